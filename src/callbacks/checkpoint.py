@@ -1,0 +1,67 @@
+"""Keep the best and the last state of a run."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Checkpoint(ModelCheckpoint):
+    """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
+
+    Lightning's own writes ``last`` only when a better state was found; here it is written at the
+    end of every epoch, and every ``every_n_steps`` within.
+
+    Args:
+        monitor: Metric whose best value makes ``best.ckpt``. Where not given, ``val/loss`` if the
+            model logs it, else the last epoch counts as best.
+        mode: Whether less or more is better.
+        every_n_steps: Optimizer steps between two writes of ``last.ckpt`` within an epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        every_n_steps: int | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps: {every_n_steps} is not at least 1.")
+        super().__init__(
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self.every_n_steps = every_n_steps
+        self._last_saved_step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self.monitor is None and "val/loss" in getattr(pl_module, "monitorable", ()):
+            self.monitor = "val/loss" if trainer.limit_val_batches else None
+        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last_saved_step:
+            self.write_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.write_last(trainer)
+
+    def write_last(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt`` as of now, on all ranks together."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._last_saved_step = trainer.global_step
+        assert self.dirpath is not None
+        self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path, weights_only=False)

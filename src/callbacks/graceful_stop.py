@@ -1,0 +1,58 @@
+"""End a run at a signal, after saving."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.callbacks.checkpoint import Checkpoint
+
+
+class GracefulStop(Callback):
+    """At Ctrl-C or SIGTERM finish the step, write ``last.ckpt`` and exit with 130 or 143.
+
+    A second signal ends the process at once. On several devices Lightning's own handling stays:
+    they would first have to agree on the step.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        if trainer.world_size == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Between two steps of an accumulation window there is nothing that could be resumed.
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if self._signal is not None and stepped:
+            saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint)]
+            for checkpoint in saving:
+                checkpoint.write_last(trainer)
+            raise SystemExit(128 + self._signal)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        signal.signal(number, signal.SIG_DFL)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()

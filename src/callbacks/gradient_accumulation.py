@@ -1,0 +1,89 @@
+"""Train with batches larger than fit on the devices at once."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
+
+
+class GradientAccumulation(GradientAccumulationScheduler):
+    """Accumulate the gradients of several batches for one optimizer step.
+
+    Beside Lightning's scheduler: every sample of a step has the same weight, also in the shorter
+    last step of an epoch, in its smaller last batch, and where devices get one sample more than
+    others. The loss must be a mean over the batch. So k batches of n are one batch of k * n.
+
+    Args:
+        batches: Batches accumulated for a step.
+        schedule: Epoch (from 0) to batches from there on, instead.
+        effective_batch_size: Samples of a step over all devices, instead; ``data.batch_size`` must
+            divide it.
+    """
+
+    def __init__(
+        self,
+        batches: int = 1,
+        schedule: dict[int, int] | None = None,
+        effective_batch_size: int | None = None,
+    ) -> None:
+        ways = {"schedule": schedule, "effective_batch_size": effective_batch_size}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) == 2 or (given and batches != 1):
+            other = "effective_batch_size" if len(given) == 2 else "batches"
+            raise ValueError(f"{given[0]}: cannot be combined with {other}. Give one of them.")
+        if batches < 1:
+            raise ValueError(f"batches: {batches} is not at least 1.")
+        if effective_batch_size is not None and effective_batch_size < 1:
+            raise ValueError(f"effective_batch_size: {effective_batch_size} is not at least 1.")
+        for epoch, count in (schedule or {0: 1}).items():
+            if epoch < 0 or count < 1:
+                raise ValueError(f"schedule: {epoch}: {count} is not epoch >= 0: batches >= 1.")
+        super().__init__(dict(schedule) if schedule else {0: batches})
+        self.effective_batch_size = effective_batch_size
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.effective_batch_size is not None:
+            self.scheduling = {0: self._derive(trainer, self.effective_batch_size)}
+            self.epochs = [0]
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        weight = self._weight(trainer)
+        if weight != 1:
+            loss.mul_(weight)  # in place: the loss is the result of Lightning's own division
+
+    def _weight(self, trainer: Trainer) -> float:
+        """Factor that makes each sample of the window count alike.
+
+        Lightning divides the loss by the window's nominal length and devices average gradients, so
+        the mean over the n samples of a batch here comes out as n / (samples of the window).
+        """
+        window = trainer.accumulate_grad_batches
+        sampler: Any = getattr(trainer.train_dataloader, "sampler", None)
+        batch = trainer.fit_loop.batch_idx
+        first = batch - batch % window
+        last = int(min(first + window, trainer.num_training_batches))
+        if not hasattr(sampler, "sizes"):
+            return window / (last - first)
+        if window == 1 and trainer.world_size == 1:
+            return 1.0
+        total = sum(sampler.sizes(b)[0] for b in range(first, last))
+        return float(window * trainer.world_size * sampler.sizes(batch)[1] / total)
+
+    @staticmethod
+    def _derive(trainer: Trainer, effective: int) -> int:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch_size = getattr(data, "global_batch_size", None)
+        if batch_size is None and hasattr(data, "batch_size"):
+            batch_size = data.batch_size * trainer.world_size
+        if batch_size is None:
+            raise ValueError("effective_batch_size: the data has no batch_size. Give `batches`.")
+        if effective % batch_size:
+            near = max(1, round(effective / batch_size)) * batch_size
+            raise ValueError(
+                f"effective_batch_size: {effective} is not a multiple of the {batch_size} samples "
+                f"of a batch over {trainer.world_size} device(s). Use {near}, for example."
+            )
+        return int(effective // batch_size)

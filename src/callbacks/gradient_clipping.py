@@ -1,0 +1,136 @@
+"""Limit gradients before each optimizer step, and watch their size."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+
+class GradientClipping(Callback):
+    """Clip gradients by total norm or by value, once per optimizer step.
+
+    Acts on gradients that are accumulated, averaged over devices and unscaled from mixed precision.
+    Norms stay on the device and are read every ``trainer.log_every_n_steps``. With 16-bit precision
+    the gradient scaler itself skips non-finite steps while it finds its scale: those are no error.
+
+    Logs: grad/norm, the mean norm before clipping since the row before; grad/clipped, the share of
+    steps clipped (0 to 1); with ``on_nonfinite: skip``, grad/skipped, the steps skipped so far.
+
+    Args:
+        max_norm: Scale all gradients so that their joint 2-norm is at most this.
+        max_value: Limit each element to [-max_value, max_value] instead.
+        on_nonfinite: ``stop`` ends the run with an error when norms are next read, and before a
+            checkpoint is written; ``skip`` leaves the step out, at the price of reading each norm.
+
+    Raises:
+        FloatingPointError: A gradient was not finite, with ``on_nonfinite: stop``.
+    """
+
+    def __init__(
+        self,
+        max_norm: float | None = None,
+        max_value: float | None = None,
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        if (max_norm is None) == (max_value is None):
+            raise ValueError(
+                f"max_norm: give either max_norm or max_value, not max_norm {max_norm} with "
+                f"max_value {max_value}."
+            )
+        for name, limit in {"max_norm": max_norm, "max_value": max_value}.items():
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}: {limit} is not positive.")
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite: {on_nonfinite!r} is neither `stop` nor `skip`.")
+        self.max_norm = max_norm
+        self.max_value = max_value
+        self.on_nonfinite = on_nonfinite
+        self.num_skipped = 0
+        self._norms: list[Tensor] = []  # (): 2-norm before clipping, one a step since the last row
+        self._sizes: list[Tensor] = []  # (): what the limit is compared with
+        self._first_step = 0
+        self._last_read_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_read_step = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.on_nonfinite == "skip" and not torch.isfinite(norm):
+            if not _scaler_skips(trainer):
+                self.num_skipped += 1
+            optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
+            return
+        if not self._norms:
+            self._first_step = trainer.global_step
+        self._norms.append(norm)
+        if self.max_norm is not None:
+            self._sizes.append(norm)
+            clip_grads_with_norm_(parameters, self.max_norm, norm)
+        else:
+            assert self.max_value is not None
+            self._sizes.append(get_total_norm(gradients, norm_type=float("inf")))
+            clip_grad_value_(parameters, self.max_value)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every == 0 and step != self._last_read_step:
+            self._last_read_step = step
+            if self._norms:
+                pl_module.log_dict(self._read(trainer))
+            if self.on_nonfinite == "skip":
+                pl_module.log("grad/skipped", float(self.num_skipped))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+
+    def _read(self, trainer: Trainer) -> dict[str, Tensor]:
+        self._check(trainer)
+        norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
+        finite = torch.isfinite(norms)
+        self._norms.clear()
+        self._sizes.clear()
+        limit = self.max_norm if self.max_norm is not None else self.max_value
+        assert limit is not None
+        clipped = (sizes[finite] > limit).float().mean()
+        return {"grad/norm": norms[finite].mean(), "grad/clipped": clipped}
+
+    def _check(self, trainer: Trainer) -> None:
+        if not self._norms or self.on_nonfinite == "skip" or _scaler_skips(trainer):
+            return
+        norms = torch.stack(self._norms)
+        wrong = torch.nonzero(~torch.isfinite(norms))
+        if len(wrong):
+            step = self._first_step + int(wrong[0])
+            norm = float(norms[wrong[0]])
+            self._norms.clear()
+            self._sizes.clear()
+            raise FloatingPointError(
+                f"on_nonfinite: the gradient of optimizer step {step} has norm {norm}.\n"
+                "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."
+            )
+
+
+def _scaler_skips(trainer: Trainer) -> bool:
+    return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -1,0 +1,100 @@
+"""Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as RichProgress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+BAR_INTERVAL_S = 0.1
+
+
+class Progress(ProgressBar):
+    """Refresh by time, not by step, so that fast steps stay fast.
+
+    Args:
+        interval_s: Seconds between two lines where standard output is no terminal.
+    """
+
+    def __init__(self, interval_s: float = 5.0) -> None:
+        super().__init__()
+        if interval_s < 0:
+            raise ValueError(f"interval_s: {interval_s} is negative.")
+        self.interval_s = interval_s
+        self._enabled = True
+        self._bar: RichProgress | None = None
+        self._next = 0.0
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled or not trainer.is_global_zero:
+            return
+        self._next = time.monotonic() + (BAR_INTERVAL_S if sys.stdout.isatty() else self.interval_s)
+        if sys.stdout.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+            rest = (TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))
+            self._bar = RichProgress(*columns, *rest, console=Console(), auto_refresh=False)
+            self._bar.add_task("epoch 1", total=None, metrics="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._enabled and time.monotonic() >= self._next:
+            self._show(trainer, batch_idx + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled:
+            self._show(trainer, int(trainer.num_training_batches))
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _show(self, trainer: Trainer, batch: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        number = trainer.current_epoch + 1  # after the last epoch, one more than there are
+        epoch = f"epoch {min(number, epochs)}/{epochs}" if epochs else f"epoch {number}"
+        metrics = format_metrics({k: float(v) for k, v in trainer.callback_metrics.items()})
+        total = int(trainer.num_training_batches)
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, description=epoch, completed=batch, total=total, metrics=metrics)
+            self._bar.refresh()
+            self._next = time.monotonic() + BAR_INTERVAL_S
+        else:
+            print(f"{epoch}  batch {batch}/{total}  {metrics}", flush=True)
+            self._next = time.monotonic() + self.interval_s
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Write metrics in one line: of epoch means and means of the last steps, the latter."""
+    shown = {
+        name: value
+        for name, value in metrics.items()
+        if name.startswith(("train/", "val/")) and f"{name}_step" not in metrics
+    }
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))

@@ -1,0 +1,70 @@
+"""Measure how fast a run trains and how much memory it takes."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+
+
+class Throughput(Callback):
+    """Measure training alone: validation, checkpoints and start-up are not counted.
+
+    Logs, once an epoch: samples_per_s over all devices; memory_mib, the peak of this process so far
+    (on a GPU, of its device memory).
+    """
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.train_seconds = 0.0
+        self._since: float | None = None
+        self._epoch_samples = 0
+        self._epoch_seconds = 0.0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Mean over all epochs."""
+        return self.num_samples / self.train_seconds if self.train_seconds else 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_samples, self._epoch_seconds = 0, 0.0
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch_samples += extract_batch_size(batch)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._since = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause(trainer)
+        samples = trainer.strategy.reduce(
+            torch.tensor(float(self._epoch_samples), device=pl_module.device), reduce_op="sum"
+        )
+        self.num_samples += int(samples)
+        self.train_seconds += self._epoch_seconds
+        pl_module.log("samples_per_s", float(samples) / max(self._epoch_seconds, 1e-9))
+        pl_module.log("memory_mib", _peak_memory_mib(pl_module.device))
+
+    def _pause(self, trainer: Trainer) -> None:
+        if self._since is not None:
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()
+            self._epoch_seconds += time.perf_counter() - self._since
+            self._since = None
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,251 @@
+"""The command line: Lightning's own, with this project's names, callbacks and run folders."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from src import data as data, models as models, run  # naming them makes short names known
+from src.callbacks import (
+    Checkpoint,
+    GracefulStop,
+    GradientAccumulation,
+    GradientClipping,
+    LRMonitor,
+    MonitorCheck,
+    Progress,
+    Throughput,
+)
+from src.errors import InputError, explain_parsing
+
+DEFAULT_CONFIG = "linear_regression"
+
+
+@dataclass
+class Callbacks:
+    """Each can be set by its name, or switched off with ``null``.
+
+    Args:
+        gradient_clipping: Limit gradients before each step.
+        gradient_accumulation: Several batches for one optimizer step.
+        lr_monitor: Log learning rate, momentum and weight decay.
+        checkpoint: Write best.ckpt and last.ckpt.
+        early_stopping: Lightning's own: stop when a metric no longer improves.
+        throughput: Measure samples per second and memory.
+        progress: Show how the run gets on.
+    """
+
+    gradient_clipping: GradientClipping | None = None
+    gradient_accumulation: GradientAccumulation | None = None
+    lr_monitor: LRMonitor | None = None
+    checkpoint: Checkpoint | None = None
+    early_stopping: EarlyStopping | None = None
+    throughput: Throughput | None = None
+    progress: Progress | None = None
+
+
+# On unless switched off: they need no choice.
+DEFAULT_CALLBACKS = {
+    "gradient_accumulation": GradientAccumulation,
+    "lr_monitor": LRMonitor,
+    "checkpoint": Checkpoint,
+    "throughput": Throughput,
+    "progress": Progress,
+}
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose complaints are short; jsonargparse makes one more for each class within."""
+
+    owner = "the command line"
+
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        if not (args or kwargs.get("nested_key")):
+            self.owner = theclass.__name__
+        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        return added
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(explain_parsing(message, ex, self, self.owner)) from ex
+
+
+class ProjectCLI(LightningCLI):
+    """Everything a command needs, built from its arguments: model, data, trainer, run folder.
+
+    Args:
+        args: Command line, without the name of the program.
+        training: Whether to write a run; without, the trainer has neither loggers nor callbacks.
+    """
+
+    def __init__(self, args: Sequence[str], training: bool = True) -> None:
+        self.training = training
+        self.folder: Path | None = None
+        self.resume_from: Path | None = None
+        self.measured: Throughput | None = None
+        quiet()
+        arguments, self.config_paths = resolve_configs(list(args))
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            trainer_defaults={"enable_model_summary": False},
+            seed_everything_default=0,
+            parser_kwargs={"allow_abbrev": False},
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--runs_dir", default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--run_name", type=str | None, default=None, help="Name of this run's folder."
+        )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Go on with a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
+            "unfinished run of the experiment if there is one, else a new run.",
+        )
+        parser.add_argument("--callbacks", type=Callbacks, help="Named callbacks, null: off.")
+        parser.set_defaults(
+            {
+                f"callbacks.{name}": {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+                for name, cls in DEFAULT_CALLBACKS.items()
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        if config.model is None:
+            raise InputError(
+                "model: missing. Put an experiment before the overlays, such as "
+                f"--config {DEFAULT_CONFIG}, or give --model."
+            )
+        if config.seed_everything is False:
+            raise InputError("seed_everything: false, but every run is seeded. Give a number.")
+        if self.training:
+            self._choose_folder()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
+        if not self.training:
+            settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
+            settings |= {"enable_progress_bar": False, "enable_model_summary": False}
+            return Trainer(**settings)
+        settings["default_root_dir"] = str(self.folder)
+        settings["logger"] = self._loggers(settings["logger"])
+        settings["callbacks"] = self._callbacks(settings)
+        return Trainer(**settings)
+
+    def _choose_folder(self) -> None:
+        config, runs_dir = self.config, Path(self.config.runs_dir)
+        experiment = run.experiment_name(self.config_paths[0])
+        if config.resume:
+            self.resume_from = run.find_resumable(config.resume, runs_dir, experiment)
+        if self.resume_from:
+            self.folder = self.resume_from.parent.parent
+        elif run.is_rank_zero():
+            self.folder = run.new_folder(runs_dir, experiment, config.run_name)
+        else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
+            self.folder = runs_dir / experiment
+
+    def _loggers(self, given: Any) -> list[Logger] | bool:
+        if given is False:
+            return False
+        assert self.folder is not None
+        others = given if isinstance(given, list) else [given] if given not in (None, True) else []
+        return [run.MetricsCSV(self.folder), run.TensorBoard(self.folder), *others]
+
+    def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
+        assert self.folder is not None
+        named: Callbacks = self.config_init.callbacks
+        if settings["accumulate_grad_batches"] != 1 and named.gradient_accumulation is not None:
+            if named.gradient_accumulation.scheduling != {0: 1}:
+                raise InputError(
+                    "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
+                    "Use one of them."
+                )
+            batches = settings.pop("accumulate_grad_batches")
+            named.gradient_accumulation = GradientAccumulation(batches)
+        if settings["enable_progress_bar"] is False:
+            named.progress = None
+        settings["enable_checkpointing"] = named.checkpoint is not None
+        self.measured = named.throughput
+        chosen = [getattr(named, f.name) for f in fields(named)]
+        return [
+            MonitorCheck(),
+            run.RunFiles(self.folder, self._dump()),
+            GracefulStop(),
+            *(callback for callback in chosen if callback is not None),
+            *(settings["callbacks"] or []),
+        ]
+
+    def _dump(self) -> str:
+        """The resolved configuration as YAML, without what names this one run."""
+        config: Namespace = self.config.clone()
+        config.run_name = config.resume = None
+        return str(self.parser.dump(config, skip_none=False))
+
+
+def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
+    """Replace the names after ``--config`` by paths, and add the default where none is given."""
+    resolved: list[str] = []
+    paths: list[Path] = []
+    tokens = iter(args)
+    for token in tokens:
+        option, equals, value = token.partition("=")
+        if option not in ("--config", "-c"):
+            resolved.append(token)
+            continue
+        value = value if equals else next(tokens, "")
+        if not value:
+            raise InputError(f"{option}: needs the name of a config or a path.")
+        paths.append(run.find_config(value))
+        resolved += ["--config", str(paths[-1])]
+    if not paths:
+        resumed = _value_of("--resume", args)
+        if resumed and resumed != "auto":
+            found = run.find_run(resumed, Path(_value_of("--runs_dir", args) or "runs"))
+            paths = [found.folder / "config.yaml"] if found.folder else []
+        paths = paths or [run.find_config(DEFAULT_CONFIG)]
+        resolved = ["--config", str(paths[0]), *resolved]
+    return resolved, paths
+
+
+def quiet() -> None:
+    """Leave out Lightning's notices about what is not there, and its advice on loaders.
+
+    A loader without worker processes is the fast one here: a batch is one gather from memory.
+    """
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
+    # Lightning 2.6 with torch 2.13 and later
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
+
+
+def _value_of(option: str, args: Sequence[str]) -> str | None:
+    for number, token in enumerate(args):
+        if token.startswith(f"{option}="):
+            return token.partition("=")[2]
+        if token == option and number + 1 < len(args):
+            return args[number + 1]
+    return None

@@ -1,0 +1,167 @@
+"""Turn what goes wrong with a person's input into a few lines that help."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+PACKAGE = Path(__file__).parent
+INPUT_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
+STATUS_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """Bad input, said as one to three lines for the person who gave it."""
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Print bad input as at most three lines on standard error and exit with status 2.
+
+    Bad input is what the parser refuses, and what this package or Lightning's own checks raise
+    later. All else is a crash and keeps its traceback.
+    """
+    try:
+        yield
+    except (InputError, MisconfigurationException, *INPUT_ERRORS) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        print("error: " + "\n  ".join(lines[:3]), file=sys.stderr, flush=True)
+        raise SystemExit(STATUS_BAD_INPUT) from error
+
+
+def explain(error: BaseException) -> str | None:
+    """Say what was wrong with the input, or None where the error is not about input."""
+    if isinstance(error, InputError):
+        return str(error)
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    owner = owner_of(cause.__traceback__)
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {error}"
+    if raised_in_package(cause.__traceback__) or isinstance(cause, MisconfigurationException):
+        return f"{owner}{cause}"
+    return None
+
+
+def raised_in_package(trace: TracebackType | None) -> bool:
+    """Tell whether an exception was raised by a line of this package."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and PACKAGE in Path(trace.tb_frame.f_code.co_filename).parents
+
+
+def owner_of(trace: TracebackType | None) -> str:
+    """Name the part of the configuration whose object was at work when an exception was raised."""
+    owner = ""
+    while trace is not None:
+        this = trace.tb_frame.f_locals.get("self")
+        if isinstance(this, LightningModule):
+            owner = "model."
+        elif isinstance(this, LightningDataModule):
+            owner = "data."
+        elif isinstance(this, Callback):
+            owner = f"callbacks.{snake_case(type(this).__name__)}."
+        trace = trace.tb_next
+    return owner
+
+
+def snake_case(name: str) -> str:
+    """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def explain_parsing(
+    text: str, error: BaseException | None, parser: ArgumentParser, owner: str
+) -> str:
+    """Reduce jsonargparse's nested report to its innermost finding, with the nearest right name.
+
+    Args:
+        text: The report.
+        error: What it was made from; may hold the explanation of a parser within.
+        parser: The parser that reports.
+        owner: Whose options these are.
+    """
+    found = re.search(r'Parser key "([^"]+)"', text)
+    key = found[1] if found else ""
+    while error is not None:
+        if isinstance(error, InputError):
+            return f"{key}.{error}"
+        error = error.__cause__
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        return _unknown_option(found[1], parser, owner)
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        return _unknown_option(f"--{found[1]}", parser, owner)
+    if found := re.search(r"arguments are required: ([^\n]+)", text):
+        return f"{found[1]}: {owner} needs it. Give it a value."
+    if found := re.search(r"Expected a dot import path string: (\S+)", text):
+        return f"{key}: there is no class `{found[1]}`. {suggest(found[1], _known_classes(key))}"
+    if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
+        return f"{key}: cannot import it: {found[1].rstrip('.')}."
+    if found := re.search(r"Import path (\S+) does not [^\n]*? (\w+)$", text, re.M):
+        return f"{key}: {found[1]} is no {found[2]}."
+    if "Expected a" in text:
+        return _wrong_type(text, key)
+    return f"{key}: {_first_line(text)}" if key else _first_line(text)
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """Name the choice that was probably meant, or all of them."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, 1, 0.5)
+    if near:
+        return f"Did you mean `{near[0]}`?"
+    return f"Available: {', '.join(choices)}." if choices else ""
+
+
+def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
+    if not argument.startswith("-"):
+        return f"{argument}: is no option. Options begin with --, as in --trainer.max_epochs 5."
+    name = argument.lstrip("-").partition("=")[0]
+    known = [str(action.dest) for action in parser._actions]
+    names = {option.removesuffix("+") for option in known if not option.endswith(".help")}
+    parent, parts = "", name.split(".")
+    for part in parts:
+        children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
+        if part not in children:
+            whose = parent.rstrip(".") or owner
+            return f"{parent}{part}: {whose} has no such option. {suggest(part, children)}"
+        parent += f"{part}."
+    return f"{name}: there is no such option."
+
+
+def _known_classes(key: str) -> list[str]:
+    from src import data, models
+
+    home: Any = {"model": models, "data": data}.get(key)
+    return [n for n, c in vars(home).items() if isinstance(c, type)] if home else []
+
+
+def _wrong_type(text: str, key: str) -> str:
+    wanted = re.findall(r"Expected (?:a|an) (.+?)(?:\. Got value: .*)?$", text, re.M)
+    names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
+    kinds = list(dict.fromkeys(name for name in names if name != "NoneType"))
+    value = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
+    given = value[1] if value else "it"
+    literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
+    if literals:
+        return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
+    kinds = ["list" if kind == "Sequence" else kind for kind in kinds]
+    wish = " or ".join(kinds) + (" or null" if "NoneType" in names else "")
+    return f"{key}: `{given}` has the wrong type. Give {wish}."
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
+    return lines[0] if lines else "the input cannot be read"

@@ -1,0 +1,67 @@
+"""Linear regression, the smallest model there is."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import R2Score
+
+from src.models.supervised import SupervisedModule
+
+
+class LinearRegression(SupervisedModule):
+    """Predict ``x @ w + b``, fitted by gradient descent on squared error.
+
+    Batch: x (B, F) float32, about unit variance; y (B,) float32 in the unit of the target.
+
+    Logs: train/loss, val/loss, test/loss (mean squared error), test/r2; where the data knows its
+    true weights, the largest absolute error of one: test/weight_error, test/bias_error.
+
+    Args:
+        num_features: Length F of one input row.
+        kwargs: See ``SupervisedModule``.
+    """
+
+    def __init__(self, num_features: int = 2, **kwargs: Any) -> None:
+        if num_features < 1:
+            raise ValueError(f"num_features: {num_features} is not at least 1.")
+        network = nn.Sequential(nn.Linear(num_features, 1), nn.Flatten(0))  # (B, F) -> (B,)
+        super().__init__(network=network, loss=F.mse_loss, metrics={}, **kwargs)
+        self.save_hyperparameters()
+        self.test_metrics.add_metrics({"r2": R2Score()})
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The linear layer: weight (1, F), bias (1,)."""
+        layer = self.network.get_submodule("0")
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        truth = self._truth()
+        if truth is not None:
+            weights, bias = truth
+            self.log("test/weight_error", (self.layer.weight[0] - weights).abs().max())
+            self.log("test/bias_error", (self.layer.bias - bias).abs().max())
+
+    def report(self) -> dict[str, str]:
+        """Rows for the table at the end of a run: the weights found, beside the true ones."""
+        if self.layer.in_features > 8:
+            return {}
+        rows = {"weights": _format(self.layer.weight[0]), "bias": _format(self.layer.bias)}
+        truth = self._truth()
+        if truth is not None:
+            rows["weights"] += f"  (true {_format(truth[0])})"
+            rows["bias"] += f"  (true {_format(truth[1])})"
+        return rows
+
+    def _truth(self) -> tuple[Tensor, Tensor] | None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "true_weights"):
+            return None
+        return data.true_weights.to(self.device), data.true_bias.to(self.device)
+
+
+def _format(values: Tensor) -> str:
+    return ", ".join(f"{value:.4f}" for value in values.reshape(-1).tolist())

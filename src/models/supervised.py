@@ -1,0 +1,165 @@
+"""What all models that fit predictions to targets have in common."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from src import optim
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+class MeanLoss(Metric):
+    """Mean of a loss over samples, whatever the sizes of the batches they came in."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.total += self.loss(outputs.float(), targets) * len(targets)
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
+
+
+class SupervisedModule(LightningModule):
+    """Train ``network`` so that ``loss(network(inputs), targets)`` falls.
+
+    Logs ``train/NAME``, ``val/NAME`` and ``test/NAME`` for the loss and each metric, as means over
+    an epoch, and ``train/NAME_step`` as means since the row before. In training, outputs are kept
+    on the device and handed to the metrics every ``trainer.log_every_n_steps``: a call of
+    ``self.log`` in each step would cost more than the step of a small model.
+
+    Args:
+        network: What is trained; its weights are initialized here.
+        loss: Mean loss of a batch from outputs and targets.
+        metrics: Further metrics, updated with outputs and targets.
+        optimizer: Settings of the optimizer, see ``src.optim.check_optimizer``.
+        lr_scheduler: Settings of the learning-rate schedule, see ``src.optim.check_scheduler``.
+        l1_penalty: Factor on the sum of absolute weights (not biases, not norms) in the loss.
+        weight_init: Of linear and convolution layers: PyTorch's own, Glorot & Bengio 2010
+            (uniform), or He et al. 2015 (normal); the last two start biases at zero.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        metrics: Mapping[str, Metric],
+        optimizer: dict[str, Any] | None = None,
+        lr_scheduler: dict[str, Any] | None = None,
+        l1_penalty: float = 0.0,
+        weight_init: Literal["default", "xavier", "he"] = "default",
+    ) -> None:
+        super().__init__()
+        self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
+        self.scheduler_settings = lr_scheduler
+        optim.check_optimizer(self.optimizer_settings)
+        optim.check_scheduler(lr_scheduler)
+        if l1_penalty < 0:
+            raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
+        self.l1_penalty = l1_penalty
+        self.network = network
+        self.loss = loss
+        all_metrics: dict[str, Metric | MetricCollection] = {"loss": MeanLoss(loss), **metrics}
+        self.train_metrics = MetricCollection(all_metrics, prefix="train/")
+        self.val_metrics = self.train_metrics.clone(prefix="val/")
+        self.test_metrics = self.train_metrics.clone(prefix="test/")
+        self._unread: list[Batch] = []
+        self._last_read_step = 0
+        initialize(network, weight_init)
+
+    @property
+    def monitorable(self) -> set[str]:
+        """Names of the metrics that a callback or schedule can watch during training."""
+        return {str(name) for part in (self.train_metrics, self.val_metrics) for name in part}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        outputs = self(inputs)
+        self._unread.append((outputs.detach(), targets))
+        loss = self.loss(outputs, targets)
+        if self.l1_penalty:
+            weights = (p for p in self.network.parameters() if p.ndim > 1)
+            loss = loss + self.l1_penalty * sum(w.abs().sum() for w in weights)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._unread.clear()
+        self._last_read_step = self.trainer.global_step
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        step = self.trainer.global_step
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every == 0 and step != self._last_read_step:
+            self._last_read_step = step
+            values = self.train_metrics(*self._take_unread())
+            self.log_dict({f"{k}_step": v for k, v in values.items()}, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        if self._unread:
+            self.train_metrics.update(*self._take_unread())
+        self._log_and_reset(self.train_metrics)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_metrics.update(self(batch[0]), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_and_reset(self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.test_metrics.update(self(batch[0]), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self._log_and_reset(self.test_metrics)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optim.configure(self, self.optimizer_settings, self.scheduler_settings)
+
+    def _take_unread(self) -> Batch:
+        outputs, targets = (torch.cat(tensors) for tensors in zip(*self._unread, strict=True))
+        self._unread.clear()
+        return outputs, targets
+
+    def _log_and_reset(self, metrics: MetricCollection) -> None:
+        # Values are those of all ranks already: torchmetrics reduces its states in `compute`.
+        self.log_dict(metrics.compute(), on_step=False, on_epoch=True, rank_zero_only=False)
+        metrics.reset()
+
+
+def initialize(network: nn.Module, scheme: Literal["default", "xavier", "he"]) -> None:
+    """Initialize linear and convolution layers of ``network`` in place.
+
+    Raises:
+        ValueError: ``scheme`` is none of the three.
+    """
+    if scheme not in ("default", "xavier", "he"):
+        raise ValueError(f"weight_init: {scheme!r} is none of `default`, `xavier`, `he`.")
+    if scheme == "default":
+        return
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            if scheme == "xavier":
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,267 @@
+"""Optimizer and learning-rate schedule from plain settings.
+
+Settings are flat mappings of plain values, so that they live in YAML, on the command line and in
+checkpoints unchanged: ``{"name": "AdamW", "lr": 0.001}``. Everything but the keys documented below
+goes to the constructor of the named class.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+
+Settings = Mapping[str, Any]
+
+# The argument of each schedule with a horizon that is filled in from the length of the run.
+HORIZON = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "PolynomialLR": "total_iters"}
+PER_STEP = {*HORIZON, "CyclicLR"}
+# Arguments in units of the learning rate: a group with a multiplier gets its own.
+PER_GROUP = ("max_lr", "base_lr")
+OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
+SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
+
+
+def check_optimizer(settings: Settings) -> None:
+    """Raise ``ValueError`` for an optimizer that cannot be built, before there is a model.
+
+    Args:
+        settings: ``name`` of a class in ``torch.optim`` or a dotted path; ``decay_bias_and_norm``
+            (default false): decay one-dimensional parameters too; ``lr_multipliers``: pattern of
+            parameter names (``*``, ``?``) to factor on the learning rate, first match wins; the
+            rest are the arguments of the class.
+    """
+    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
+    arguments = _arguments(settings, OPTIMIZER_KEYS)
+    _check_arguments("optimizer", cls, arguments, OPTIMIZER_KEYS, given=("params",))
+    for pattern, factor in (settings.get("lr_multipliers") or {}).items():
+        if not isinstance(factor, (int, float)) or factor < 0:
+            raise ValueError(f"optimizer.lr_multipliers.{pattern}: {factor} is not a number >= 0.")
+    _try("optimizer", cls, [nn.Parameter(torch.zeros(1))], arguments)
+
+
+def check_scheduler(settings: Settings | None) -> None:
+    """Raise ``ValueError`` for a schedule that cannot be built, before there is a model.
+
+    Args:
+        settings: ``name`` of a class in ``torch.optim.lr_scheduler`` or a dotted path; ``interval``
+            (``step`` or ``epoch``; default: step where the class is made for it, see ``PER_STEP``);
+            ``frequency`` in intervals; ``monitor``: the metric ``ReduceLROnPlateau`` watches;
+            ``warmup_steps`` or ``warmup_fraction`` of the run: linear warm-up before it, both in
+            intervals; the rest are the arguments of the class. Horizons (see ``HORIZON``) that are
+            left out are the length of the run.
+    """
+    if settings is None:
+        return
+    cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
+    arguments = _arguments(settings, SCHEDULER_KEYS)
+    if cls.__name__ in HORIZON:
+        arguments.setdefault(HORIZON[cls.__name__], 10)
+    _check_arguments("lr_scheduler", cls, arguments, SCHEDULER_KEYS, given=("optimizer",))
+    if settings.get("interval", "epoch") not in ("step", "epoch"):
+        raise ValueError(
+            f"lr_scheduler.interval: {settings['interval']!r} is neither `step` nor `epoch`."
+        )
+    if int(settings.get("frequency", 1)) < 1:
+        raise ValueError(f"lr_scheduler.frequency: {settings['frequency']} is not at least 1.")
+    if settings.get("warmup_steps") and settings.get("warmup_fraction"):
+        raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
+    if not 0 <= float(settings.get("warmup_fraction") or 0) < 1:
+        raise ValueError(
+            f"lr_scheduler.warmup_fraction: {settings['warmup_fraction']} is not in [0, 1)."
+        )
+    if int(settings.get("warmup_steps") or 0) < 0:
+        raise ValueError(f"lr_scheduler.warmup_steps: {settings['warmup_steps']} is negative.")
+    # SGD with momentum and Adam's betas alike satisfy every schedule that cycles momentum.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    _try("lr_scheduler", cls, optimizer, arguments)
+
+
+def configure(
+    module: LightningModule, optimizer: Settings, scheduler: Settings | None
+) -> OptimizerLRScheduler:
+    """Build what ``configure_optimizers`` returns, for a module attached to its trainer."""
+    built = build_optimizer(module, optimizer)
+    if scheduler is None:
+        return built
+    trainer = module.trainer
+    names = getattr(module, "monitorable", None)
+    if scheduler["name"] == "ReduceLROnPlateau" and names:
+        monitor = scheduler.get("monitor", "val/loss")
+        if monitor not in names:
+            near = ", ".join(sorted(names))
+            raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. Logged: {near}.")
+    interval = scheduler.get("interval") or _default_interval(scheduler)
+    horizon = num_steps(trainer) if interval == "step" else int(trainer.max_epochs or -1)
+    return {
+        "optimizer": built,
+        "lr_scheduler": {
+            "scheduler": build_scheduler(built, scheduler, horizon),
+            "interval": interval,
+            "frequency": int(scheduler.get("frequency", 1)),
+            "monitor": scheduler.get("monitor", "val/loss"),
+        },
+    }
+
+
+def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
+    """Build the optimizer over named parameter groups.
+
+    Raises:
+        ValueError: A pattern of ``lr_multipliers`` matches no parameter.
+    """
+    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
+    multipliers = settings.get("lr_multipliers") or {}
+    groups = parameter_groups(
+        module.named_parameters(), multipliers, bool(settings.get("decay_bias_and_norm", False))
+    )
+    optimizer: Optimizer = cls(groups, **_arguments(settings, OPTIMIZER_KEYS))
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group["lr_multiplier"]
+        if "weight_decay" in group and not group["decay"]:
+            group["weight_decay"] = 0.0
+    return optimizer
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    multipliers: Mapping[str, float],
+    decay_bias_and_norm: bool,
+) -> list[dict[str, Any]]:
+    """Split trainable parameters by learning-rate multiplier and by whether they decay.
+
+    Biases and the weights of norms have one dimension; decaying them does not regularize.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    unmatched = set(multipliers)
+    for name, parameter in named_parameters:
+        pattern = next((p for p in multipliers if fnmatchcase(name, p)), None)
+        unmatched.discard(pattern or "")
+        if not parameter.requires_grad:
+            continue
+        decay = decay_bias_and_norm or parameter.ndim > 1
+        key = (f"{pattern}/" if pattern else "") + ("decay" if decay else "no_decay")
+        factor = multipliers[pattern] if pattern else 1.0
+        new = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
+        groups.setdefault(key, new)["params"].append(parameter)
+    if unmatched:
+        raise ValueError(
+            f"optimizer.lr_multipliers.{sorted(unmatched)[0]}: no parameter has such a name."
+        )
+    return list(groups.values())
+
+
+def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> LRScheduler:
+    """Build the schedule, with its warm-up.
+
+    Args:
+        optimizer: As built by ``build_optimizer``.
+        settings: See ``check_scheduler``.
+        horizon: Length of the run in intervals of the schedule.
+    """
+    cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
+    arguments = _arguments(settings, SCHEDULER_KEYS)
+    fraction = float(settings.get("warmup_fraction") or 0)
+    warmup = int(settings.get("warmup_steps") or round(fraction * horizon))
+    missing = HORIZON.get(cls.__name__)
+    if missing and missing not in arguments:
+        if horizon - warmup < 1:
+            raise ValueError(
+                f"lr_scheduler.{missing}: cannot be derived for a run of {horizon} intervals with "
+                f"{warmup} of warm-up. Give it, or set trainer.max_epochs or trainer.max_steps."
+            )
+        arguments[missing] = horizon - warmup
+    for key in PER_GROUP:
+        if isinstance(arguments.get(key), (int, float)):
+            value = arguments[key]
+            arguments[key] = [value * g["lr_multiplier"] for g in optimizer.param_groups]
+    main: LRScheduler = cls(optimizer, **arguments)
+    if warmup < 1 or isinstance(main, ReduceLROnPlateau):
+        return main
+    # From 1/warmup of the learning rate at the first step to all of it at step `warmup`.
+    ramp = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return SequentialLR(optimizer, [ramp, main], milestones=[warmup])
+
+
+def num_steps(trainer: Trainer) -> int:
+    """Count the optimizer steps of the whole run, also when accumulation changes by epoch.
+
+    ``trainer.estimated_stepping_batches`` knows nothing of accumulation set by a callback.
+    """
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
+        return trainer.max_steps
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    schedulers = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    window = schedulers[0].get_accumulate_grad_batches if schedulers else None
+    steps = sum(
+        math.ceil(batches / (window(epoch) if window else trainer.accumulate_grad_batches))
+        for epoch in range(trainer.max_epochs)
+    )
+    return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+
+
+def _default_interval(settings: Settings) -> str:
+    name = str(settings["name"]).rpartition(".")[2]
+    given = HORIZON.get(name, "") in settings and name != "OneCycleLR"
+    return "step" if name in PER_STEP and not given else "epoch"
+
+
+def _arguments(settings: Settings, own: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in own}
+
+
+def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> Any:
+    name = settings.get("name")
+    choices = sorted(
+        n for n, c in vars(home).items() if inspect.isclass(c) and issubclass(c, base) and c != base
+    )
+    if not isinstance(name, str):
+        raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {choices[0]}.")
+    module, _, attribute = name.rpartition(".")
+    if not module and name not in choices:
+        near = difflib.get_close_matches(name, choices, 1, 0.5)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise ValueError(f"{key}.name: {home.__name__} has no `{name}`.{hint}")
+    try:
+        cls = getattr(importlib.import_module(module) if module else home, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{key}.name: cannot import `{name}` ({error}).") from None
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise ValueError(f"{key}.name: `{name}` is no {base.__name__}.")
+    return cls
+
+
+def _check_arguments(
+    key: str, cls: type, arguments: Settings, own: tuple[str, ...], given: tuple[str, ...]
+) -> None:
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    choices = [*own, *(p for p in parameters if p not in given)]
+    for name in arguments:
+        if name not in choices:
+            near = difflib.get_close_matches(name, choices, 1, 0.5)
+            hint = f"Did you mean `{near[0]}`?" if near else f"It has: {', '.join(choices)}."
+            raise ValueError(f"{key}.{name}: {cls.__name__} has no such option. {hint}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in (*given, *arguments):
+            raise ValueError(f"{key}.{name}: {cls.__name__} needs it.")
+
+
+def _try(key: str, cls: Any, first: Any, arguments: Settings) -> None:
+    try:
+        cls(first, **arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{key}: {cls.__name__} refuses its settings: {error}") from None

@@ -1,0 +1,361 @@
+"""The folder of a run: its name, what is written there, and how it is found again."""
+
+import csv
+import datetime
+import difflib
+import json
+import os
+import pickle
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+CHECKPOINTS = "checkpoints"
+
+
+class Run(NamedTuple):
+    """A run found again: its folder (none for a lone file) and a checkpoint of it."""
+
+    folder: Path | None
+    checkpoint: Path
+
+
+def find_config(name: str) -> Path:
+    """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
+
+    Raises:
+        FileNotFoundError: There is none; the message names the nearest and all there are.
+    """
+    for path in (Path(name), CONFIGS / f"{name}.yaml", CONFIGS / name):
+        if path.is_file():
+            return path
+    known = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"Did you mean `{near[0]}`? " if near else ""
+    raise FileNotFoundError(
+        f"--config {name}: no such config. {hint}Available: {', '.join(known)}."
+    )
+
+
+def experiment_name(config: Path) -> str:
+    """Name the experiment of a configuration: its file's, or its run's if a run saved it."""
+    if (config.parent / "environment.json").exists():
+        return config.resolve().parent.parent.name
+    return config.stem
+
+
+def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
+    """Choose the folder of a new run, without making it.
+
+    Raises:
+        ValueError: The name is taken, or is no plain name.
+        PermissionError: ``runs_dir`` cannot be written.
+    """
+    if run_name is not None and (run_name in ("", ".", "..") or "/" in run_name):
+        raise ValueError(f"--run_name {run_name!r}: is not the name of a folder.")
+    existing = next(p for p in (runs_dir, *runs_dir.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise PermissionError(
+            f"--runs_dir {runs_dir}: {existing} cannot be written. Choose another."
+        )
+    name = run_name or datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = runs_dir / experiment / name
+    for number in range(2, 100):
+        if run_name or not folder.exists():
+            break
+        folder = folder.with_name(f"{name}_{number}")
+    if folder.exists():
+        raise ValueError(
+            f"--run_name {name}: {folder} exists. Choose another name, or go on with it: "
+            f"--resume {folder}"
+        )
+    return folder
+
+
+def find_run(spec: str, runs_dir: Path) -> Run:
+    """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
+
+    Raises:
+        FileNotFoundError: There is no such run, or no checkpoint in it.
+    """
+    path = Path(spec)
+    if spec == "last" and not path.exists():
+        runs = list_runs(runs_dir)
+        if not runs:
+            raise FileNotFoundError(f"RUN last: there is no run in {runs_dir}. Train one first.")
+        path = runs[0]
+    if path.is_file():
+        folder = path.parent.parent
+        return Run(folder if (folder / "config.yaml").exists() else None, path)
+    if not path.is_dir():
+        known = [str(p) for p in list_runs(runs_dir)]
+        near = difflib.get_close_matches(spec, known, 1, 0.5)
+        hint = (
+            f"Did you mean `{near[0]}`?" if near else "Give a run folder, a .ckpt file, or `last`."
+        )
+        raise FileNotFoundError(f"RUN {spec}: no such file or folder. {hint}")
+    for name in ("best.ckpt", "last.ckpt"):
+        if (path / CHECKPOINTS / name).is_file():
+            return Run(path, path / CHECKPOINTS / name)
+    raise FileNotFoundError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")
+
+
+def list_runs(runs_dir: Path) -> list[Path]:
+    """List the folders of runs that have a checkpoint, newest first."""
+    found = {p.parent.parent for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
+    return sorted(found, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True)
+
+
+def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
+    """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
+
+    Raises:
+        FileNotFoundError: A run is named that is not there.
+    """
+    if spec == "auto":
+        unfinished = [
+            folder / CHECKPOINTS / "last.ckpt"
+            for folder in list_runs(runs_dir)
+            if folder.parent.name == experiment and not (folder / "metrics.json").exists()
+        ]
+        return next((path for path in unfinished if path.is_file()), None)
+    found = find_run(spec, runs_dir)
+    if found.folder is None:
+        raise FileNotFoundError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
+    last = found.folder / CHECKPOINTS / "last.ckpt"
+    return last if Path(spec).suffix != ".ckpt" and last.is_file() else found.checkpoint
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that holds plain values only.
+
+    Raises:
+        ValueError: It is cut short, no checkpoint, or holds objects that would run code.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" (`{found[1]}`)" if found else ""
+        raise ValueError(
+            f"RUN {path}: holds objects{what} that could run code, or is damaged.\n"
+            "Use a checkpoint written by this project."
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise ValueError(
+            f"RUN {path}: is cut short or no checkpoint ({reason}).\n"
+            "Use another checkpoint of the run."
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"RUN {path}: is no checkpoint of a LightningModule: no `state_dict`.")
+    return checkpoint
+
+
+def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
+    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model."""
+    there, here = checkpoint["state_dict"], model.state_dict()
+    wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
+    shapes = [n for n in here if n in there and here[n].shape != there[n].shape]
+    if wrong or shapes:
+        name = (shapes or wrong)[0]
+        found = tuple(there[name].shape) if name in there else "missing"
+        wanted = tuple(here[name].shape) if name in here else "unknown"
+        raise ValueError(
+            f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
+            f"configured: `{name}` is {found} there and {wanted} here.\n"
+            "Give the configuration it was trained with."
+        )
+
+
+class MetricsCSV(Logger):
+    """Write ``metrics.csv``: one row a call, columns added as metrics appear.
+
+    Lightning's own deletes the file of an earlier run in the same folder; this one goes on with it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self._columns = ["step", "epoch"]
+        self._rows: list[dict[str, Any]] = []
+        self._num_written = 0
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        self._rows.append(row)
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._columns += sorted(new)
+            self._num_written = 0  # the header changes: write it all again
+
+    @rank_zero_only
+    def save(self) -> None:
+        if len(self._rows) == self._num_written:
+            return
+        fresh = self._num_written == 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w" if fresh else "a", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if fresh:
+                writer.writeheader()
+            writer.writerows(self._rows[self._num_written :])
+        self._num_written = len(self._rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Go on with the rows written before optimizer step ``step``."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if int(row["step"]) < step]
+                self._columns = list(reader.fieldnames or self._columns)
+            self._rows = [{k: v for k, v in row.items() if v != ""} for row in rows]
+            self._num_written = 0
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, without its ``hparams.yaml``: that is in ``config.yaml``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+class RunFiles(Callback):
+    """Write ``config.yaml`` and ``environment.json`` when a run begins.
+
+    Args:
+        folder: Folder of the run.
+        config: The resolved configuration as YAML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if stage == "fit" and trainer.is_global_zero and not dry:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(self.config)
+            write_json(self.folder / "environment.json", environment(trainer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsCSV):
+                    logger.resume(trainer.global_step)
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Describe where and how a run was started."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "command": " ".join(["python", "-m", *_module_and_args()]),
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain")),
+        "device": f"{device.type} {name}".strip(),
+        "num_devices": trainer.world_size,
+        "num_cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": version("torchvision"),
+        "lightning": str(lightning.__version__),
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` so that ``path`` holds all of it or what it held before."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this process is the one that writes, before there is a trainer."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+@contextmanager
+def discarded_if_unused(folder: Path, steps: Callable[[], int]) -> Iterator[None]:
+    """Remove a folder made in this block if the block fails before the first step."""
+    existed = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed and steps() == 0 and is_rank_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in (folder.parent, folder.parent.parent):
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+        raise
+
+
+def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print a two-column table."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def format_value(value: float) -> str:
+    """Write a metric with all digits that a float32 has."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e9 else f"{value:.7g}"
+
+
+def _module_and_args() -> list[str]:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    return [spec.name if spec else sys.argv[0], *sys.argv[1:]]
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,68 @@
+"""Train a model, test its best checkpoint, and leave everything in the folder of the run."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from src import run
+from src.cli import ProjectCLI
+from src.errors import readable
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``python -m src.train`` with ``args`` (default: those of the process).
+
+    Returns:
+        The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.
+    """
+    with readable():
+        cli = ProjectCLI(sys.argv[1:] if args is None else args)
+        assert cli.folder is not None
+        with run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step):
+            train(cli, cli.folder)
+    return 0
+
+
+def train(cli: ProjectCLI, folder: Path) -> None:
+    """Fit, test the best state, and write and print what came out."""
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    if cli.resume_from:
+        run.check_matches(cli.resume_from, run.load_checkpoint(cli.resume_from), model)
+    trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    if has_test(model, data):
+        trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if not trainer.is_global_zero:
+        return
+    metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    if cli.measured is not None:
+        metrics["samples_per_s"] = cli.measured.samples_per_s
+        metrics["train_seconds"] = cli.measured.train_seconds
+    shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
+    rows = [(name, run.format_value(value)) for name, value in shown.items()]
+    rows += getattr(model, "report", dict)().items()
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        run.write_json(folder / "metrics.json", metrics)
+        rows += [("best checkpoint", best or "none"), ("run", str(folder))]
+    run.print_table(type(model).__name__, rows)
+
+
+def is_result(name: str) -> bool:
+    """Tell whether a metric belongs in the table: a result, and not a reading on the way."""
+    on_the_way = ("lr", "grad/", "momentum", "weight_decay", "memory_mib")
+    return not name.startswith(on_the_way) and not name.endswith("_step")
+
+
+def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
+    """Tell whether there is a test step and data for it."""
+    source = data if data is not None and is_overridden("test_dataloader", data) else model
+    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
