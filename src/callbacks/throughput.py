@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.data import extract_batch_size
 class Throughput(Callback):
     """Measure training alone: validation, checkpoints and start-up are not counted.
 
-    Logs, once an epoch: samples_per_s over all devices; memory_mib, the peak of this process so far
-    (on a GPU, of its device memory).
+    Logs, once an epoch: samples_per_s over all devices; memory_mib, the peak so far of the process
+    that takes most (on GPUs, of its device memory).
     """
 
     def __init__(self) -> None:
@@ -52,8 +52,10 @@ class Throughput(Callback):
         )
         self.num_samples += int(samples)
         self.train_seconds += self._epoch_seconds
-        pl_module.log("samples_per_s", float(samples) / max(self._epoch_seconds, 1e-9))
-        pl_module.log("memory_mib", _peak_memory_mib(pl_module.device))
+        rate = float(samples) / max(self._epoch_seconds, 1e-9)
+        pl_module.log("samples_per_s", rate, sync_dist=True)
+        memory = _peak_memory_mib(pl_module.device)
+        pl_module.log("memory_mib", memory, sync_dist=True, reduce_fx="max")
 
     def _pause(self, trainer: Trainer) -> None:
         if self._since is not None:

@@ -42,8 +42,10 @@ class LinearRegression(SupervisedModule):
         truth = self._truth()
         if truth is not None:
             weights, bias = truth
-            self.log("test/weight_error", (self.layer.weight[0] - weights).abs().max())
-            self.log("test/bias_error", (self.layer.bias - bias).abs().max())
+            weight_error = (self.layer.weight[0] - weights).abs().max()
+            bias_error = (self.layer.bias - bias).abs().max()
+            errors = {"test/weight_error": weight_error, "test/bias_error": bias_error}
+            self.log_dict(errors, sync_dist=True)
 
     def report(self) -> dict[str, str]:
         """Rows for the table at the end of a run: the weights found, beside the true ones."""

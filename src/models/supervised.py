@@ -140,8 +140,8 @@ class SupervisedModule(LightningModule):
         return outputs, targets
 
     def _log_and_reset(self, metrics: MetricCollection) -> None:
-        # Values are those of all ranks already: torchmetrics reduces its states in `compute`.
-        self.log_dict(metrics.compute(), on_step=False, on_epoch=True, rank_zero_only=False)
+        # All ranks hold the same values: torchmetrics reduces its states in `compute`.
+        self.log_dict(metrics.compute(), sync_dist=True)
         metrics.reset()
 
 
