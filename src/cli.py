@@ -2,13 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -74,6 +76,11 @@ class Parser(LightningArgumentParser):
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if message.endswith("arguments are required: model"):
+            raise InputError(
+                "model: missing. Put an experiment before the overlays, such as "
+                f"--config {DEFAULT_CONFIG}, or give --model."
+            )
         raise InputError(explain_parsing(message, ex, self, self.owner)) from ex
 
 
@@ -94,14 +101,12 @@ class ProjectCLI(LightningCLI):
         arguments, self.config_paths = resolve_configs(list(args))
         super().__init__(
             LightningModule,
-            LightningDataModule,
             save_config_callback=None,
             trainer_defaults={"enable_model_summary": False},
             seed_everything_default=0,
             parser_kwargs={"allow_abbrev": False},
             parser_class=Parser,
             subclass_mode_model=True,
-            subclass_mode_data=True,
             args=arguments,
             run=False,
             auto_configure_optimizers=False,
@@ -133,11 +138,6 @@ class ProjectCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config
-        if config.model is None:
-            raise InputError(
-                "model: missing. Put an experiment before the overlays, such as "
-                f"--config {DEFAULT_CONFIG}, or give --model."
-            )
         if config.seed_everything is False:
             raise InputError("seed_everything: false, but every run is seeded. Give a number.")
         if self.training:
@@ -147,12 +147,12 @@ class ProjectCLI(LightningCLI):
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
         if not self.training:
             settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
-            settings |= {"enable_progress_bar": False, "enable_model_summary": False}
-            return Trainer(**settings)
+            settings |= {"enable_progress_bar": False}
+            return build_trainer(settings)
         settings["default_root_dir"] = str(self.folder)
         settings["logger"] = self._loggers(settings["logger"])
         settings["callbacks"] = self._callbacks(settings)
-        return Trainer(**settings)
+        return build_trainer(settings)
 
     def _choose_folder(self) -> None:
         config, runs_dir = self.config, Path(self.config.runs_dir)
@@ -204,6 +204,32 @@ class ProjectCLI(LightningCLI):
         return str(self.parser.dump(config, skip_none=False))
 
 
+def build_trainer(settings: Mapping[str, Any]) -> Trainer:
+    """Build the trainer; what it refuses is bad input."""
+    try:
+        return Trainer(**settings)
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        raise InputError(f"trainer: {error}") from error
+
+
+def check_config(path: Path) -> None:
+    """Raise ``InputError`` where a file is no mapping, or options stand beside a ``class_path``."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise InputError(f"--config {path}: is no valid YAML{where}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
+    for key in ("model", "data"):
+        part = content.get(key)
+        stray = _beside_class_path(part)
+        if stray:
+            name = sorted(stray)[0]
+            raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
+
+
 def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
     """Replace the names after ``--config`` by paths, and add the default where none is given."""
     resolved: list[str] = []
@@ -215,9 +241,10 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
             resolved.append(token)
             continue
         value = value if equals else next(tokens, "")
-        if not value:
+        if not value or value.startswith("--"):
             raise InputError(f"{option}: needs the name of a config or a path.")
         paths.append(run.find_config(value))
+        check_config(paths[-1])
         resolved += ["--config", str(paths[-1])]
     if not paths:
         resumed = _value_of("--resume", args)
@@ -240,6 +267,11 @@ def quiet() -> None:
     # Lightning 2.6 with torch 2.13 and later
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
+
+
+def _beside_class_path(part: Any) -> set[str]:
+    named = isinstance(part, dict) and "class_path" in part
+    return set(part) - {"class_path", "init_args", "dict_kwargs"} if named else set()
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from src.callbacks.monitor_check import MonitorCheck, snake_case
+
 PACKAGE = Path(__file__).parent
 INPUT_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
 STATUS_BAD_INPUT = 2
@@ -71,15 +73,12 @@ def owner_of(trace: TracebackType | None) -> str:
             owner = "model."
         elif isinstance(this, LightningDataModule):
             owner = "data."
+        elif isinstance(this, MonitorCheck):  # speaks of other callbacks, by their names
+            owner = "callbacks."
         elif isinstance(this, Callback):
             owner = f"callbacks.{snake_case(type(this).__name__)}."
         trace = trace.tb_next
     return owner
-
-
-def snake_case(name: str) -> str:
-    """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def explain_parsing(
@@ -103,14 +102,16 @@ def explain_parsing(
         return _unknown_option(found[1], parser, owner)
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         return _unknown_option(f"--{found[1]}", parser, owner)
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown_option(f"--{found[1]}.{found[2]}", parser, owner)
     if found := re.search(r"arguments are required: ([^\n]+)", text):
         return f"{found[1]}: {owner} needs it. Give it a value."
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
         return f"{key}: there is no class `{found[1]}`. {suggest(found[1], _known_classes(key))}"
     if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
         return f"{key}: cannot import it: {found[1].rstrip('.')}."
-    if found := re.search(r"Import path (\S+) does not [^\n]*? (\w+)$", text, re.M):
-        return f"{key}: {found[1]} is no {found[2]}."
+    if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
+        return f"{key}: `{_given(text)}` is no {found[1]}."
     if "Expected a" in text:
         return _wrong_type(text, key)
     return f"{key}: {_first_line(text)}" if key else _first_line(text)
@@ -130,7 +131,7 @@ def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
         return f"{argument}: is no option. Options begin with --, as in --trainer.max_epochs 5."
     name = argument.lstrip("-").partition("=")[0]
     known = [str(action.dest) for action in parser._actions]
-    names = {option.removesuffix("+") for option in known if not option.endswith(".help")}
+    names = {option.removesuffix("+") for option in known if option.split(".")[-1] != "help"}
     parent, parts = "", name.split(".")
     for part in parts:
         children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
@@ -152,14 +153,18 @@ def _wrong_type(text: str, key: str) -> str:
     wanted = re.findall(r"Expected (?:a|an) (.+?)(?:\. Got value: .*)?$", text, re.M)
     names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
     kinds = list(dict.fromkeys(name for name in names if name != "NoneType"))
-    value = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
-    given = value[1] if value else "it"
+    given = _given(text)
     literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
     if literals:
         return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
     kinds = ["list" if kind == "Sequence" else kind for kind in kinds]
     wish = " or ".join(kinds) + (" or null" if "NoneType" in names else "")
     return f"{key}: `{given}` has the wrong type. Give {wish}."
+
+
+def _given(text: str) -> str:
+    found = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
+    return found[1] if found else "it"
 
 
 def _first_line(text: str) -> str:

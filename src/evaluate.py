@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from src import run
 from src.cli import ProjectCLI
@@ -13,7 +14,7 @@ from src.errors import InputError, readable
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``python -m src.evaluate RUN`` with ``args`` (default: those of the process)."""
     with readable():
-        known = argparse.ArgumentParser(prog="python -m src.evaluate", description=__doc__)
+        known = Arguments(prog="python -m src.evaluate", description=__doc__)
         known.add_argument("run", metavar="RUN", help="a run folder, a .ckpt file, or `last`")
         known.add_argument("--split", default="test", help="test (default) or val")
         known.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
@@ -24,6 +25,13 @@ def main(args: Sequence[str] | None = None) -> int:
         found = run.find_run(options.run, Path(options.runs_dir))
         evaluate(found, options.split, rest)
     return 0
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See {self.prog} --help.")
 
 
 def evaluate(found: run.Run, split: str, args: list[str]) -> None:

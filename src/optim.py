@@ -29,6 +29,10 @@ HORIZON = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "Polynomia
 PER_STEP = {*HORIZON, "CyclicLR"}
 # Arguments in units of the learning rate: a group with a multiplier gets its own.
 PER_GROUP = ("max_lr", "base_lr")
+_NO_HORIZON = (
+    "lr_scheduler.{key}: cannot be derived, the run has no known length. "
+    "Give {instead}, or set trainer.max_epochs."
+)
 OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
 SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
 
@@ -45,7 +49,10 @@ def check_optimizer(settings: Settings) -> None:
     cls = _find_class("optimizer", torch.optim, Optimizer, settings)
     arguments = _arguments(settings, OPTIMIZER_KEYS)
     _check_arguments("optimizer", cls, arguments, OPTIMIZER_KEYS, given=("params",))
-    for pattern, factor in (settings.get("lr_multipliers") or {}).items():
+    multipliers = settings.get("lr_multipliers") or {}
+    if not isinstance(multipliers, Mapping):
+        raise ValueError(f"optimizer.lr_multipliers: {multipliers} maps no names to factors.")
+    for pattern, factor in multipliers.items():
         if not isinstance(factor, (int, float)) or factor < 0:
             raise ValueError(f"optimizer.lr_multipliers.{pattern}: {factor} is not a number >= 0.")
     _try("optimizer", cls, [nn.Parameter(torch.zeros(1))], arguments)
@@ -57,32 +64,25 @@ def check_scheduler(settings: Settings | None) -> None:
     Args:
         settings: ``name`` of a class in ``torch.optim.lr_scheduler`` or a dotted path; ``interval``
             (``step`` or ``epoch``; default: step where the class is made for it, see ``PER_STEP``);
-            ``frequency`` in intervals; ``monitor``: the metric ``ReduceLROnPlateau`` watches;
-            ``warmup_steps`` or ``warmup_fraction`` of the run: linear warm-up before it, both in
-            intervals; the rest are the arguments of the class. Horizons (see ``HORIZON``) that are
-            left out are the length of the run.
+            ``frequency``: intervals from one update to the next; ``monitor``: the metric
+            ``ReduceLROnPlateau`` watches; ``warmup_steps`` (in updates) or ``warmup_fraction`` of
+            the run: linear warm-up before it; the rest are the arguments of the class. Horizons
+            (see ``HORIZON``) that are left out are the length of the run.
     """
     if settings is None:
         return
     cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
     arguments = _arguments(settings, SCHEDULER_KEYS)
     if cls.__name__ in HORIZON:
-        arguments.setdefault(HORIZON[cls.__name__], 10)
+        arguments.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
     _check_arguments("lr_scheduler", cls, arguments, SCHEDULER_KEYS, given=("optimizer",))
-    if settings.get("interval", "epoch") not in ("step", "epoch"):
-        raise ValueError(
-            f"lr_scheduler.interval: {settings['interval']!r} is neither `step` nor `epoch`."
-        )
-    if int(settings.get("frequency", 1)) < 1:
-        raise ValueError(f"lr_scheduler.frequency: {settings['frequency']} is not at least 1.")
-    if settings.get("warmup_steps") and settings.get("warmup_fraction"):
-        raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
-    if not 0 <= float(settings.get("warmup_fraction") or 0) < 1:
-        raise ValueError(
-            f"lr_scheduler.warmup_fraction: {settings['warmup_fraction']} is not in [0, 1)."
-        )
-    if int(settings.get("warmup_steps") or 0) < 0:
-        raise ValueError(f"lr_scheduler.warmup_steps: {settings['warmup_steps']} is negative.")
+    _check_timing(settings)
+    plateau = issubclass(cls, ReduceLROnPlateau)
+    for key in ("warmup_steps", "warmup_fraction") if plateau else ("monitor",):
+        if settings.get(key):
+            raise ValueError(
+                f"lr_scheduler.{key}: {cls.__name__} makes no use of it. Leave it out."
+            )
     # SGD with momentum and Adam's betas alike satisfy every schedule that cycles momentum.
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
     _try("lr_scheduler", cls, optimizer, arguments)
@@ -96,21 +96,20 @@ def configure(
     if scheduler is None:
         return built
     trainer = module.trainer
-    names = getattr(module, "monitorable", None)
-    if scheduler["name"] == "ReduceLROnPlateau" and names:
-        monitor = scheduler.get("monitor", "val/loss")
-        if monitor not in names:
-            near = ", ".join(sorted(names))
-            raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. Logged: {near}.")
+    monitor = scheduler.get("monitor") or "val/loss"
     interval = scheduler.get("interval") or _default_interval(scheduler)
+    frequency = int(scheduler.get("frequency") or 1)
     horizon = num_steps(trainer) if interval == "step" else int(trainer.max_epochs or -1)
+    schedule = build_scheduler(built, scheduler, horizon // frequency)
+    if isinstance(schedule, ReduceLROnPlateau):
+        _check_monitor(monitor, module)
     return {
         "optimizer": built,
         "lr_scheduler": {
-            "scheduler": build_scheduler(built, scheduler, horizon),
+            "scheduler": schedule,
             "interval": interval,
-            "frequency": int(scheduler.get("frequency", 1)),
-            "monitor": scheduler.get("monitor", "val/loss"),
+            "frequency": frequency,
+            "monitor": monitor,
         },
     }
 
@@ -144,10 +143,10 @@ def parameter_groups(
     Biases and the weights of norms have one dimension; decaying them does not regularize.
     """
     groups: dict[str, dict[str, Any]] = {}
-    unmatched = set(multipliers)
+    unused = set(multipliers)
     for name, parameter in named_parameters:
         pattern = next((p for p in multipliers if fnmatchcase(name, p)), None)
-        unmatched.discard(pattern or "")
+        unused.discard(pattern or "")
         if not parameter.requires_grad:
             continue
         decay = decay_bias_and_norm or parameter.ndim > 1
@@ -155,9 +154,10 @@ def parameter_groups(
         factor = multipliers[pattern] if pattern else 1.0
         new = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
         groups.setdefault(key, new)["params"].append(parameter)
-    if unmatched:
+    if unused:
         raise ValueError(
-            f"optimizer.lr_multipliers.{sorted(unmatched)[0]}: no parameter has such a name."
+            f"optimizer.lr_multipliers.{sorted(unused)[0]}: no parameter has such a name that no "
+            "pattern before it matches."
         )
     return list(groups.values())
 
@@ -168,18 +168,25 @@ def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> L
     Args:
         optimizer: As built by ``build_optimizer``.
         settings: See ``check_scheduler``.
-        horizon: Length of the run in intervals of the schedule.
+        horizon: Length of the run in updates of the schedule; below 1 where it is not known.
+
+    Raises:
+        ValueError: What is to be derived from the length of the run cannot be.
     """
     cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
     arguments = _arguments(settings, SCHEDULER_KEYS)
     fraction = float(settings.get("warmup_fraction") or 0)
     warmup = int(settings.get("warmup_steps") or round(fraction * horizon))
     missing = HORIZON.get(cls.__name__)
+    if fraction and horizon < 1:
+        raise ValueError(_NO_HORIZON.format(key="warmup_fraction", instead="warmup_steps"))
     if missing and missing not in arguments:
-        if horizon - warmup < 1:
+        if horizon < 1:
+            raise ValueError(_NO_HORIZON.format(key=missing, instead="it"))
+        if horizon <= warmup:
             raise ValueError(
-                f"lr_scheduler.{missing}: cannot be derived for a run of {horizon} intervals with "
-                f"{warmup} of warm-up. Give it, or set trainer.max_epochs or trainer.max_steps."
+                f"lr_scheduler.warmup_steps: {warmup} of warm-up leave nothing of a run of "
+                f"{horizon} updates of the schedule. Use fewer than {horizon}."
             )
         arguments[missing] = horizon - warmup
     for key in PER_GROUP:
@@ -212,6 +219,31 @@ def num_steps(trainer: Trainer) -> int:
     return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
 
 
+def _check_monitor(monitor: str, module: LightningModule) -> None:
+    names = set(getattr(module, "monitorable", None) or {monitor})
+    if not module.trainer.limit_val_batches:
+        names = {name for name in names if not name.startswith("val/")}
+    if monitor not in names:
+        known = ", ".join(sorted(names)) or "nothing"
+        raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. Logged: {known}.")
+
+
+def _check_timing(settings: Settings) -> None:
+    if settings.get("interval", "epoch") not in ("step", "epoch"):
+        raise ValueError(
+            f"lr_scheduler.interval: {settings['interval']!r} is neither `step` nor `epoch`."
+        )
+    for key, least in {"frequency": 1, "warmup_steps": 0}.items():
+        count = settings.get(key)
+        if count is not None and (not isinstance(count, int) or count < least):
+            raise ValueError(f"lr_scheduler.{key}: {count!r} is no whole number >= {least}.")
+    fraction = settings.get("warmup_fraction") or 0
+    if not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+        raise ValueError(f"lr_scheduler.warmup_fraction: {fraction!r} is not in [0, 1).")
+    if fraction and settings.get("warmup_steps"):
+        raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
+
+
 def _default_interval(settings: Settings) -> str:
     name = str(settings["name"]).rpartition(".")[2]
     given = HORIZON.get(name, "") in settings and name != "OneCycleLR"
@@ -228,7 +260,8 @@ def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> A
         n for n, c in vars(home).items() if inspect.isclass(c) and issubclass(c, base) and c != base
     )
     if not isinstance(name, str):
-        raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {choices[0]}.")
+        example = "AdamW" if base is Optimizer else "CosineAnnealingLR"
+        raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {example}.")
     module, _, attribute = name.rpartition(".")
     if not module and name not in choices:
         near = difflib.get_close_matches(name, choices, 1, 0.5)
@@ -263,5 +296,5 @@ def _check_arguments(
 def _try(key: str, cls: Any, first: Any, arguments: Settings) -> None:
     try:
         cls(first, **arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{key}: {cls.__name__} refuses its settings: {error}") from None

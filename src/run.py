@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import lightning
@@ -71,10 +72,13 @@ def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
     if run_name is not None and (run_name in ("", ".", "..") or "/" in run_name):
         raise ValueError(f"--run_name {run_name!r}: is not the name of a folder.")
     existing = next(p for p in (runs_dir, *runs_dir.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    try:
+        TemporaryFile(dir=existing).close()
+    except OSError as error:
         raise PermissionError(
-            f"--runs_dir {runs_dir}: {existing} cannot be written. Choose another."
-        )
+            f"--runs_dir {runs_dir}: {existing} cannot be written ({error.strerror}). "
+            "Choose another folder."
+        ) from None
     name = run_name or datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs_dir / experiment / name
     for number in range(2, 100):

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import run
 from src.cli import ProjectCLI
-from src.errors import readable
+from src.data.in_memory import InMemoryDataModule
+from src.errors import InputError, readable
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -29,6 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def train(cli: ProjectCLI, folder: Path) -> None:
     """Fit, test the best state, and write and print what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    prepare(cli)
     if cli.resume_from:
         run.check_matches(cli.resume_from, run.load_checkpoint(cli.resume_from), model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
@@ -50,6 +52,24 @@ def train(cli: ProjectCLI, folder: Path) -> None:
         run.write_json(folder / "metrics.json", metrics)
         rows += [("best checkpoint", best or "none"), ("run", str(folder))]
     run.print_table(type(model).__name__, rows)
+
+
+def prepare(cli: ProjectCLI) -> None:
+    """Find out what is wrong with the data before processes are started for the devices."""
+    data = cli.datamodule
+    if isinstance(data, InMemoryDataModule):
+        data.check_batch_sizes(cli.trainer.world_size)
+        if run.is_rank_zero():
+            data.prepare_data()
+            check_fit(cli.model, data)
+
+
+def check_fit(model: LightningModule, data: LightningDataModule) -> None:
+    """Raise ``InputError`` where a size that both a model and its data have is not the same."""
+    for name in ("num_features", "num_classes", "image_size_px"):
+        here, there = model.hparams.get(name), getattr(data, name, None)
+        if here is not None and there is not None and here != there:
+            raise InputError(f"model.{name}: {here}, but the data has {there}. Set it to {there}.")
 
 
 def is_result(name: str) -> bool:

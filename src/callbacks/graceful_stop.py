@@ -39,6 +39,11 @@ class GracefulStop(Callback):
                 checkpoint.write_last(trainer)
             raise SystemExit(128 + self._signal)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # It came after the last step, in validation; the end of the epoch has been saved since.
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
 

@@ -84,7 +84,7 @@ class GradientClipping(Callback):
     ) -> None:
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every == 0 and step != self._last_read_step:
+        if every and step % every == 0 and step != self._last_read_step:
             self._last_read_step = step
             if self._norms:
                 pl_module.log_dict(self._read(trainer))
@@ -93,6 +93,8 @@ class GradientClipping(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)
+        if not trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._forget()  # nobody will read them
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -109,12 +111,17 @@ class GradientClipping(Callback):
         self._check(trainer)
         norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
         finite = torch.isfinite(norms)
-        self._norms.clear()
-        self._sizes.clear()
+        self._forget()
+        if not finite.any():
+            return {}
         limit = self.max_norm if self.max_norm is not None else self.max_value
         assert limit is not None
         clipped = (sizes[finite] > limit).float().mean()
         return {"grad/norm": norms[finite].mean(), "grad/clipped": clipped}
+
+    def _forget(self) -> None:
+        self._norms.clear()
+        self._sizes.clear()
 
     def _check(self, trainer: Trainer) -> None:
         if not self._norms or self.on_nonfinite == "skip" or _scaler_skips(trainer):
@@ -124,8 +131,7 @@ class GradientClipping(Callback):
         if len(wrong):
             step = self._first_step + int(wrong[0])
             norm = float(norms[wrong[0]])
-            self._norms.clear()
-            self._sizes.clear()
+            self._forget()
             raise FloatingPointError(
                 f"on_nonfinite: the gradient of optimizer step {step} has norm {norm}.\n"
                 "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."

@@ -20,7 +20,7 @@ class LRMonitor(Callback):
     ) -> None:
         # Before the step, in the row that is written after it: the rate this step uses.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % every == 0:
+        if every and (trainer.global_step + 1) % every == 0:
             for number, optimizer in enumerate(trainer.optimizers):
                 suffix = f"/{number}" if len(trainer.optimizers) > 1 else ""
                 values = read_groups(optimizer.param_groups)

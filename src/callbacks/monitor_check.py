@@ -1,5 +1,7 @@
 """Find out at once that a monitored metric will never be logged."""
 
+from collections.abc import Callable
+import re
 from difflib import get_close_matches
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class MonitorCheck(Callback):
     """Check what checkpointing and early stopping monitor against what the model logs.
 
-    A model that tells (``monitorable``) is checked before any data is read; for others, what starts
+    A model that tells (``monitorable``) is checked by ``check_monitors``, which a command can call
+    before any data is read; the first hook of a callback comes after that. For others, what starts
     with ``val`` is checked after Lightning's validation at the start of the run.
 
     Raises:
@@ -16,23 +19,34 @@ class MonitorCheck(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        names = getattr(pl_module, "monitorable", None)
-        if stage == "fit" and names is not None:
-            if not trainer.limit_val_batches:
-                names = {name for name in names if not name.startswith("val/")}
-            self._check(trainer, names, everything=True)
+        if stage == "fit":
+            check_monitors(trainer, pl_module)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not hasattr(pl_module, "monitorable"):
-            self._check(trainer, set(trainer.callback_metrics), everything=False)
+            names = set(trainer.callback_metrics)
+            _check(trainer, names, lambda monitor: monitor.startswith("val"))
 
-    def _check(self, trainer: Trainer, names: set[str], everything: bool) -> None:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = getattr(callback, "monitor", None)
-            if monitor is None or monitor in names or monitor.startswith(("samples_", "memory_")):
-                continue
-            if everything or monitor.startswith("val"):
-                raise ValueError(describe(type(callback).__name__, monitor, names))
+
+def check_monitors(trainer: Trainer, model: LightningModule) -> None:
+    """Raise ``ValueError`` for a monitored name that ``model`` tells it will not log."""
+    names = getattr(model, "monitorable", None)
+    if names is not None:
+        if not trainer.limit_val_batches:
+            names = {name for name in names if not name.startswith("val/")}
+        _check(trainer, names, lambda monitor: not monitor.startswith(("samples_", "memory_")))
+
+
+def _check(trainer: Trainer, names: set[str], applies: Callable[[str], bool]) -> None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in names and applies(monitor):
+            raise ValueError(describe(snake_case(type(callback).__name__), monitor, names))
+
+
+def snake_case(name: str) -> str:
+    """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def describe(owner: str, monitor: str, names: set[str]) -> str:

@@ -33,6 +33,8 @@ class Progress(ProgressBar):
         self._enabled = True
         self._bar: RichProgress | None = None
         self._next = 0.0
+        self._batch = 0
+        self._epoch = 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -54,12 +56,13 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
         if self._enabled and time.monotonic() >= self._next:
-            self._show(trainer, batch_idx + 1)
+            self._show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled:
-            self._show(trainer, int(trainer.num_training_batches))
+        if self._enabled and self._batch:
+            self._show(trainer)
         self._stop()
 
     def on_exception(
@@ -67,12 +70,12 @@ class Progress(ProgressBar):
     ) -> None:
         self._stop()
 
-    def _show(self, trainer: Trainer, batch: int) -> None:
+    def _show(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
             return
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        number = trainer.current_epoch + 1  # after the last epoch, one more than there are
-        epoch = f"epoch {min(number, epochs)}/{epochs}" if epochs else f"epoch {number}"
+        epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
+        batch = self._batch
         metrics = format_metrics({k: float(v) for k, v in trainer.callback_metrics.items()})
         total = int(trainer.num_training_batches)
         if self._bar is not None:

@@ -109,7 +109,7 @@ class SupervisedModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step = self.trainer.global_step
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every == 0 and step != self._last_read_step:
+        if every and step % every == 0 and step != self._last_read_step:
             self._last_read_step = step
             values = self.train_metrics(*self._take_unread())
             self.log_dict({f"{k}_step": v for k, v in values.items()}, sync_dist=True)

@@ -1,0 +1,54 @@
+"""Random changes of training images, on whole batches, on the device the batch is on.
+
+Every public function here can be named in ``data.augment``. It takes images (B, H, W, C) uint8,
+draws (B, 4) uniform in [0, 1), one row a sample, and its settings, and returns new images of the
+same shape and type. All randomness is in the draws: nothing else may differ between two calls.
+"""
+
+import torch
+from torch import Tensor
+
+
+def random_crop(images: Tensor, draws: Tensor, pad_px: int = 2) -> Tensor:
+    """Shift each image by up to ``pad_px`` down, up, right and left, filling by reflection.
+
+    Raises:
+        ValueError: ``pad_px`` is not in [0, min(H, W)).
+    """
+    _, height, width, _ = images.shape
+    if not 0 <= pad_px < min(height, width):
+        raise ValueError(f"pad_px: {pad_px} is not in [0, {min(height, width)}).")
+    shifts = (draws[:, :2] * (2 * pad_px + 1)).long() - pad_px
+    rows = _reflect(_places(height, images) + shifts[:, :1], height)
+    columns = _reflect(_places(width, images) + shifts[:, 1:], width)
+    return _gather(images, rows, columns)
+
+
+def horizontal_flip(images: Tensor, draws: Tensor, probability: float = 0.5) -> Tensor:
+    """Mirror each image left to right with ``probability``.
+
+    Raises:
+        ValueError: ``probability`` is not in [0, 1].
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability: {probability} is not in [0, 1].")
+    _, height, width, _ = images.shape
+    rows = _places(height, images).expand(len(images), -1)
+    columns = _places(width, images)
+    columns = torch.where(draws[:, :1] < probability, width - 1 - columns, columns)
+    return _gather(images, rows, columns)
+
+
+def _places(length: int, images: Tensor) -> Tensor:
+    return torch.arange(length, device=images.device)[None]
+
+
+def _reflect(places: Tensor, length: int) -> Tensor:
+    places = places.abs()
+    return torch.where(places < length, places, 2 * (length - 1) - places)
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pick pixels: (B, H, W, C), (B, H), (B, W) -> (B, H, W, C)."""
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[batch, rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,245 @@
+"""Images as bytes in one array: decoded once, cached, normalized and augmented on the device."""
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from src.data import augment as augmentations, philox
+from src.data.in_memory import InMemoryDataModule, Split
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+CACHE_VERSION = 1  # raise it when the pixels decoded from the same files change
+Augmentation = Callable[[Tensor, Tensor], Tensor]
+
+
+class ImageDataModule(InMemoryDataModule):
+    """Serve images (B, C, H, W) float32 from arrays (N, H, W, C) uint8, and labels (B,) int64.
+
+    All splits are normalized alike; training images are augmented first. The augmentation of a
+    sample is a function of (seed, epoch, row): the same in any batch, on any device. What a
+    ``collate_fn`` returns as other than uint8 is left as it is.
+
+    Args:
+        image_size_px: Height and width of an image.
+        mean: Of each channel, in [0, 1] units.
+        std: Of each channel, in [0, 1] units.
+        augment: Functions of ``src/data/augment.py`` to their settings, applied in this order.
+        kwargs: See ``InMemoryDataModule``.
+    """
+
+    def __init__(
+        self,
+        image_size_px: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: dict[str, dict[str, Any] | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size_px < 1:
+            raise ValueError(f"image_size_px: {image_size_px} is not at least 1.")
+        if len(mean) != len(std) or min(std, default=0) <= 0:
+            raise ValueError(f"std: {list(std)} must be positive and as many as in mean.")
+        self.image_size_px = image_size_px
+        # pixel / 255 normalized, as one multiplication and one addition
+        self._scale = torch.tensor([1 / (255 * s) for s in std])
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+        self._augmentations = find_augmentations(augment or {}, image_size_px)
+        self._draws: dict[str, Tensor] = {}
+        self._draws_of: tuple[int, torch.device] | None = None
+
+    def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
+        """Augment (training only) and normalize: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
+        if inputs.dtype == torch.uint8:
+            if split == "train" and self._augmentations:
+                draws = self._epoch_draws(inputs.device)
+                for name, augmentation in self._augmentations.items():
+                    inputs = augmentation(inputs, draws[name][rows])
+            self._scale = self._scale.to(inputs.device)
+            self._shift = self._shift.to(inputs.device)
+            inputs = torch.addcmul(self._shift, inputs, self._scale)
+        return inputs.permute(0, 3, 1, 2)  # memory stays (B, H, W, C): the channels_last format
+
+    def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
+        """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
+        assert self.trainer is not None
+        epoch = self.trainer.current_epoch
+        if self._draws_of != (epoch, device):
+            num_rows = len(self.datasets["train"].arrays.targets)
+            self._draws = {
+                name: philox.uniform(num_rows, self.seed, epoch, name).to(device)
+                for name in self._augmentations
+            }
+            self._draws_of = (epoch, device)
+        return self._draws
+
+
+def find_augmentations(
+    settings: Mapping[str, Mapping[str, Any] | None], size_px: int
+) -> dict[str, Augmentation]:
+    """Look up augmentations by name, bind their settings, and try them on an image of the size.
+
+    Raises:
+        ValueError: There is no such function, or it has no such setting.
+    """
+    choices = {
+        name: function
+        for name, function in vars(augmentations).items()
+        if inspect.isfunction(function) and not name.startswith("_")
+    }
+    found: dict[str, Augmentation] = {}
+    for name, options in settings.items():
+        if name not in choices:
+            raise ValueError(f"augment.{name}: no such augmentation. {_suggest(name, choices)}")
+        function = choices[name]
+        accepted = list(inspect.signature(function).parameters)[2:]
+        for option in options or {}:
+            if option not in accepted:
+                hint = _suggest(option, accepted)
+                raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
+        found[name] = partial(function, **(options or {}))
+        try:
+            found[name](torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.zeros(1, 4))
+        except ValueError as error:
+            raise ValueError(f"augment.{name}.{error}") from None
+        except (TypeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"augment.{name}: {options} does not fit: {error}.") from None
+    return found
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images directly in ``folder``, sorted.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+    return found
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """List the class folders in ``folder``, sorted by name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not found:
+        raise ValueError(f"{folder} holds no class folders.")
+    return found
+
+
+def check_fraction(name: str, fraction: float) -> None:
+    """Raise ``ValueError`` unless ``fraction`` of a set can be split off it."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"{name}: {fraction} is not in (0, 1).")
+
+
+def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = True) -> Tensor:
+    """Decode images into one array, or map the one that an earlier call has cached.
+
+    The cache is keyed by path, size and modification time of every file, so a changed file is seen.
+    Processes that map it share its memory.
+
+    Args:
+        files: Image files, in the order wanted.
+        size_px: Height and width to scale and crop to.
+        cache_dir: Where the array is kept; made where missing.
+        resize: Whether other sizes are allowed.
+
+    Returns:
+        (N, H, W, 3) uint8, backed by a file where ``cache_dir`` can be written.
+
+    Raises:
+        ValueError: A file is no readable image, or has another size and ``resize`` is false.
+    """
+    key = hashlib.sha256(f"{CACHE_VERSION} {size_px} {resize}".encode())
+    for file in files:
+        status = file.stat()
+        key.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+    path = cache_dir / f"{key.hexdigest()[:16]}.npy"
+    if not path.exists():
+        read = partial(_decode_one, size_px=size_px, resize=resize)
+        with ThreadPoolExecutor() as pool:
+            array = np.stack(list(pool.map(read, files)))
+        return cached(array, path)
+    return load_array(path)
+
+
+def cached(array: np.ndarray[Any, Any], path: Path) -> Tensor:
+    """Save an array and map it, or warn and leave it in memory where it cannot be saved."""
+    try:
+        save_array(array, path)
+    except OSError as error:
+        rank_zero_warn(
+            f"The decoded images cannot be cached in {path.parent} ({error.strerror}), so they are "
+            "decoded in every run and not shared by processes. Set data.cache_dir."
+        )
+        return torch.from_numpy(array)
+    return load_array(path)
+
+
+def save_array(array: np.ndarray[Any, Any], path: Path) -> None:
+    """Write an array so that ``path`` holds all of it or does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{uuid4().hex}.part")  # no tempfile: others may not read those
+    try:
+        with part.open("wb") as file:
+            np.save(file, array)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def load_array(path: Path) -> Tensor:
+    """Map an array into memory: read when touched, shared by processes, never written back."""
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
+    try:
+        with Image.open(file) as image:
+            size, rgb = image.size, image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(str(file), "it").replace(repr(str(file)), "it")
+        raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
+    if size != (size_px, size_px):
+        if not resize:
+            raise ValueError(
+                f"{file} is {size[0]} x {size[1]} pixels, not {size_px} x {size_px}. "
+                "Use ImageFolderDataModule for images of other sizes."
+            )
+        rgb = ImageOps.fit(rgb, (size_px, size_px), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def labelled(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
+    """List the images of class folders with the number of their folder as label, (N,) int64."""
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        images = list_images(folder)
+        files += images
+        labels += [label] * len(images)
+    return files, torch.tensor(labels)
+
+
+def _suggest(name: str, choices: Any) -> str:
+    near = get_close_matches(name, list(choices), 1, 0.5)
+    return f"Did you mean `{near[0]}`?" if near else f"Available: {', '.join(choices)}."

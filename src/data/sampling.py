@@ -1,0 +1,127 @@
+"""Which samples form a batch, on how many devices whatever.
+
+Positions count the samples of one split, from 0. A sampler here yields whole batches of positions.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler, SequentialSampler
+
+from src.data import philox
+
+
+class KeptSampler(DistributedSampler[Tensor], SequentialSampler):  # type: ignore[misc]
+    """A sampler that Lightning leaves in place.
+
+    On several devices it replaces any but a ``DistributedSampler``, which is told the epoch; with
+    ``overfit_batches``, any but a ``SequentialSampler``.
+    """
+
+
+class TrainingSampler(KeptSampler):
+    """Global batches whose order depends on (seed, epoch) alone, and of them this rank's part.
+
+    The k-th global batch is the same on any number of devices: each takes a contiguous part of it.
+    In the last, smaller batch the parts may differ by one sample; ``sizes`` tells, for gradients to
+    be weighted. A rank whose part would be empty repeats a sample, of weight 0.
+
+    Args:
+        num_samples: Samples of the split.
+        batch_size: Size of a global batch, a multiple of ``num_replicas``.
+        num_replicas: Number of devices.
+        rank: Number of this device.
+        seed: Seed of the order.
+        shuffle: Draw anew for each epoch.
+        drop_last: Leave out the last batch where it is smaller.
+        weights: (num_samples,) Draw with replacement, with probability proportional to these.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        weights: Tensor | None = None,
+    ) -> None:
+        dataset: Any = range(num_samples)  # only its length is used
+        super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
+        self.length = num_samples
+        self.batch_size = batch_size
+        self.weights = weights
+
+    def order(self) -> Tensor:
+        """Positions in the order of this epoch, (num_samples,) int64."""
+        if self.weights is not None:
+            epoch = self.epoch if self.shuffle else 0
+            edges = self.weights.double().cumsum(0)
+            draws = philox.uniform(self.length, self.seed, epoch, "weighted")[:, 0].double()
+            found = torch.searchsorted(edges, draws * edges[-1], right=True)
+            return found.clamp(max=self.length - 1)
+        if self.shuffle:
+            return philox.permutation(self.length, self.seed, self.epoch, "order")
+        return torch.arange(self.length)
+
+    def sizes(self, batch: int) -> tuple[int, int]:
+        """Count the samples of a batch over all ranks, and those of this rank."""
+        whole = min(self.batch_size, self.length - batch * self.batch_size)
+        part, rest = divmod(whole, self.num_replicas)
+        return whole, part + (self.rank < rest)
+
+    def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
+        order = self.order()
+        for batch in range(len(self)):
+            start = batch * self.batch_size
+            whole = order[start : start + self.batch_size]
+            part = torch.tensor_split(whole, self.num_replicas)[self.rank]
+            yield part if len(part) else whole[:1]
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.length, self.batch_size)
+        return full if self.drop_last or not rest else full + 1
+
+
+class EvaluationSampler(KeptSampler):
+    """Every sample once: contiguous parts of the split, as many batches on every rank.
+
+    Args:
+        num_samples: Samples of the split, at least ``num_replicas``.
+        batch_size: Largest size of a batch over all ranks, a multiple of ``num_replicas``; exceeded
+            where otherwise a rank would have an empty batch.
+        num_replicas: Number of devices.
+        rank: Number of this device.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        dataset: Any = range(num_samples)  # only its length is used
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        if num_samples < num_replicas:
+            raise ValueError(f"{num_samples} samples cannot be shared by {num_replicas} devices.")
+        # Batches must pair up between ranks, and none be empty: layers may synchronize in them.
+        self.num_batches = min(-(-num_samples // batch_size), num_samples // num_replicas)
+        self.part = torch.tensor_split(torch.arange(num_samples), num_replicas)[rank]
+
+    def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
+        return iter(torch.tensor_split(self.part, self.num_batches))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+def balancing_weights(labels: Tensor) -> Tensor:
+    """Weights that make all classes equally likely: (N,) int64 -> (N,) float64.
+
+    Raises:
+        ValueError: The labels are no classes.
+    """
+    if labels.is_floating_point():
+        raise ValueError("weighted_sampling: balances classes, but the targets are real numbers.")
+    return 1.0 / torch.bincount(labels).double()[labels]

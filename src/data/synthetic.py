@@ -1,0 +1,117 @@
+"""Data made on the spot: nothing to download, and the truth is known."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.data.images import ImageDataModule
+from src.data.in_memory import Arrays, InMemoryDataModule
+
+STREAMS = {"train": 0, "val": 1, "test": 2, "truth": 3}
+
+
+class SyntheticRegressionDataModule(InMemoryDataModule):
+    """Samples of y = x @ w + b + noise, x standard normal: x (B, F) float32, y (B,) float32.
+
+    Args:
+        weights: True weights w, one a feature.
+        bias: True bias b.
+        noise_std: Standard deviation of the noise, in the unit of y.
+        num_samples: Training samples.
+        num_val_samples: Validation samples, drawn apart.
+        num_test_samples: Test samples, drawn apart.
+        kwargs: See ``InMemoryDataModule``.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] = (2.0, -3.4),
+        bias: float = 4.2,
+        noise_std: float = 0.01,
+        num_samples: int = 1000,
+        num_val_samples: int = 200,
+        num_test_samples: int = 200,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not weights:
+            raise ValueError("weights: empty. Give one for each feature.")
+        if noise_std < 0:
+            raise ValueError(f"noise_std: {noise_std} is negative.")
+        self.counts = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
+        for name, count in zip(("", "val_", "test_"), self.counts.values(), strict=True):
+            if count < 2:
+                raise ValueError(f"num_{name}samples: {count} is not at least 2.")
+        self.noise_std = noise_std
+        self.true_weights = torch.tensor(weights, dtype=torch.float32)
+        self.true_bias = torch.tensor(bias, dtype=torch.float32)
+        self.num_features = len(weights)
+
+    def load(self, source: str) -> Arrays:
+        random = np.random.default_rng([self.seed, STREAMS[source]])
+        x = _float32(random.standard_normal((self.counts[source], self.num_features)))
+        noise = _float32(random.standard_normal(self.counts[source])) * self.noise_std
+        return Arrays(x, x @ self.true_weights + self.true_bias + noise)
+
+
+class SyntheticImageDataModule(ImageDataModule):
+    """Images of learnable classes: a smooth pattern for each class, shifted, faded, with noise.
+
+    Args:
+        num_classes: Number of classes, equally frequent.
+        num_samples: Training images.
+        num_val_samples: Validation images, drawn apart.
+        num_test_samples: Test images, drawn apart.
+        image_size_px: Height and width of an image.
+        noise_std: Standard deviation of the noise, in units of a pattern's contrast.
+        kwargs: See ``ImageDataModule``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        num_samples: int = 10_000,
+        num_val_samples: int = 1_000,
+        num_test_samples: int = 2_000,
+        image_size_px: int = 32,
+        noise_std: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_size_px=image_size_px, mean=(0.5,) * 3, std=(0.2,) * 3, **kwargs)
+        self.counts = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
+        for name, count in zip(("", "val_", "test_"), self.counts.values(), strict=True):
+            if count < num_classes:
+                raise ValueError(f"num_{name}samples: {count} is fewer than num_classes.")
+        if num_classes < 2:
+            raise ValueError(f"num_classes: {num_classes} is not at least 2.")
+        if noise_std < 0:
+            raise ValueError(f"noise_std: {noise_std} is negative.")
+        self.num_classes = num_classes
+        self.noise_std = noise_std
+
+    def load(self, source: str) -> Arrays:
+        patterns = self._patterns()  # (K, H, W, 3)
+        random = np.random.default_rng([self.seed, STREAMS[source]])
+        count, size = self.counts[source], self.image_size_px
+        labels = torch.arange(count) % self.num_classes
+        images = torch.empty(count, size, size, 3, dtype=torch.uint8)
+        for i, label in enumerate(labels.tolist()):
+            shift = random.integers(-size // 8, size // 8 + 1, 2)
+            image = torch.roll(patterns[label], shift.tolist(), (0, 1)) * random.uniform(0.5, 1.5)
+            noise = _float32(random.standard_normal((size, size, 3))) * self.noise_std
+            images[i] = ((image + noise) * 0.1 + 0.5).clamp(0, 1).mul(255).byte()
+        return Arrays(images, labels)
+
+    def _patterns(self) -> Tensor:
+        random = np.random.default_rng([self.seed, STREAMS["truth"]])
+        coarse = _float32(random.standard_normal((self.num_classes, 3, 4, 4)))
+        size = (self.image_size_px, self.image_size_px)
+        return F.interpolate(coarse, size, mode="bicubic").permute(0, 2, 3, 1)
+
+
+def _float32(values: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))

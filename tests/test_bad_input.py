@@ -1,0 +1,418 @@
+"""Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from src import evaluate, run, train
+
+CONFIGS = ", ".join(
+    sorted(str(p.relative_to(run.CONFIGS).with_suffix("")) for p in run.CONFIGS.rglob("*.yaml"))
+)
+CIFAR = ["--config", "cifar10"]
+GIVE_RUN = "Give a run folder, a .ckpt file, or `last`."
+
+# Arguments of src.train, and the message without its leading "error: ".
+CASES: list[tuple[str, list[str], str]] = [
+    (
+        "unknown option of a model",
+        [*CIFAR, "--model.optmizer.lr", "1"],
+        "model.optmizer: SimpleCNN has no such option. Did you mean `optimizer`?",
+    ),
+    (
+        "unknown option of the data",
+        ["--data.batchsize", "1"],
+        "data.batchsize: SyntheticRegressionDataModule has no such option. "
+        "Did you mean `batch_size`?",
+    ),
+    (
+        "unknown option of the trainer",
+        ["--trainer.max_epoch", "1"],
+        "trainer.max_epoch: trainer has no such option. Did you mean `max_epochs`?",
+    ),
+    (
+        "unknown option of a callback",
+        ["--callbacks.gradient_clipping.max_nrm", "1"],
+        "callbacks.gradient_clipping.max_nrm: GradientClipping has no such option. "
+        "Did you mean `max_norm`?",
+    ),
+    (
+        "unknown callback",
+        ["--callbacks.gradint_clipping.max_norm", "1"],
+        "callbacks.gradint_clipping: callbacks has no such option. "
+        "Did you mean `gradient_clipping`?",
+    ),
+    (
+        "unknown option at the top",
+        ["--modl", "SimpleCNN"],
+        "modl: the command line has no such option. Did you mean `model`?",
+    ),
+    (
+        "no option at all",
+        ["cifar10"],
+        "cifar10: is no option. Options begin with --, as in --trainer.max_epochs 5.",
+    ),
+    (
+        "unknown config",
+        ["--config", "cifr10"],
+        f"--config cifr10: no such config. Did you mean `cifar10`? Available: {CONFIGS}.",
+    ),
+    ("config without a name", ["--config"], "--config: needs the name of a config or a path."),
+    (
+        "overlay alone",
+        ["--config", "overlays/ddp"],
+        "model: missing. Put an experiment before the overlays, such as "
+        "--config linear_regression, or give --model.",
+    ),
+    (
+        "unknown class",
+        ["--model", "SimpleCN"],
+        "model: there is no class `SimpleCN`. Did you mean `SimpleCNN`?",
+    ),
+    (
+        "module that is not there",
+        ["--model", "nowhere.Model"],
+        "model: cannot import it: No module named 'nowhere'.",
+    ),
+    (
+        "class of another kind",
+        ["--model", "torch.nn.Linear"],
+        "model: `torch.nn.Linear` is no LightningModule.",
+    ),
+    (
+        "wrong type, integer",
+        ["--trainer.max_epochs", "many"],
+        "trainer.max_epochs: `many` has the wrong type. Give int or null.",
+    ),
+    (
+        "wrong type, list",
+        [*CIFAR, "--model.channels", "32"],
+        "model.channels: `32` has the wrong type. Give list.",
+    ),
+    (
+        "wrong type, fraction",
+        ["--data.batch_size", "2.5"],
+        "data.batch_size: `2.5` has the wrong type. Give int.",
+    ),
+    (
+        "no such choice",
+        [*CIFAR, "--model.activation", "rellu"],
+        "model.activation: `rellu` is not a choice. Did you mean `relu`?",
+    ),
+    ("zero size", ["--data.batch_size", "0"], "data.batch_size: 0 is not at least 1."),
+    ("negative size", ["--data.num_workers", "-1"], "data.num_workers: -1 is negative."),
+    (
+        "zero channels",
+        [*CIFAR, "--model.channels", "[32,0]"],
+        "model.channels[1]: 0 is not at least 1.",
+    ),
+    ("dropout", [*CIFAR, "--model.dropout", "1.5"], "model.dropout: 1.5 is not in [0, 1)."),
+    (
+        "image too small for the network",
+        [*CIFAR, "--model.image_size_px", "8"],
+        "model.image_size_px: 8 is too small for 2 convolutions with pooling. "
+        "Use at least 10, or fewer `channels`.",
+    ),
+    (
+        "sizes that do not fit together",
+        ["--model.num_features", "3"],
+        "model.num_features: 3, but the data has 2. Set it to 2.",
+    ),
+    (
+        "unknown optimizer",
+        ["--model.optimizer.name", "SDG"],
+        "model.optimizer.name: torch.optim has no `SDG`. Did you mean `SGD`?",
+    ),
+    (
+        "unknown option of an optimizer",
+        ["--model.optimizer.momentun", "0.9"],
+        "model.optimizer.momentun: SGD has no such option. Did you mean `momentum`?",
+    ),
+    (
+        "unknown schedule",
+        [*CIFAR, "--model.lr_scheduler.name", "OneCycle"],
+        "model.lr_scheduler.name: torch.optim.lr_scheduler has no `OneCycle`. "
+        "Did you mean `OneCycleLR`?",
+    ),
+    (
+        "negative learning rate",
+        ["--model.optimizer.lr", "-1"],
+        "model.optimizer: SGD refuses its settings: Invalid learning rate: -1",
+    ),
+    (
+        "unknown augmentation",
+        [*CIFAR, "--data.augment", "{random_crp: {pad_px: 2}}"],
+        "data.augment.random_crp: no such augmentation. Did you mean `random_crop`?",
+    ),
+    (
+        "augmentation out of range",
+        [*CIFAR, "--data.augment", "{random_crop: {pad_px: 40}}"],
+        "data.augment.random_crop.pad_px: 40 is not in [0, 32).",
+    ),
+    (
+        "workers needed",
+        ["--data.persistent_workers", "true"],
+        "data.persistent_workers: True needs worker processes. Set num_workers too.",
+    ),
+    (
+        "subset larger than the data",
+        ["--data.subset", "5000"],
+        "data.subset: 5000 is more than the 1000 training samples.",
+    ),
+    (
+        "batch that devices cannot share",
+        ["--data.batch_size", "33", *("--trainer.devices", "2", "--trainer.strategy", "ddp")],
+        "data.batch_size: 33 samples cannot be shared by 2 devices. Use 32 or 34.",
+    ),
+    (
+        "effective batch that does not divide",
+        ["--callbacks.gradient_accumulation.effective_batch_size", "70"],
+        "callbacks.gradient_accumulation.effective_batch_size: 70 is not a multiple of the 32 "
+        "samples of a batch over 1 device(s). Use 64, for example.",
+    ),
+    (
+        "two ways to clip",
+        ["--callbacks.gradient_clipping.max_value", "1"],
+        "callbacks.gradient_clipping.max_norm: give either max_norm or max_value, not max_norm "
+        "10.0 with max_value 1.0.",
+    ),
+    (
+        "best of a metric that is never logged",
+        ["--callbacks.checkpoint.monitor", "val/los"],
+        "callbacks.checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`?\n"
+        "  Logged: train/loss, val/loss.",
+    ),
+    (
+        "early stopping without a metric",
+        ["--callbacks.early_stopping.patience", "3"],
+        "callbacks.early_stopping.monitor: EarlyStopping needs it. Give it a value.",
+    ),
+    (
+        "strategy that is not there",
+        ["--trainer.strategy", "dpp"],
+        "trainer: You selected an invalid strategy name: `strategy='dpp'`.…",
+    ),
+    (
+        "seed",
+        ["--seed_everything", "false"],
+        "seed_everything: false, but every run is seeded. Give a number.",
+    ),
+    ("run name", ["--run_name", "a/b"], "--run_name 'a/b': is not the name of a folder."),
+    ("run to resume", ["--resume", "nope"], f"RUN nope: no such file or folder. {GIVE_RUN}"),
+]
+
+
+def fails(
+    main: object, args: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(main)
+    with pytest.raises(SystemExit) as exit_:
+        main(list(args))
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert len(printed.err.splitlines()) <= 3
+    if message.endswith("…"):  # the rest comes from a library
+        assert printed.err.startswith(f"error: {message[:-1]}")
+    else:
+        assert printed.err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(("args", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_train(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    fails(train.main, [*args, "--runs_dir", str(runs)], message, capsys)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "model: {a",
+            "--config {path}: is no valid YAML, line 1: expected ',' or '}}', but got '<stream end>'.",
+        ),
+        ("- 3", "--config {path}: holds no options. Begin with `model:`, for example."),
+        (
+            "!!python/object/apply:os.getcwd []",
+            "--config {path}: is no valid YAML, line 1: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.getcwd'.",
+        ),
+        ("modl: 3", "modl: the command line has no such option. Did you mean `model`?"),
+        (
+            "trainer: {max_epoch: 2}\nmodel: LinearRegression",
+            "trainer.max_epoch: trainer has no such option. Did you mean `max_epochs`?",
+        ),
+        (
+            "model: {class_path: LinearRegression, num_features: 2}",
+            "model.num_features: stands beside class_path. Put it under `init_args`.",
+        ),
+        (
+            "model: {class_path: LinearRegression, init_args: {num_feature: 2}}",
+            "model.num_feature: LinearRegression has no such option. Did you mean `num_features`?",
+        ),
+    ],
+)
+def test_config_files(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    fails(train.main, ["--config", str(path)], message.format(path=path), capsys)
+
+
+def make_images(folder: Path, size: int = 32) -> Path:
+    for split in ("train", "test"):
+        for number in range(10):
+            place = folder / split / f"class{number}"
+            place.mkdir(parents=True)
+            for name in ("a.png", "b.png"):
+                Image.new("RGB", (size, size), (number, 0, 0)).save(place / name)
+    return folder
+
+
+def test_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expect(message: str, data: Path) -> None:
+        args = [*CIFAR, "--data.data_dir", str(data), "--runs_dir", str(tmp_path / "runs")]
+        fails(train.main, args, f"data.{message}", capsys)
+        assert not (tmp_path / "runs").exists()
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    missing = tmp_path / "missing"
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", offline)
+    expect(
+        f"data_dir: {missing} holds no CIFAR-10, and the download failed: no network.\n"
+        "  Put cifar-10-python.tar.gz or class folders train/<class>/ and test/<class>/ there, "
+        "or train offline with --config cifar10_synthetic.",
+        missing,
+    )
+    archive = tmp_path / "cut" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(b"\x1f\x8b truncated")
+    expect(
+        f"data_dir: {archive} is incomplete or not the official archive (its MD5 is not "
+        "c58f30108f718f92721af3b95e74349a). Remove it, then download it again.",
+        archive.parent,
+    )
+    images = make_images(tmp_path / "images")
+    corrupt = images / "train/class3/b.png"
+    whole = corrupt.read_bytes()
+    corrupt.write_bytes(whole[:40])
+    fails_with = f"data.{corrupt} is not a readable image: …"
+    args = [*CIFAR, "--data.data_dir", str(images)]
+    fails(train.main, args, fails_with, capsys)
+    corrupt.write_bytes(whole)
+    for name in ("a.png", "b.png"):
+        (images / "train/class5" / name).unlink()
+    fails(train.main, args, f"data.{images}/train/class5 holds no images…", capsys)
+    large = make_images(tmp_path / "large", size=40)
+    fails(
+        train.main,
+        [*CIFAR, "--data.data_dir", str(large)],
+        f"data.{large}/train/class0/a.png is 40 x 40 pixels, not 32 x 32. "
+        "Use ImageFolderDataModule for images of other sizes.",
+        capsys,
+    )
+
+
+class RunsCode:
+    """Makes a pickle that calls ``print`` when it is opened."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("opened",)
+
+
+def test_checkpoints(
+    tmp_path: Path, regression_run: Path, image_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def expect(message: str, *args: str) -> None:
+        fails(evaluate.main, args, message, capsys)
+
+    best = regression_run / "checkpoints" / "best.ckpt"
+    config = str(regression_run / "config.yaml")
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(best.read_bytes()[:500])
+    expect(f"RUN {cut}: is cut short or no checkpoint (…", str(cut), "--config", config)
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(pickle.dumps({"state_dict": RunsCode()}))
+    expect(f"RUN {evil}: holds objects…", str(evil), "--config", config)
+    torch.save({"state_dict": RunsCode()}, evil)
+    expect(f"RUN {evil}: holds objects…", str(evil), "--config", config)
+    torch.save({"weights": 3}, evil)
+    expect(
+        f"RUN {evil}: is no checkpoint of a LightningModule: no `state_dict`.",
+        str(evil),
+        "--config",
+        config,
+    )
+    copy = tmp_path / "copy.ckpt"
+    copy.write_bytes(best.read_bytes())
+    expect(
+        f"RUN {copy}: has no config.yaml beside it. Give the --config it was trained with.",
+        str(copy),
+    )
+    expect(
+        f"RUN {copy}: is a checkpoint of another model than SimpleCNN as configured: "
+        "`network.0.weight` is (1, 2) there and (4, 3, 3, 3) here.\n"
+        "  Give the configuration it was trained with.",
+        *(str(copy), "--config", str(image_run / "config.yaml")),
+    )
+    expect(f"RUN nope: no such file or folder. {GIVE_RUN}", "nope")
+    expect(f"RUN {tmp_path}: no checkpoint in {tmp_path}/checkpoints.", str(tmp_path))
+    expect("RUN last: there is no run in nowhere. Train one first.", "last", "--runs_dir=nowhere")
+    expect("--split tset: is no split. Use `test` or `val`.", "last", "--split", "tset")
+    expect("the following arguments are required: RUN. See python -m src.evaluate --help.")
+
+
+def test_runs(tmp_path: Path, regression_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = regression_run.parent.parent
+    fails(
+        train.main,
+        ["--runs_dir", str(runs), "--run_name", "run"],
+        f"--run_name run: {regression_run} exists. Choose another name, or go on with it: "
+        f"--resume {regression_run}",
+        capsys,
+    )
+    file = tmp_path / "file"
+    file.touch()
+    fails(
+        train.main,
+        ["--runs_dir", str(file / "runs")],
+        f"--runs_dir {file}/runs: {file} cannot be written (Not a directory). "
+        "Choose another folder.",
+        capsys,
+    )
+
+
+def test_devices_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count() + 1
+        devices = ["--trainer.accelerator", "gpu", "--trainer.devices", str(count)]
+        fails(train.main, devices, "trainer: You requested gpu…", capsys)
+    else:
+        message = "trainer: No supported gpu backend found!"
+        fails(train.main, ["--trainer.accelerator", "gpu"], message, capsys)
+
+
+def test_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--model.optimizer.lr", "1e30", "--callbacks.gradient_clipping.max_norm", "1e9"]
+    fails(
+        train.main,
+        [*args, "--runs_dir", str(tmp_path), "--run_name", "run"],
+        "callbacks.gradient_clipping.on_nonfinite: the gradient of optimizer step 1 has norm inf.\n"
+        "  Lower the learning rate, look at the data, or set on_nonfinite to `skip`.",
+        capsys,
+    )
+    # It had begun, so its folder stays, without a checkpoint of what went wrong.
+    assert (tmp_path / "linear_regression/run/config.yaml").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
