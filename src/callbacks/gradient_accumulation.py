@@ -12,7 +12,8 @@ class GradientAccumulation(GradientAccumulationScheduler):
 
     Beside Lightning's scheduler: every sample of a step has the same weight, also in the shorter
     last step of an epoch, in its smaller last batch, and where devices get one sample more than
-    others. The loss must be a mean over the batch. So k batches of n are one batch of k * n.
+    others. The loss must be a mean over the batch. So k batches of n are one batch of k * n. Where
+    the data's sampler has no ``sizes``, the batches of a step have the same weight instead.
 
     Args:
         batches: Batches accumulated for a step.

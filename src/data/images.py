@@ -217,7 +217,7 @@ def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
         with Image.open(file) as image:
             size, rgb = image.size, image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(file), "it").replace(repr(str(file)), "it")
+        reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
     if size != (size_px, size_px):
         if not resize:

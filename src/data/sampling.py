@@ -26,7 +26,8 @@ class TrainingSampler(KeptSampler):
 
     The k-th global batch is the same on any number of devices: each takes a contiguous part of it.
     In the last, smaller batch the parts may differ by one sample; ``sizes`` tells, for gradients to
-    be weighted. A rank whose part would be empty repeats a sample, of weight 0.
+    be weighted. A rank whose part would be empty repeats a sample, of weight 0 (train metrics count
+    it).
 
     Args:
         num_samples: Samples of the split.

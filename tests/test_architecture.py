@@ -1,0 +1,56 @@
+"""The house keeps its shape: who imports whom, and how large it is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from src.run import ROOT
+
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PACKAGES = ("models", "data", "callbacks")
+# Beside itself and third parties, what each part may import of this project.
+ALLOWED = {
+    "models": {"optim"},
+    "data": set(),
+    "callbacks": set(),
+    "optim": set(),
+    "run": set(),
+    "errors": {"callbacks", "data", "models"},
+    "cli": {"callbacks", "data", "errors", "models", "run"},
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "src").parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Name the parts of this project that a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "src":
+            parts = str(node.module).split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("src.")}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part in ALLOWED:
+        assert imports(ast.parse(path.read_text())) <= ALLOWED[part] | {part}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_happens_at_import(path: Path) -> None:
+    """At the top of a module: definitions, constants and imports, no bare call."""
+    for node in ast.parse(path.read_text()).body:
+        calls = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        assert not calls and not isinstance(node, (ast.For, ast.While, ast.With)), ast.unparse(node)
+
+
+def test_stays_small() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in SOURCES) < 2400

@@ -1,0 +1,209 @@
+"""The commands as a person uses them, in this process where nothing of the process matters."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from src.evaluate import main as evaluate
+from src.models import LinearRegression, SimpleCNN
+from src.train import main as train
+from tests.conftest import TINY_IMAGES
+
+
+def state(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(run / "checkpoints" / name, weights_only=True)
+    loaded: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return loaded
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = state(first), state(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def resolved(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    with pytest.raises(SystemExit, match="0"):
+        train([*args, "--print_config"])
+    config: dict[str, dict[str, object]] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def test_default_experiment_finds_the_true_weights(
+    regression_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = json.loads((regression_run / "metrics.json").read_text())
+    assert metrics["test/weight_error"] < 0.01
+    assert metrics["test/bias_error"] < 0.01
+    assert train(["--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"weights +│ (\S+), (\S+) +\(true 2.0000, -3.4000\)", printed)
+    assert found is not None
+    assert abs(float(found[1]) - 2) < 0.01
+    assert abs(float(found[2]) + 3.4) < 0.01
+    assert same(tmp_path / "linear_regression" / "run", regression_run)  # seed 0 is a seed
+
+
+def test_later_settings_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data: {init_args: {batch_size: 64}}\ntrainer: {max_epochs: 7}")
+    args = ["--config", "linear_regression", "--trainer.max_epochs", "3", "--config", str(overlay)]
+    config = resolved([*args, "--data.batch_size", "16"], capsys)
+    assert config["trainer"]["max_epochs"] == 7
+    assert config["data"]["init_args"]["batch_size"] == 16  # type: ignore[index]
+    config = resolved([*args, "--callbacks.lr_monitor", "null"], capsys)
+    assert config["callbacks"]["lr_monitor"] is None
+    assert config["callbacks"]["gradient_clipping"]["init_args"]["max_norm"] == 10  # type: ignore[index]
+
+
+def test_classes_of_others(tmp_path: Path) -> None:
+    demos = "lightning.pytorch.demos.boring_classes"
+    args = ["--model", f"{demos}.BoringModel", "--data", f"{demos}.BoringDataModule"]
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    metrics = json.loads((tmp_path / "linear_regression/run/metrics.json").read_text())
+    assert metrics["steps"] == 10 * 64
+
+
+def test_folder_of_a_run(image_run: Path) -> None:
+    names = {p.name for p in image_run.iterdir() if not p.name.startswith("events.out.tfevents")}
+    assert names == {
+        *("checkpoints", "config.yaml", "environment.json", "metrics.csv", "metrics.json"),
+    }
+    assert {p.name for p in (image_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert list(image_run.glob("events.out.tfevents*"))
+    config = yaml.safe_load((image_run / "config.yaml").read_text())
+    assert config["seed_everything"] == 0
+    assert config["run_name"] is None
+    environment = json.loads((image_run / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    with (image_run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["lr"]] == ["0", "1", "2", "3", "4", "5"]
+    assert [row["step"] for row in rows if row["val/acc"]] == ["2", "5"]
+    metrics = json.loads((image_run / "metrics.json").read_text())
+    assert metrics["epochs"] == 2
+    assert metrics["steps"] == 6
+    assert float(rows[-1]["test/acc"]) == metrics["test/acc"]
+
+
+def test_repeating_a_run(image_run: Path, tmp_path: Path) -> None:
+    args = ["--config", str(image_run / "config.yaml"), "--runs_dir", str(tmp_path)]
+    assert train([*args, "--run_name", "again"]) == 0
+    again = tmp_path / "cifar10_synthetic" / "again"  # the experiment keeps its name
+    assert same(again, image_run)
+    assert train([*args, "--run_name", "other", "--seed_everything", "1"]) == 0
+    assert not same(tmp_path / "cifar10_synthetic" / "other", image_run)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluate_gives_the_same_to_the_last_digit(
+    split: str, image_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--split", split, "--runs_dir", str(image_run.parent.parent)]
+    evaluate(["last", *args])
+    by_name = capsys.readouterr().out
+    evaluate([str(image_run), *args])
+    assert capsys.readouterr().out == by_name
+    printed = dict(re.findall(r"│ (\S+/\S+) +│ (\S+) ", by_name))
+    if split == "test":
+        metrics = json.loads((image_run / "metrics.json").read_text())
+        assert printed["test/loss"] == f"{metrics['test/loss']:.7g}"
+        assert printed["test/acc"] == f"{metrics['test/acc']:.7g}"
+    assert printed.keys() == {f"{split}/acc", f"{split}/loss"}
+    best = state(image_run, "best.ckpt")
+    other = evaluate_batch_size(image_run, split, capsys)
+    assert float(other[f"{split}/loss"]) == pytest.approx(float(printed[f"{split}/loss"]), 1e-5)
+    assert all(
+        torch.equal(best[name], tensor) for name, tensor in state(image_run, "best.ckpt").items()
+    )
+
+
+def evaluate_batch_size(
+    run: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> dict[str, str]:
+    evaluate([str(run), "--split", split, "--data.val_batch_size", "7"])
+    return dict(re.findall(r"│ (\S+/\S+) +│ (\S+) ", capsys.readouterr().out))
+
+
+def test_a_checkpoint_rebuilds_its_model(image_run: Path, regression_run: Path) -> None:
+    cnn = SimpleCNN.load_from_checkpoint(image_run / "checkpoints/best.ckpt", weights_only=True)
+    assert cnn.hparams["channels"] == [4, 4]
+    line = LinearRegression.load_from_checkpoint(
+        regression_run / "checkpoints/best.ckpt", weights_only=True
+    )
+    assert line.layer.weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+
+
+def test_resume(image_run: Path, tmp_path: Path) -> None:
+    def go_on(*args: str) -> None:
+        assert train([*args, "--runs_dir", str(tmp_path)]) == 0
+
+    longer = [*TINY_IMAGES, "--model.lr_scheduler.total_steps", "12"]
+    go_on(*longer, "--run_name", "whole", "--trainer.max_epochs", "4")
+    go_on(*longer, "--run_name", "parts", "--trainer.max_epochs", "2")
+    whole, parts = (tmp_path / "cifar10_synthetic" / name for name in ("whole", "parts"))
+    assert not same(parts, whole)
+    go_on("--resume", str(parts), "--trainer.max_epochs", "4")
+    assert same(parts, whole)
+    assert yaml.safe_load((parts / "config.yaml").read_text())["trainer"]["max_epochs"] == 4
+
+    def read(run: Path) -> list[dict[str, str]]:
+        measured = ("samples_per_s", "memory_mib")
+        with (run / "metrics.csv").open() as file:
+            rows = [{k: v for k, v in r.items() if k not in measured} for r in csv.DictReader(file)]
+        return [row for row in rows if not row["test/acc"]]  # the first part ends with a test too
+
+    assert read(parts) == read(whole)
+
+    # `auto`: the newest unfinished run of this experiment, else a new one.
+    (parts / "metrics.json").unlink()
+    go_on(*longer, "--resume", "auto", "--trainer.max_epochs", "5", "--model.lr_scheduler=null")
+    assert sorted(p.name for p in whole.parent.iterdir()) == ["parts", "whole"]
+    assert json.loads((parts / "metrics.json").read_text())["epochs"] == 5
+    go_on(*longer, "--resume", "auto")
+    assert len(list(whole.parent.iterdir())) == 3
+
+
+def test_dry_run_leaves_nothing(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert train([*TINY_IMAGES, "--trainer.fast_dev_run", "true", "--runs_dir", str(runs)]) == 0
+    assert not runs.exists()
+
+
+def test_trainer_option_for_accumulation(tmp_path: Path) -> None:
+    args = ["--trainer.accumulate_grad_batches", "4", "--trainer.max_epochs", "1"]
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    metrics = json.loads((tmp_path / "linear_regression/run/metrics.json").read_text())
+    assert metrics["steps"] == 8  # 32 batches
+
+
+def test_ctrl_c_and_a_pipe(tmp_path: Path) -> None:
+    args = [*TINY_IMAGES, "--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.train", *args, "--runs_dir", str(tmp_path), "--run_name", "run"]
+        + ["--callbacks.progress.interval_s", "0", "--callbacks.early_stopping", "null"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0] == "epoch 1  batch 1/3  \n"
+    assert re.fullmatch(r"epoch 1  batch 2/3  train/acc_step \S+  train/loss_step \S+\n", lines[1])
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == "stopping after this step; once more to stop at once\n"
+    assert "\x1b" not in printed  # no terminal codes in a pipe
+    run = tmp_path / "cifar10_synthetic" / "run"
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    with (run / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["lr"]]
+    assert checkpoint["global_step"] == steps[-1] + 1
