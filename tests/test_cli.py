@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +171,27 @@ def test_resume(image_run: Path, tmp_path: Path) -> None:
     assert json.loads((parts / "metrics.json").read_text())["epochs"] == 5
     go_on(*longer, "--resume", "auto")
     assert len(list(whole.parent.iterdir())) == 3
+
+
+def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after step 4 of 3 + 3, with a learning rate, an order and crops that depend on it."""
+    args = [*TINY_IMAGES, "--runs_dir", str(tmp_path), "--data.augment", "{random_crop: {}}"]
+    assert train([*args, "--run_name", "whole"]) == 0
+    step = SimpleCNN.training_step
+
+    def stop(self: SimpleCNN, *batch: Any) -> torch.Tensor:
+        if self.trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *batch)
+
+    monkeypatch.setattr(SimpleCNN, "training_step", stop)
+    with pytest.raises(SystemExit, match="143"):
+        train([*args, "--run_name", "parts"])
+    monkeypatch.undo()
+    whole, parts = (tmp_path / "cifar10_synthetic" / name for name in ("whole", "parts"))
+    assert torch.load(parts / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert train(["--resume", str(parts), "--runs_dir", str(tmp_path)]) == 0
+    assert same(parts, whole)
 
 
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:

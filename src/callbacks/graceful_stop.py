@@ -21,6 +21,7 @@ class GracefulStop(Callback):
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
         self._step = 0
+        self._saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -33,16 +34,24 @@ class GracefulStop(Callback):
     ) -> None:
         # Between two steps of an accumulation window there is nothing that could be resumed.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if self._signal is not None and stepped:
-            saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint)]
-            for checkpoint in saving:
-                checkpoint.write_last(trainer)
-            raise SystemExit(128 + self._signal)
+        if self._signal is not None and stepped and not trainer.is_last_batch:
+            for checkpoint in trainer.checkpoint_callbacks:
+                if isinstance(checkpoint, Checkpoint):
+                    checkpoint.write_last(trainer)
+            self._saved = True
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Not in `on_train_batch_end`: the metrics of a step are logged after that.
+        if self._saved:
+            self._leave()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave()  # the end of the epoch before has been saved
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # It came after the last step, in validation; the end of the epoch has been saved since.
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
+        self._leave()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -51,6 +60,10 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._restore()
+
+    def _leave(self) -> None:
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

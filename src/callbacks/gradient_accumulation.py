@@ -33,6 +33,8 @@ class GradientAccumulation(GradientAccumulationScheduler):
         if len(given) == 2 or (given and batches != 1):
             other = "effective_batch_size" if len(given) == 2 else "batches"
             raise ValueError(f"{given[0]}: cannot be combined with {other}. Give one of them.")
+        if schedule is not None and not schedule:
+            raise ValueError("schedule: empty. Give epoch: batches, or leave it out.")
         if batches < 1:
             raise ValueError(f"batches: {batches} is not at least 1.")
         if effective_batch_size is not None and effective_batch_size < 1:

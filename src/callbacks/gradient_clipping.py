@@ -17,7 +17,8 @@ class GradientClipping(Callback):
     the gradient scaler itself skips non-finite steps while it finds its scale: those are no error.
 
     Logs: grad/norm, the mean norm before clipping since the row before; grad/clipped, the share of
-    steps clipped (0 to 1); with ``on_nonfinite: skip``, grad/skipped, the steps skipped so far.
+    steps clipped (0 to 1), both over finite norms (NaN where there is none); with ``on_nonfinite:
+    skip``, grad/skipped, the steps skipped so far.
 
     Args:
         max_norm: Scale all gradients so that their joint 2-norm is at most this.
@@ -62,21 +63,21 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = size = get_total_norm(gradients)
+        if self.max_value is not None:
+            size = get_total_norm(gradients, norm_type=float("inf"))
+        if not self._norms:
+            self._first_step = trainer.global_step
+        self._norms.append(norm)
+        self._sizes.append(size)
         if self.on_nonfinite == "skip" and not torch.isfinite(norm):
             if not _scaler_skips(trainer):
                 self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
-            return
-        if not self._norms:
-            self._first_step = trainer.global_step
-        self._norms.append(norm)
-        if self.max_norm is not None:
-            self._sizes.append(norm)
+        elif self.max_norm is not None:
             clip_grads_with_norm_(parameters, self.max_norm, norm)
         else:
             assert self.max_value is not None
-            self._sizes.append(get_total_norm(gradients, norm_type=float("inf")))
             clip_grad_value_(parameters, self.max_value)
 
     def on_train_batch_end(
@@ -86,8 +87,7 @@ class GradientClipping(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and step % every == 0 and step != self._last_read_step:
             self._last_read_step = step
-            if self._norms:
-                pl_module.log_dict(self._read(trainer))
+            pl_module.log_dict(self._read(trainer))
             if self.on_nonfinite == "skip":
                 pl_module.log("grad/skipped", float(self.num_skipped))
 
@@ -112,8 +112,6 @@ class GradientClipping(Callback):
         norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
         finite = torch.isfinite(norms)
         self._forget()
-        if not finite.any():
-            return {}
         limit = self.max_norm if self.max_norm is not None else self.max_value
         assert limit is not None
         clipped = (sizes[finite] > limit).float().mean()

@@ -1,7 +1,7 @@
 """Find out at once that a monitored metric will never be logged."""
 
-from collections.abc import Callable
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 
 from lightning.pytorch import Callback, LightningModule, Trainer

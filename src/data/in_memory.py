@@ -1,12 +1,12 @@
 """Datasets held whole in memory, and the datamodule that serves them batch by batch."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -56,6 +56,29 @@ class ArrayDataset(Dataset[Batch]):
         if self.only_rows:
             return Batch(None, None, rows)
         return Batch(self.arrays.inputs[rows], self.arrays.targets[rows], rows)
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """A loader that begins each pass after the batches that the trainer has counted in the epoch.
+
+    Those are none, unless a run is resumed from within an epoch. Lightning takes a loader with
+    these two methods to be resumable; there is no state beside the trainer's own.
+    """
+
+    sampler: TrainingSampler
+    trainer: Trainer | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Runs at the first batch, and not at `iter`: by then Lightning has told the epoch.
+        if self.trainer is not None:
+            self.sampler.first_batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
 class InMemoryDataModule(LightningDataModule):
@@ -191,7 +214,10 @@ class InMemoryDataModule(LightningDataModule):
                 f"batch_size: {self.batch_size} with drop_last leaves no batch of {len(dataset)} "
                 "training samples. Use a smaller batch_size, or set drop_last to false."
             )
-        return self._loader(dataset, sampler)
+        loader = self._loader(dataset, sampler, TrainingLoader)
+        assert isinstance(loader, TrainingLoader)
+        loader.trainer = self.trainer
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader("val")
@@ -261,10 +287,13 @@ class InMemoryDataModule(LightningDataModule):
         return self._loader(dataset, sampler)
 
     def _loader(
-        self, dataset: ArrayDataset, sampler: DistributedSampler[Tensor]
+        self,
+        dataset: ArrayDataset,
+        sampler: DistributedSampler[Tensor],
+        cls: type[DataLoader[Batch]] = DataLoader,
     ) -> DataLoader[Batch]:
         # With `batch_size=None` the dataset is asked for what the sampler yields: a whole batch.
-        return DataLoader(
+        return cls(
             dataset,
             batch_size=None,
             sampler=sampler,

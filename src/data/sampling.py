@@ -56,6 +56,7 @@ class TrainingSampler(KeptSampler):
         self.length = num_samples
         self.batch_size = batch_size
         self.weights = weights
+        self.first_batch = 0  # of the next pass, for a run resumed within an epoch
 
     def order(self) -> Tensor:
         """Positions in the order of this epoch, (num_samples,) int64."""
@@ -77,7 +78,8 @@ class TrainingSampler(KeptSampler):
 
     def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
         order = self.order()
-        for batch in range(len(self)):
+        first, self.first_batch = self.first_batch, 0
+        for batch in range(first, len(self)):
             start = batch * self.batch_size
             whole = order[start : start + self.batch_size]
             part = torch.tensor_split(whole, self.num_replicas)[self.rank]
