@@ -236,13 +236,14 @@ def test_train(
     [
         (
             "model: {a",
-            "--config {path}: is no valid YAML, line 1: expected ',' or '}}', but got '<stream end>'.",
+            "--config {path}: is no valid YAML, line 1: expected ',' or '}}', "
+            "but got '<stream end>'.",
         ),
         ("- 3", "--config {path}: holds no options. Begin with `model:`, for example."),
         (
             "!!python/object/apply:os.getcwd []",
-            "--config {path}: is no valid YAML, line 1: could not determine a constructor for the tag "
-            "'tag:yaml.org,2002:python/object/apply:os.getcwd'.",
+            "--config {path}: is no valid YAML, line 1: could not determine a constructor for "
+            "the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'.",
         ),
         ("modl: 3", "modl: the command line has no such option. Did you mean `model`?"),
         (

@@ -208,10 +208,13 @@ def test_trainer_option_for_accumulation(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_and_a_pipe(tmp_path: Path) -> None:
-    args = [*TINY_IMAGES, "--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"]
+    args = [
+        *(*TINY_IMAGES, "--runs_dir", str(tmp_path), "--run_name", "run"),
+        *("--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"),
+        *("--callbacks.progress.interval_s", "0", "--callbacks.early_stopping", "null"),
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", *args, "--runs_dir", str(tmp_path), "--run_name", "run"]
-        + ["--callbacks.progress.interval_s", "0", "--callbacks.early_stopping", "null"],
+        [sys.executable, "-m", "src.train", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -51,10 +51,8 @@ class GracefulStop(Callback):
         self._leave()  # the end of the epoch before has been saved
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()  # not in `teardown`: by then Lightning has taken its own handlers away
         self._leave()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
