@@ -1,9 +1,8 @@
 """Turn what goes wrong with a person's input into a few lines that help."""
 
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from src.callbacks.monitor_check import MonitorCheck, snake_case
+from src.suggest import suggest
 
 PACKAGE = Path(__file__).parent
 INPUT_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
@@ -115,15 +115,6 @@ def explain_parsing(
     if "Expected a" in text:
         return _wrong_type(text, key)
     return f"{key}: {_first_line(text)}" if key else _first_line(text)
-
-
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """Name the choice that was probably meant, or all of them."""
-    choices = sorted(choices)
-    near = difflib.get_close_matches(name, choices, 1, 0.5)
-    if near:
-        return f"Did you mean `{near[0]}`?"
-    return f"Available: {', '.join(choices)}." if choices else ""
 
 
 def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:

@@ -12,11 +12,12 @@ PACKAGES = ("models", "data", "callbacks")
 # Beside itself and third parties, what each part may import of this project.
 ALLOWED = {
     "models": {"optim"},
-    "data": set(),
-    "callbacks": set(),
-    "optim": set(),
-    "run": set(),
-    "errors": {"callbacks", "data", "models"},
+    "data": {"suggest"},
+    "callbacks": {"suggest"},
+    "optim": {"suggest"},
+    "run": {"suggest"},
+    "suggest": set(),
+    "errors": {"callbacks", "data", "models", "suggest"},
     "cli": {"callbacks", "data", "errors", "models", "run"},
 }
 

@@ -71,7 +71,7 @@ class CIFAR10DataModule(ImageDataModule):
         else:
             self._unpack()
         for source in self.needed():
-            self.load(source)
+            self.read(source)
 
     def load(self, source: str) -> Arrays:
         if self._has_class_folders():

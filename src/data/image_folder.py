@@ -77,7 +77,7 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         super().prepare_data()
         for source in self.needed():
-            self.load(source)
+            self.read(source)
 
     def load(self, source: str) -> Arrays:
         classes = self._classes()

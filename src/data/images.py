@@ -5,7 +5,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from src.data import augment as augmentations, philox
 from src.data.in_memory import InMemoryDataModule, Split
+from src.suggest import suggest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_VERSION = 1  # raise it when the pixels decoded from the same files change
@@ -103,12 +103,12 @@ def find_augmentations(
     found: dict[str, Augmentation] = {}
     for name, options in settings.items():
         if name not in choices:
-            raise ValueError(f"augment.{name}: no such augmentation. {_suggest(name, choices)}")
+            raise ValueError(f"augment.{name}: no such augmentation. {suggest(name, choices)}")
         function = choices[name]
         accepted = list(inspect.signature(function).parameters)[2:]
         for option in options or {}:
             if option not in accepted:
-                hint = _suggest(option, accepted)
+                hint = suggest(option, accepted)
                 raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
         found[name] = partial(function, **(options or {}))
         try:
@@ -238,8 +238,3 @@ def labelled(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
         files += images
         labels += [label] * len(images)
     return files, torch.tensor(labels)
-
-
-def _suggest(name: str, choices: Any) -> str:
-    near = get_close_matches(name, list(choices), 1, 0.5)
-    return f"Did you mean `{near[0]}`?" if near else f"Available: {', '.join(choices)}."

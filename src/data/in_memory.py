@@ -167,6 +167,12 @@ class InMemoryDataModule(LightningDataModule):
         """Return all samples of a source."""
         raise NotImplementedError
 
+    def read(self, source: str) -> Arrays:
+        """Return all samples of a source, loaded once in a process."""
+        if source not in self.sources:
+            self.sources[source] = self.load(source)
+        return self.sources[source]
+
     def source(self, split: Split) -> str:
         """Name the source that holds ``split``."""
         return split
@@ -187,9 +193,7 @@ class InMemoryDataModule(LightningDataModule):
         for split in splits.get(stage, ()):
             if split not in self.datasets:
                 source = self.source(split)
-                if source not in self.sources:
-                    self.sources[source] = self.load(source)
-                arrays = self.sources[source]
+                arrays = self.read(source)
                 rows = self.select(split, len(arrays.targets))
                 if split == "train":
                     rows = self._take_subset(rows)

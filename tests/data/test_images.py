@@ -1,0 +1,316 @@
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.data import images
+from src.data.images import ImageDataModule, decode
+from src.data.in_memory import Arrays, Split
+from tests.data.tiny import SPLITS, save_image, serve, shades
+
+AUGMENT = {"random_crop": {"pad_px": 2}, "horizontal_flip": None}
+MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
+
+
+class Photographs(ImageDataModule):
+    """Random pixels; of the 24 images 6 are for validation; each image's target is its row."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(6, MEAN, STD, **{"seed": 0, "batch_size": 8, **kwargs})
+
+    def source(self, split: Split) -> str:
+        return "test" if split == "test" else "train"
+
+    def select(self, split: Split, num_rows: int) -> Tensor:
+        if split == "test":
+            return torch.arange(num_rows)
+        return self.split_rows(num_rows, val=0.25)[split]
+
+    def load(self, source: str) -> Arrays:
+        random = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (24, 6, 6, 3), dtype=torch.uint8, generator=random)
+        return Arrays(pixels, torch.arange(24))
+
+
+def pixels_of_rows(data: Photographs, *args: Any, **kwargs: Any) -> dict[int, Tensor]:
+    return {
+        row: image
+        for batch, rows in serve(data, *args, **kwargs)
+        for row, image in zip(rows.tolist(), batch, strict=True)
+    }
+
+
+def same_images(some: dict[int, Tensor], others: dict[int, Tensor]) -> list[bool]:
+    return [torch.equal(image, others[row]) for row, image in some.items()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"batch_size": 3}, 18),
+        ({"num_workers": 2}, 18),
+        ({"device_resident": True}, 18),
+        ({"shuffle": False}, 18),
+        ({"subset": 5, "batch_size": 2, "num_workers": 1, "device_resident": True}, 5),
+    ],
+)
+def test_augmentation_depends_on_seed_epoch_and_row_alone(
+    settings: dict[str, Any], count: int
+) -> None:
+    reference = pixels_of_rows(Photographs(augment=AUGMENT), epoch=1)
+    found = pixels_of_rows(Photographs(augment=AUGMENT, **settings), epoch=1)
+    assert same_images(found, reference) == [True] * count
+
+
+def test_augmentation_is_the_same_on_two_devices() -> None:
+    reference = pixels_of_rows(Photographs(augment=AUGMENT))
+    for rank in (0, 1):
+        found = pixels_of_rows(Photographs(augment=AUGMENT), devices=2, rank=rank)
+        assert same_images(found, reference) == [True] * 9
+
+
+def test_augmentation_differs_by_epoch_seed_and_row() -> None:
+    data = Photographs(augment=AUGMENT, val_batch_size=24)
+    first, second = (pixels_of_rows(data, epoch=epoch) for epoch in (0, 1))
+    assert sum(same_images(first, second)) <= 3  # 25 shifts and 2 sides: 1 in 50 by chance
+    draws = [data._epoch_draws(torch.device("cpu"))[name].clone() for name in AUGMENT]
+    assert len(torch.unique(torch.cat(draws)[:, 0])) == 2 * 24
+    other_seed = pixels_of_rows(Photographs(augment=AUGMENT, seed=1), epoch=0)
+    shared = {row: image for row, image in first.items() if row in other_seed}
+    assert len(shared) >= 12
+    assert sum(same_images(shared, other_seed)) <= 3
+    again = pixels_of_rows(data, epoch=0)
+    assert same_images(again, first) == [True] * 18
+
+
+def test_evaluation_is_normalized_like_training_and_never_augmented() -> None:
+    data = Photographs(augment=AUGMENT)
+    raw = data.load("train").inputs.permute(0, 3, 1, 2) / 255
+    normalized = (raw - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    train, val, test = (pixels_of_rows(data, split) for split in SPLITS)
+    plain_train = pixels_of_rows(Photographs())
+    assert [len(found) for found in (train, val, test, plain_train)] == [18, 6, 24, 18]
+    assert train.keys().isdisjoint(val)
+    for found in (val, test, plain_train):
+        for row, image in found.items():
+            torch.testing.assert_close(image, normalized[row], rtol=0, atol=1e-6)
+    # An augmented image holds pixels of the original, in other places.
+    for row, image in train.items():
+        offered = set((normalized[row] * 1000).round().flatten().tolist())
+        assert set((image * 1000).round().flatten().tolist()) <= offered
+    assert sum(same_images(train, plain_train)) <= 3
+
+
+def test_batches_are_float32_in_channels_last_memory() -> None:
+    (batch, _), *_ = serve(Photographs())
+    assert (batch.shape, batch.dtype) == ((8, 3, 6, 6), torch.float32)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_floats_of_a_collate_fn_are_left_as_they_are() -> None:
+    def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([x for x, _ in samples]) / 255, torch.stack([y for _, y in samples])
+
+    data = Photographs(augment=AUGMENT, collate_fn=collate)
+    for row, image in pixels_of_rows(data).items():
+        assert torch.equal(image, data.load("train").inputs[row].permute(2, 0, 1) / 255)
+
+
+def test_augmentations_are_applied_in_the_order_given() -> None:
+    pixels = torch.arange(36, dtype=torch.uint8).view(1, 6, 6, 1)
+    draws = torch.tensor([[0.5, 0.0, 0, 0]])
+    settings: dict[str, dict[str, Any]] = {"random_crop": {}, "horizontal_flip": {"probability": 1}}
+    found = images.find_augmentations(settings, 6)
+    assert list(found) == ["random_crop", "horizontal_flip"]
+    once = found["random_crop"](pixels, draws)
+    assert once[0, 0, :, 0].tolist() == [2, 1, 0, 1, 2, 3]
+    assert found["horizontal_flip"](once, draws)[0, 0, :, 0].tolist() == [3, 2, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (
+            {"random_crob": {}},
+            "augment.random_crob: no such augmentation. Did you mean `random_crop`?",
+        ),
+        (
+            {"xyz": None},
+            "augment.xyz: no such augmentation. Available: horizontal_flip, random_crop.",
+        ),
+        (
+            {"random_crop": {"pad": 1}},
+            "augment.random_crop.pad: random_crop has no such option. Did you mean `pad_px`?",
+        ),
+        ({"random_crop": {"pad_px": 6}}, "augment.random_crop.pad_px: 6 is not in [0, 6)."),
+        (
+            {"horizontal_flip": {"probability": 2}},
+            "augment.horizontal_flip.probability: 2 is not in [0, 1].",
+        ),
+        (
+            {"random_crop": {"pad_px": 2.5}},
+            "augment.random_crop: {'pad_px': 2.5} does not fit: "
+            "tensors used as indices must be long, int, byte or bool tensors.",
+        ),
+    ],
+)
+def test_augmentations_that_are_refused(augment: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole message is compared)
+        Photographs(augment=augment)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5, 0.5), (0.5, 0)), ((), ())])
+def test_standard_deviations_that_are_refused(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        ImageDataModule(8, mean, std)
+    assert str(error.value) == f"std: {list(std)} must be positive and as many as in mean."
+
+
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: Path, **_: Any) -> None:
+        pytest.fail(f"{file} is decoded again")
+
+    monkeypatch.setattr(images, "_decode_one", fail)
+
+
+def test_decoded_images_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [save_image(tmp_path / f"{shade}.png", shade) for shade in (7, 9, 8)]
+    cache = tmp_path / "deep" / "cache"
+    decoded = decode(files, 32, cache)
+    assert (decoded.shape, decoded.dtype) == ((3, 32, 32, 3), torch.uint8)
+    assert shades(decoded) == [7, 9, 8]
+    (file,) = cache.iterdir()
+    assert file.suffix == ".npy"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask  # others of a shared machine may read it
+    with monkeypatch.context() as patch:
+        no_decoding(patch)
+        mapped = decode(files, 32, cache)
+        assert shades(mapped) == [7, 9, 8]
+        mapped[0] = 255  # of this process alone
+        assert shades(decode(files, 32, cache)) == [7, 9, 8]
+    assert shades(decode(files[:2], 32, cache)) == [7, 9]
+    assert decode(files, 16, cache).shape == (3, 16, 16, 3)
+
+
+def test_cache_sees_a_changed_file(tmp_path: Path) -> None:
+    files = [save_image(tmp_path / f"{shade}.bmp", shade) for shade in (7, 9)]
+    assert shades(decode(files, 32, tmp_path)) == [7, 9]
+    before = files[1].stat()
+    save_image(files[1], 10)
+    os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert files[1].stat().st_size == before.st_size
+    assert shades(decode(files, 32, tmp_path)) == [7, 10]
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    files = [save_image(tmp_path / "7.png", 7)]
+    cache = tmp_path / "cache"
+    cache.write_text("a file where the folder would be")
+    message = (
+        f"The decoded images cannot be cached in {cache} (File exists), so they are decoded in "
+        "every run and not shared by processes. Set data.cache_dir."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert shades(decode(files, 32, cache)) == [7]
+
+
+def test_no_half_written_cache_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_the_disk(file: Any, array: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    files = [save_image(tmp_path / "7.png", 7)]
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fill_the_disk)
+        with pytest.warns(UserWarning, match=r"/cache \(No space left on device\), so they are "):
+            assert shades(decode(files, 32, tmp_path / "cache")) == [7]
+    assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "taken.npy").mkdir()
+    with pytest.raises(IsADirectoryError):
+        images.save_array(np.zeros(1), tmp_path / "taken.npy")
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    cut = save_image(tmp_path / "cut.bmp", 7)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    for file, reason in {
+        text: "cannot identify image file",
+        cut: r"image file is truncated \(\d+ bytes not processed\)",
+    }.items():
+        message = rf"^{file} is not a readable image: {reason}\. Mend or remove it\.$"
+        with pytest.raises(ValueError, match=message):
+            decode([file], 32, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_images_of_another_size(tmp_path: Path) -> None:
+    file = save_image(tmp_path / "wide.png", 7, size=(40, 32))
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        decode([file], 32, tmp_path / "cache", resize=False)
+    assert str(error.value) == (
+        f"{file} is 40 x 32 pixels, not 32 x 32. "
+        "Use ImageFolderDataModule for images of other sizes."
+    )
+
+
+def test_resizing_scales_and_crops_at_the_centre(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, 4:12] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert shades(decode([tmp_path / "wide.png"], 8, tmp_path / "cache")) == [200]
+
+
+def test_pixels_stay_in_place(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(pixels).save(tmp_path / "4.png")
+    decoded = decode([tmp_path / "4.png"], 4, tmp_path / "cache")
+    assert decoded[0].tolist() == pixels.tolist()
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
+    Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "transparent.png")
+    files = images.list_images(tmp_path)
+    assert shades(decode(files, 4, tmp_path / "cache")) == [9, 9]
+
+
+def test_folders_without_images_or_classes(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        images.list_images(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds no images "
+        "(.bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)."
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        images.class_folders(tmp_path)
+    assert str(error.value) == f"{tmp_path} holds no class folders."
+
+
+def test_labels_number_the_folders(tmp_path: Path) -> None:
+    for path in ("b/2.JPG", "b/1.png", "a/1.png", "a/notes.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    files, labels = images.labelled(images.class_folders(tmp_path))
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["a/1.png", "b/1.png", "b/2.JPG"]
+    assert labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_fractions_that_are_refused(fraction: float) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        images.check_fraction("val_fraction", fraction)
+    assert str(error.value) == f"val_fraction: {fraction} is not in (0, 1)."

@@ -1,0 +1,72 @@
+"""Tiny stand-ins for a trainer and for photographs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
+from torch import Tensor
+
+from src.data.in_memory import InMemoryDataModule, Split
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+FUNCTIONS = {"train": TrainerFn.FITTING, "val": TrainerFn.VALIDATING, "test": TrainerFn.TESTING}
+STAGES = {"train": "fit", "val": "validate", "test": "test"}
+
+
+def trainer(
+    split: Split = "train",
+    epoch: int = 0,
+    devices: int = 1,
+    rank: int = 0,
+    batches_done: int = 0,
+    device: str = "cpu",
+) -> Any:
+    progress = SimpleNamespace(current=SimpleNamespace(ready=batches_done))
+    return SimpleNamespace(
+        state=SimpleNamespace(fn=FUNCTIONS[split]),
+        training=split == "train",
+        testing=split == "test",
+        current_epoch=epoch,
+        world_size=devices,
+        global_rank=rank,
+        overfit_batches=0,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+    )
+
+
+def serve(
+    data: InMemoryDataModule,
+    split: Split = "train",
+    epoch: int = 0,
+    devices: int = 1,
+    rank: int = 0,
+    batches_done: int = 0,
+) -> list[tuple[Tensor, Tensor]]:
+    """All batches of an epoch as a model gets them."""
+    data.trainer = trainer(split, epoch, devices, rank, batches_done)
+    data.prepare_data()
+    data.setup(STAGES[split])
+    loader: Any = getattr(data, f"{split}_dataloader")()
+    loader.sampler.set_epoch(epoch)
+    return [data.on_after_batch_transfer(batch, 0) for batch in loader]
+
+
+def targets(batches: list[tuple[Tensor, Tensor]]) -> list[list[int]]:
+    return [batch.tolist() for _, batch in batches]
+
+
+def save_image(path: Path, shade: int, size: tuple[int, int] = (32, 32)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, shade, shade)).save(path)
+    return path
+
+
+def shades(images: Tensor) -> list[int]:
+    """The shades of bytes (N, H, W, C), each image being of one shade."""
+    assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
+    found: list[int] = images[:, 0, 0, 0].tolist()
+    return found
