@@ -53,7 +53,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
     if raised_in_package(cause.__traceback__) or isinstance(cause, MisconfigurationException):
-        return f"{owner}{cause}"
+        named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
+        return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
     return None
 
 

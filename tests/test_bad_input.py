@@ -309,18 +309,18 @@ def test_images(
     corrupt = images / "train/class3/b.png"
     whole = corrupt.read_bytes()
     corrupt.write_bytes(whole[:40])
-    fails_with = f"data.{corrupt} is not a readable image: …"
+    fails_with = f"data: {corrupt} is not a readable image: …"
     args = [*CIFAR, "--data.data_dir", str(images)]
     fails(train.main, args, fails_with, capsys)
     corrupt.write_bytes(whole)
     for name in ("a.png", "b.png"):
         (images / "train/class5" / name).unlink()
-    fails(train.main, args, f"data.{images}/train/class5 holds no images…", capsys)
+    fails(train.main, args, f"data: {images}/train/class5 holds no images…", capsys)
     large = make_images(tmp_path / "large", size=40)
     fails(
         train.main,
         [*CIFAR, "--data.data_dir", str(large)],
-        f"data.{large}/train/class0/a.png is 40 x 40 pixels, not 32 x 32. "
+        f"data: {large}/train/class0/a.png is 40 x 40 pixels, not 32 x 32. "
         "Use ImageFolderDataModule for images of other sizes.",
         capsys,
     )

@@ -21,7 +21,7 @@ from src.data.in_memory import InMemoryDataModule, Split
 from src.suggest import suggest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-CACHE_VERSION = 1  # raise it when the pixels decoded from the same files change
+CACHE_VERSION = 2  # raise it when the pixels decoded from the same files change
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -51,8 +51,10 @@ class ImageDataModule(InMemoryDataModule):
         super().__init__(**kwargs)
         if image_size_px < 1:
             raise ValueError(f"image_size_px: {image_size_px} is not at least 1.")
-        if len(mean) != len(std) or min(std, default=0) <= 0:
-            raise ValueError(f"std: {list(std)} must be positive and as many as in mean.")
+        if len(std) not in (1, 3) or len(mean) != len(std) or min(std, default=0) <= 0:
+            raise ValueError(
+                f"std: {list(std)} must be positive, one or three, and as many as in mean."
+            )
         self.image_size_px = image_size_px
         # pixel / 255 normalized, as one multiplication and one addition
         self._scale = torch.tensor([1 / (255 * s) for s in std])
@@ -126,7 +128,9 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         ValueError: There is none.
     """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    found = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
     if not found:
         raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
     return found
@@ -215,7 +219,8 @@ def load_array(path: Path) -> Tensor:
 def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
     try:
         with Image.open(file) as image:
-            size, rgb = image.size, image.convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            size, rgb = upright.size, upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None

@@ -170,7 +170,10 @@ def test_augmentations_that_are_refused(augment: dict[str, Any], message: str) -
 def test_standard_deviations_that_are_refused(mean: list[float], std: list[float]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         ImageDataModule(8, mean, std)
-    assert str(error.value) == f"std: {list(std)} must be positive and as many as in mean."
+    assert (
+        str(error.value)
+        == f"std: {list(std)} must be positive, one or three, and as many as in mean."
+    )
 
 
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,3 +317,16 @@ def test_fractions_that_are_refused(fraction: float) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         images.check_fraction("val_fraction", fraction)
     assert str(error.value) == f"val_fraction: {fraction} is not in (0, 1)."
+
+
+def test_photographs_are_turned_upright_and_hidden_files_passed_over(tmp_path: Path) -> None:
+    sideways = Image.new("RGB", (2, 1))
+    sideways.putdata([(255, 0, 0), (0, 0, 255)])  # stored left to right, to be seen top to bottom
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the tag for orientation: turn by 90 degrees clockwise
+    sideways.resize((8, 4), Image.Resampling.NEAREST).save(tmp_path / "a.png", exif=exif)
+    (tmp_path / "._a.png").write_bytes(b"what another system leaves beside a file")
+    (file,) = images.list_images(tmp_path)
+    pixels = decode([file], 4, tmp_path / "cache")[0]
+    assert pixels[0].tolist() == [[255, 0, 0]] * 4
+    assert pixels[3].tolist() == [[0, 0, 255]] * 4
