@@ -123,8 +123,10 @@ def find_run(spec: str, runs_dir: Path) -> Run:
 
 def list_runs(runs_dir: Path) -> list[Path]:
     """List the folders of runs that have a checkpoint, newest first."""
-    found = {p.parent.parent for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
-    return sorted(found, key=lambda p: (p / "config.yaml").stat().st_mtime, reverse=True)
+    found = {p.parent.parent / "config.yaml" for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
+    configs = [config for config in found if config.exists()]
+    newest = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
+    return [config.parent for config in newest]
 
 
 def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
@@ -279,6 +281,7 @@ class RunFiles(Callback):
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if stage == "fit" and trainer.is_global_zero and not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             (self.folder / "config.yaml").write_text(self.config)
             write_json(self.folder / "environment.json", environment(trainer))
 

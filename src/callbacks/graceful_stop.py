@@ -19,7 +19,6 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, Any] = {}
         self._step = 0
         self._saved = False
 
@@ -27,7 +26,7 @@ class GracefulStop(Callback):
         self._step = trainer.global_step
         if trainer.world_size == 1:
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
+                signal.signal(number, self._receive)  # Lightning restores them at the end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -51,13 +50,7 @@ class GracefulStop(Callback):
         self._leave()  # the end of the epoch before has been saved
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()  # not in `teardown`: by then Lightning has taken its own handlers away
         self._leave()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._restore()
 
     def _leave(self) -> None:
         if self._signal is not None:
@@ -67,8 +60,3 @@ class GracefulStop(Callback):
         self._signal = number
         print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
         signal.signal(number, signal.SIG_DFL)
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()

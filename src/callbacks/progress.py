@@ -61,7 +61,7 @@ class Progress(ProgressBar):
             self._show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled and self._batch:
+        if self._enabled:
             self._show(trainer)
         self._stop()
 

@@ -103,7 +103,8 @@ class SupervisedModule(LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        self._unread.clear()
+        self._unread.clear()  # of an epoch that was broken off
+        self.train_metrics.reset()
         self._last_read_step = self.trainer.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

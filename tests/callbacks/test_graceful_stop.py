@@ -1,0 +1,118 @@
+import os
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.callbacks import Checkpoint, GracefulStop
+from src.data import SyntheticRegressionDataModule
+from tests.fitting import Line, fit
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Send(Callback):
+    """Sends a signal to its own process, at the start of a batch or of a validation."""
+
+    def __init__(
+        self, number: int, batch: int | None = None, validation: int | None = None
+    ) -> None:
+        self.number, self.batch, self.validation = number, batch, validation
+        self.num_batches = self.num_validations = 0
+        self.handlers: list[Any] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.num_batches += 1
+        if self.num_batches == self.batch:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_start(self, *args: Any) -> None:
+        self.num_validations += 1
+        if self.num_validations == self.validation:
+            os.kill(os.getpid(), self.number)
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, _: Any) -> None:
+        self.handlers = [signal.getsignal(number) for number in NUMBERS]
+
+
+def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[float], Trainer]:
+    """Train on eight batches an epoch."""
+    model = Line(num_features=2, optimizer={"name": "SGD", "lr": 0.1, "momentum": 0.9})
+    data = SyntheticRegressionDataModule(num_samples=32, batch_size=4, seed=1)
+    made = fit(folder, model, data, GracefulStop(), *callbacks, **{"max_epochs": 2, **options})
+    return model.weights, made
+
+
+@pytest.mark.parametrize(
+    ("sent", "options", "status", "step"),
+    [
+        (Send(signal.SIGTERM, batch=5), {}, 143, 5),
+        (Send(signal.SIGINT, batch=5), {}, 130, 5),
+        (Send(signal.SIGTERM, batch=8), {}, 143, 8),
+        (Send(signal.SIGTERM, batch=11), {}, 143, 11),
+        # Within an accumulated step: after it.
+        (Send(signal.SIGTERM, batch=4), {"accumulate_grad_batches": 3}, 143, 2),
+        (Send(signal.SIGTERM, batch=6), {"accumulate_grad_batches": 3}, 143, 2),
+        # In validation: before the next epoch, or at the end of the run.
+        (Send(signal.SIGINT, validation=1), {"limit_val_batches": 1}, 130, 8),
+        (Send(signal.SIGINT, validation=2), {"limit_val_batches": 1}, 130, 16),
+    ],
+)
+def test_stops_after_the_step_and_saves(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sent: Send,
+    options: dict[str, Any],
+    status: int,
+    step: int,
+) -> None:
+    before = [signal.getsignal(number) for number in NUMBERS]
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path, sent, Checkpoint(), **options)
+    assert caught.value.code == status
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == step
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    told = "stopping after this step; once more to stop at once"
+    assert capsys.readouterr().err.splitlines().count(told) == 1
+
+
+def test_second_signal_ends_the_process(tmp_path: Path) -> None:
+    class Look(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            seen.append([signal.getsignal(number) for number in NUMBERS])
+
+    seen: list[list[Any]] = []
+    with pytest.raises(SystemExit):
+        train(tmp_path, Send(signal.SIGTERM, batch=2), Look())
+    assert [handlers[1] == signal.SIG_DFL for handlers in seen] == [False, True]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_handlers_are_restored_after_a_run(tmp_path: Path, crash: bool) -> None:
+    class Crash(Callback):
+        def on_train_epoch_end(self, *args: Any) -> None:
+            if crash:
+                raise RuntimeError("crash")
+
+    before = [signal.getsignal(number) for number in NUMBERS]
+    recorded = Send(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="crash") if crash else nullcontext():
+        train(tmp_path, recorded, Crash())
+    assert [getattr(h, "__name__", "") for h in recorded.handlers] == ["_receive", "_receive"]
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+@pytest.mark.parametrize("batch", [5, 8, 13])
+def test_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path: Path, batch: int) -> None:
+    expected, _ = train(tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        train(tmp_path, Send(signal.SIGTERM, batch=batch), Checkpoint())
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    found, made = train(tmp_path, Checkpoint(), ckpt_path=last)
+    assert made.global_step == 16
+    assert found == expected

@@ -1,0 +1,209 @@
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
+
+from src.callbacks import Checkpoint, GradientClipping
+from tests.fitting import Given, Line, Rows, fit
+
+# With weights of zero, x and y = -0.5 give the gradient -2 * y * x = x.
+INPUTS = torch.tensor([[3.0, 4.0], [0.6, 0.8], [6.0, 8.0]])  # norms 5, 1, 10
+HALF = -0.5
+
+
+def data(inputs: torch.Tensor = INPUTS, bad: int | None = None, value: float = 0.0) -> Given:
+    """Serve one input a batch; that of number ``bad`` has the target ``value``."""
+    targets = torch.full((len(inputs),), HALF)
+    if bad is not None:
+        targets[bad] = value
+    return Given(inputs, targets, batch_size=1)
+
+
+def line(lr: float = 1.0, name: str = "SGD", **settings: Any) -> Line:
+    return Line(num_features=2, bias=False, optimizer={"name": name, "lr": lr, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({"max_norm": 2.5}, [-1.5, -2.0]),
+        ({"max_norm": 5.0}, [-3.0, -4.0]),
+        ({"max_norm": 50.0}, [-3.0, -4.0]),
+        ({"max_value": 3.5}, [-3.0, -3.5]),
+        ({"max_value": 0.5}, [-0.5, -0.5]),
+    ],
+)
+def test_step_is_that_of_the_clipped_gradient(
+    tmp_path: Path, settings: dict[str, Any], weights: list[float]
+) -> None:
+    model = line()
+    fit(tmp_path, model, data(INPUTS[:1]), GradientClipping(**settings))
+    assert model.weights == pytest.approx(weights, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "norms", "clipped"),
+    [
+        ({"max_norm": 2.5}, {}, {0: 5, 1: 1, 2: 10}, {0: 1, 1: 0, 2: 1}),
+        ({"max_norm": 5}, {}, {0: 5, 1: 1, 2: 10}, {0: 0, 1: 0, 2: 1}),
+        ({"max_value": 4.5}, {}, {0: 5, 1: 1, 2: 10}, {0: 0, 1: 0, 2: 1}),  # largest 4, 0.8, 8
+        ({"max_norm": 2.5}, {"log_every_n_steps": 3}, {2: 16 / 3}, {2: 2 / 3}),
+        (
+            {"max_norm": 2.5},
+            {"log_every_n_steps": 2, "max_epochs": 2},  # rows go on over the end of an epoch
+            {1: 3, 3: 7.5, 5: 5.5},
+            {1: 0.5, 3: 1, 5: 0.5},
+        ),
+        ({"max_norm": 2.5}, {"accumulate_grad_batches": 3}, {0: 16 / 3}, {0: 1}),
+        ({"max_norm": 2.5}, {"log_every_n_steps": 0}, {}, {}),
+    ],
+)
+def test_rows(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    norms: dict[int, float],
+    clipped: dict[int, float],
+) -> None:
+    logger, clipping = Rows(), GradientClipping(**settings)
+    fit(tmp_path, line(lr=0.0), data(), clipping, logger=logger, **options)
+    assert logger.column("grad/norm") == pytest.approx(norms)
+    assert logger.column("grad/clipped") == pytest.approx(clipped)
+    assert logger.column("grad/skipped") == {}
+    assert clipping._norms == clipping._sizes == []
+
+
+def test_accumulated_gradients_are_clipped_together(tmp_path: Path) -> None:
+    model = line()
+    fit(tmp_path, model, data(), GradientClipping(max_norm=2.5), accumulate_grad_batches=3)
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+
+
+def half_precision() -> dict[str, Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    return {"plugins": MixedPrecision("16-mixed", "cpu", scaler)}
+
+
+def test_gradients_in_half_precision_are_unscaled_first(tmp_path: Path) -> None:
+    model, logger = line(), Rows()
+    clipping = GradientClipping(max_norm=2.5)
+    fit(tmp_path, model, data(INPUTS[:1]), clipping, logger=logger, **half_precision())
+    assert logger.column("grad/norm") == pytest.approx({0: 5.0})
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_step_skipped_by_the_scaler_is_no_error(tmp_path: Path, on_nonfinite: Any) -> None:
+    model, logger = line(), Rows()
+    clipping = GradientClipping(max_norm=2.5, on_nonfinite=on_nonfinite)
+    bad = data(INPUTS[:2], bad=1, value=float("inf"))
+    made = fit(tmp_path, model, bad, clipping, logger=logger, **half_precision())
+    assert logger.column("grad/norm") == pytest.approx({0: 5.0, 1: nan}, nan_ok=True)
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+    assert clipping.num_skipped == 0
+    plugin: Any = made.precision_plugin
+    assert plugin.scaler.get_scale() == 512.0
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("log_every_n_steps", [1, 2, 50, 0])
+def test_stop_names_the_step(tmp_path: Path, value: str, log_every_n_steps: int) -> None:
+    with pytest.raises(FloatingPointError) as caught:
+        fit(
+            tmp_path,
+            line(),
+            data(bad=1, value=float(value)),
+            GradientClipping(max_norm=1.0),
+            log_every_n_steps=log_every_n_steps,
+        )
+    assert str(caught.value) == (
+        f"on_nonfinite: the gradient of optimizer step 1 has norm {value}.\n"
+        "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."
+    )
+
+
+@pytest.mark.parametrize(("every_n_steps", "steps"), [(None, []), (1, [1])])
+def test_no_checkpoint_has_weights_that_are_not_numbers(
+    tmp_path: Path, every_n_steps: int | None, steps: list[int]
+) -> None:
+    with pytest.raises(FloatingPointError):
+        fit(
+            tmp_path,
+            line(),
+            data(bad=1, value=float("nan")),
+            GradientClipping(max_norm=1.0),
+            Checkpoint(every_n_steps=every_n_steps),
+            log_every_n_steps=50,
+        )
+    found = [torch.load(path, weights_only=True) for path in tmp_path.rglob("*.ckpt")]
+    assert [checkpoint["global_step"] for checkpoint in found] == steps
+    assert all(torch.isfinite(v).all() for c in found for v in c["state_dict"].values())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_skipping_is_as_if_the_batch_were_not_there(tmp_path: Path, optimizer: str) -> None:
+    settings = {"momentum": 0.9} if optimizer == "SGD" else {}
+    found = []
+    for given in (data(bad=1, value=float("inf")), data(INPUTS[::2])):
+        model, logger = line(0.1, optimizer, weight_decay=0.1, **settings), Rows()
+        clipping = GradientClipping(max_norm=1.0, on_nonfinite="skip")
+        made = fit(tmp_path, model, given, clipping, logger=logger)
+        found.append((model.weights, made.optimizers[0].state_dict()["state"], clipping, logger))
+    (skipped, state, counting, rows), (expected, state_expected, _, rows_expected) = found
+    assert skipped == expected
+    assert str(state) == str(state_expected)
+    assert counting.num_skipped == 1
+    assert rows.column("grad/skipped") == {0: 0, 1: 1, 2: 1}
+    first, last = rows_expected.column("grad/norm").values()
+    assert rows.column("grad/norm") == pytest.approx({0: first, 1: nan, 2: last}, nan_ok=True)
+
+
+def test_skipping_leaves_out_the_whole_accumulated_step(tmp_path: Path) -> None:
+    model, clipping = line(), GradientClipping(max_norm=2.5, on_nonfinite="skip")
+    inputs = torch.cat([INPUTS[:2], INPUTS[:1], INPUTS[:1]])
+    fit(tmp_path, model, data(inputs, 1, float("nan")), clipping, accumulate_grad_batches=2)
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+    assert clipping.num_skipped == 1
+
+
+def test_skipped_steps_are_counted_over_a_resumption(tmp_path: Path) -> None:
+    def train(max_epochs: int, path: Path | None) -> tuple[Trainer, GradientClipping]:
+        clipping = GradientClipping(max_norm=1.0, on_nonfinite="skip")
+        given = data(bad=1, value=float("nan"))
+        made = fit(tmp_path, line(), given, clipping, ckpt_path=path, max_epochs=max_epochs)
+        return made, clipping
+
+    made, clipping = train(1, None)
+    assert clipping.num_skipped == 1
+    made.save_checkpoint(tmp_path / "model.ckpt")
+    assert train(2, tmp_path / "model.ckpt")[1].num_skipped == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {},
+            "max_norm: give either max_norm or max_value, not max_norm None with max_value None.",
+        ),
+        (
+            {"max_norm": 1.0, "max_value": 2.0},
+            "max_norm: give either max_norm or max_value, not max_norm 1.0 with max_value 2.0.",
+        ),
+        ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
+        ({"max_value": -1.0}, "max_value: -1.0 is not positive."),
+        ({"max_norm": float("nan")}, "max_norm: nan is not positive."),
+        (
+            {"max_norm": 1.0, "on_nonfinite": "ignore"},
+            "on_nonfinite: 'ignore' is neither `stop` nor `skip`.",
+        ),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=":") as caught:
+        GradientClipping(**settings)
+    assert str(caught.value) == message

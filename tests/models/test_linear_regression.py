@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.models import LinearRegression
+from tests.fitting import Given, fit, trainer
+
+# With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5.
+INPUTS, TARGETS = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 0.0])
+
+
+class Known(Given):
+    """Data that knows its weights."""
+
+    true_weights = torch.tensor([0.6, -0.2])
+    true_bias = torch.tensor(0.875)
+
+
+def build() -> LinearRegression:
+    model = LinearRegression(num_features=2, optimizer={"name": "SGD", "lr": 0.1})
+    with torch.no_grad():
+        model.layer.weight.copy_(torch.tensor([[0.5, -0.5]]))
+        model.layer.bias.fill_(1.0)
+    return model
+
+
+def test_one_step_follows_the_gradient(tmp_path: Path) -> None:
+    model = build()
+    made = fit(tmp_path, model, Given(INPUTS, TARGETS))
+    assert float(made.callback_metrics["train/loss"]) == (1.5**2 + 0.5**2) / 2
+    # Mean of 2 * error * x: (-3 * 1 + 1 * 3) / 2 = 0, (-3 * 2 + 1 * 4) / 2 = -1; bias: -1.
+    assert model.layer.weight[0].tolist() == pytest.approx([0.5, -0.4])
+    assert model.layer.bias.tolist() == pytest.approx([1.1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_test_metrics(tmp_path: Path, batch_size: int) -> None:
+    data = Known(INPUTS, TARGETS, batch_size=batch_size)
+    (found,) = trainer(tmp_path).test(build(), datamodule=data, verbose=False)
+    assert found == pytest.approx(
+        {
+            "test/loss": 1.25,
+            "test/r2": 1 - 2.5 / 2,  # squared errors 2.5, squared distances from the mean 2
+            "test/weight_error": 0.3,
+            "test/bias_error": 0.125,
+        }
+    )
+
+
+def test_without_a_known_truth_there_is_no_error_of_weights(tmp_path: Path) -> None:
+    (found,) = trainer(tmp_path).test(build(), datamodule=Given(INPUTS, TARGETS), verbose=False)
+    assert found == pytest.approx({"test/loss": 1.25, "test/r2": -0.25})
+
+
+def test_report_sets_weights_beside_the_true_ones(tmp_path: Path) -> None:
+    model = build()
+    for data, weights, bias in (
+        (Given(INPUTS, TARGETS), "", ""),
+        (Known(INPUTS, TARGETS), "  (true 0.6000, -0.2000)", "  (true 0.8750)"),
+    ):
+        trainer(tmp_path).test(model, datamodule=data, verbose=False)
+        expected = {"weights": f"0.5000, -0.5000{weights}", "bias": f"1.0000{bias}"}
+        assert model.report() == expected
+    assert LinearRegression(num_features=9).report() == {}
+
+
+def test_no_features_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^num_features: 0 is not at least 1\.$"):
+        LinearRegression(num_features=0)
