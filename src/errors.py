@@ -74,8 +74,8 @@ def owner_of(trace: TracebackType | None) -> str:
             owner = "model."
         elif isinstance(this, LightningDataModule):
             owner = "data."
-        elif isinstance(this, MonitorCheck):  # speaks of other callbacks, by their names
-            owner = "callbacks."
+        elif isinstance(this, MonitorCheck):
+            owner = ""  # it names the callback that it speaks of
         elif isinstance(this, Callback):
             owner = f"callbacks.{snake_case(type(this).__name__)}."
         trace = trace.tb_next

@@ -5,7 +5,6 @@ checkpoints unchanged: ``{"name": "AdamW", "lr": 0.001}``. Everything but the ke
 goes to the constructor of the named class.
 """
 
-import difflib
 import importlib
 import inspect
 import math
@@ -21,6 +20,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+
+from src.suggest import suggest
 
 Settings = Mapping[str, Any]
 
@@ -224,8 +225,8 @@ def _check_monitor(monitor: str, module: LightningModule) -> None:
     if not module.trainer.limit_val_batches:
         names = {name for name in names if not name.startswith("val/")}
     if monitor not in names:
-        known = ", ".join(sorted(names)) or "nothing"
-        raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. Logged: {known}.")
+        hint = suggest(monitor, names, True)
+        raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. {hint}")
 
 
 def _check_timing(settings: Settings) -> None:
@@ -264,9 +265,7 @@ def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> A
         raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {example}.")
     module, _, attribute = name.rpartition(".")
     if not module and name not in choices:
-        near = difflib.get_close_matches(name, choices, 1, 0.5)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise ValueError(f"{key}.name: {home.__name__} has no `{name}`.{hint}")
+        raise ValueError(f"{key}.name: {home.__name__} has no `{name}`. {suggest(name, choices)}")
     try:
         cls = getattr(importlib.import_module(module) if module else home, attribute)
     except (ImportError, AttributeError) as error:
@@ -285,8 +284,7 @@ def _check_arguments(
     choices = [*own, *(p for p in parameters if p not in given)]
     for name in arguments:
         if name not in choices:
-            near = difflib.get_close_matches(name, choices, 1, 0.5)
-            hint = f"Did you mean `{near[0]}`?" if near else f"It has: {', '.join(choices)}."
+            hint = suggest(name, choices)
             raise ValueError(f"{key}.{name}: {cls.__name__} has no such option. {hint}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in (*given, *arguments):

@@ -2,7 +2,6 @@
 
 import csv
 import datetime
-import difflib
 import json
 import os
 import pickle
@@ -26,6 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from src.suggest import suggest
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 CHECKPOINTS = "checkpoints"
@@ -48,11 +49,7 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"Did you mean `{near[0]}`? " if near else ""
-    raise FileNotFoundError(
-        f"--config {name}: no such config. {hint}Available: {', '.join(known)}."
-    )
+    raise FileNotFoundError(f"--config {name}: no such config. {suggest(name, known, True)}")
 
 
 def experiment_name(config: Path) -> str:
@@ -110,11 +107,10 @@ def find_run(spec: str, runs_dir: Path) -> Run:
         return Run(folder if (folder / "config.yaml").exists() else None, path)
     if not path.is_dir():
         known = [str(p) for p in list_runs(runs_dir)]
-        near = difflib.get_close_matches(spec, known, 1, 0.5)
-        hint = (
-            f"Did you mean `{near[0]}`?" if near else "Give a run folder, a .ckpt file, or `last`."
+        raise FileNotFoundError(
+            f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
+            + suggest(spec, known)
         )
-        raise FileNotFoundError(f"RUN {spec}: no such file or folder. {hint}")
     for name in ("best.ckpt", "last.ckpt"):
         if (path / CHECKPOINTS / name).is_file():
             return Run(path, path / CHECKPOINTS / name)

@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """Ask whether the nearest of ``choices`` was meant, or list them all, as a sentence."""
+def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str:
+    """Ask whether the nearest of ``choices`` was meant, and list them where none is near."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    if near:
-        return f"Did you mean `{near[0]}`?"
-    return f"Available: {', '.join(known)}." if known else ""
+    question = [f"Did you mean `{near[0]}`?"] if near else []
+    listing = [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []
+    return " ".join(question + listing)

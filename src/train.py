@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import run
+from src.callbacks.monitor_check import check_monitors
 from src.cli import ProjectCLI
 from src.data.in_memory import InMemoryDataModule
 from src.errors import InputError, readable
@@ -55,8 +56,9 @@ def train(cli: ProjectCLI, folder: Path) -> None:
 
 
 def prepare(cli: ProjectCLI) -> None:
-    """Find out what is wrong with the data before processes are started for the devices."""
+    """Find out what is wrong before a folder is made or processes are started for devices."""
     data = cli.datamodule
+    check_monitors(cli.trainer, cli.model)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
         if run.is_rank_zero():

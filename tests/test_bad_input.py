@@ -184,8 +184,8 @@ CASES: list[tuple[str, list[str], str]] = [
     (
         "best of a metric that is never logged",
         ["--callbacks.checkpoint.monitor", "val/los"],
-        "callbacks.checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`?\n"
-        "  Logged: train/loss, val/loss.",
+        "callbacks.checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`? "
+        "Available: train/loss, val/loss.",
     ),
     (
         "early stopping without a metric",
@@ -203,7 +203,11 @@ CASES: list[tuple[str, list[str], str]] = [
         "seed_everything: false, but every run is seeded. Give a number.",
     ),
     ("run name", ["--run_name", "a/b"], "--run_name 'a/b': is not the name of a folder."),
-    ("run to resume", ["--resume", "nope"], f"RUN nope: no such file or folder. {GIVE_RUN}"),
+    (
+        "run to resume",
+        ["--resume", "nope"],
+        f"RUN nope: no such file or folder. {GIVE_RUN}\n  Available: none.",
+    ),
 ]
 
 
@@ -368,7 +372,7 @@ def test_checkpoints(
         "  Give the configuration it was trained with.",
         *(str(copy), "--config", str(image_run / "config.yaml")),
     )
-    expect(f"RUN nope: no such file or folder. {GIVE_RUN}", "nope")
+    expect(f"RUN nope: no such file or folder. {GIVE_RUN}…", "nope")
     expect(f"RUN {tmp_path}: no checkpoint in {tmp_path}/checkpoints.", str(tmp_path))
     expect("RUN last: there is no run in nowhere. Train one first.", "last", "--runs_dir=nowhere")
     expect("--split tset: is no split. Use `test` or `val`.", "last", "--split", "tset")

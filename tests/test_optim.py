@@ -14,6 +14,17 @@ from tests.fitting import Given, Line, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
 
+# Torch grows: what it has beside these is asked of it.
+OPTIMIZERS = ", ".join(
+    sorted(
+        name
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+    )
+)
+
 
 class Rates(Callback):
     """Record the learning rate of each group at each step."""
@@ -259,7 +270,10 @@ class Renamed(SGD):
             {"name": "AdanW"},
             "optimizer.name: torch.optim has no `AdanW`. Did you mean `AdamW`?",
         ),
-        ({"name": "Xyzzy"}, "optimizer.name: torch.optim has no `Xyzzy`."),
+        (
+            {"name": "Xyzzy"},
+            f"optimizer.name: torch.optim has no `Xyzzy`. Available: {OPTIMIZERS}.",
+        ),
         (
             {"name": "nowhere.SGD"},
             "optimizer.name: cannot import `nowhere.SGD` (No module named 'nowhere').",
@@ -276,9 +290,9 @@ class Renamed(SGD):
         ),
         (
             {"name": "Rprop", "q": 1},
-            "optimizer.q: Rprop has no such option. It has: name, decay_bias_and_norm, "
-            "lr_multipliers, lr, etas, step_sizes, capturable, foreach, maximize, "
-            "differentiable.",
+            "optimizer.q: Rprop has no such option. Available: capturable, "
+            "decay_bias_and_norm, differentiable, etas, foreach, lr, lr_multipliers, maximize, "
+            "name, step_sizes.",
         ),
         (
             {"name": "SGD", "lr": -1.0},
@@ -407,12 +421,14 @@ NO_LENGTH = "cannot be derived, the run has no known length."
         (
             {"name": "ReduceLROnPlateau", "monitor": "val/acc"},
             {"limit_val_batches": 1},
-            "lr_scheduler.monitor: `val/acc` is never logged. Logged: train/loss, val/loss.",
+            "lr_scheduler.monitor: `val/acc` is never logged. Did you mean `val/loss`? "
+            "Available: train/loss, val/loss.",
         ),
         (
             {"name": "torch.optim.lr_scheduler.ReduceLROnPlateau"},
             {"limit_val_batches": 0},
-            "lr_scheduler.monitor: `val/loss` is never logged. Logged: train/loss.",
+            "lr_scheduler.monitor: `val/loss` is never logged. Did you mean `train/loss`? "
+            "Available: train/loss.",
         ),
     ],
 )

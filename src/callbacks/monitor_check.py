@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.suggest import suggest
 
 
 class MonitorCheck(Callback):
@@ -51,9 +52,6 @@ def snake_case(name: str) -> str:
 
 def describe(owner: str, monitor: str, names: set[str]) -> str:
     """Say that ``monitor`` is never logged, and what is."""
-    near = get_close_matches(monitor, names, 1, 0.5)
-    hint = f"Did you mean `{near[0]}`?" if near else "Set it to one of these, or switch it off."
     return (
-        f"{owner}.monitor: `{monitor}` is never logged. {hint}\n"
-        f"Logged: {', '.join(sorted(names)) or 'nothing'}."
+        f"callbacks.{owner}.monitor: `{monitor}` is never logged. {suggest(monitor, names, True)}"
     )

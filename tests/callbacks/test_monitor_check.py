@@ -12,7 +12,7 @@ from src.callbacks import Checkpoint, MonitorCheck
 from src.callbacks.monitor_check import check_monitors
 from tests.fitting import Given, Line, fit, trainer
 
-LOGGED = "\nLogged: train/loss, val/loss."
+LOGGED = " Available: train/loss, val/loss."
 
 
 @pytest.mark.parametrize(
@@ -21,19 +21,19 @@ LOGGED = "\nLogged: train/loss, val/loss."
         (
             Checkpoint(monitor="val/los"),
             {},
-            "checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`?" + LOGGED,
+            "callbacks.checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`?"
+            + LOGGED,
         ),
         (
             EarlyStopping(monitor="xyz"),
             {},
-            "early_stopping.monitor: `xyz` is never logged. Set it to one of these, or switch it "
-            "off." + LOGGED,
+            "callbacks.early_stopping.monitor: `xyz` is never logged." + LOGGED,
         ),
         (
             EarlyStopping(monitor="val/loss"),
             {"limit_val_batches": 0},
-            "early_stopping.monitor: `val/loss` is never logged. Did you mean `train/loss`?\n"
-            "Logged: train/loss.",
+            "callbacks.early_stopping.monitor: `val/loss` is never logged. "
+            "Did you mean `train/loss`? Available: train/loss.",
         ),
         (EarlyStopping(monitor="val/loss"), {}, None),
         (EarlyStopping(monitor="train/loss"), {"limit_val_batches": 0}, None),
@@ -89,8 +89,8 @@ class Loaders(LightningDataModule):
     [
         (
             "val_los",
-            "early_stopping.monitor: `val_los` is never logged. Did you mean `val_loss`?\n"
-            "Logged: val_loss.",
+            "callbacks.early_stopping.monitor: `val_los` is never logged. Did you mean `val_loss`? "
+            "Available: val_loss.",
         ),
         ("val_loss", None),
         ("train_loss", None),  # not known before training
