@@ -231,7 +231,10 @@ def check_config(path: Path) -> None:
 
 
 def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
-    """Replace the names after ``--config`` by paths, and add the default where none is given."""
+    """Replace the names after ``--config`` by paths, and add what they are laid over.
+
+    That is the configuration of the run that ``--resume`` names; else, without any, the default.
+    """
     resolved: list[str] = []
     paths: list[Path] = []
     tokens = iter(args)
@@ -246,13 +249,13 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
         paths.append(run.find_config(value))
         check_config(paths[-1])
         resolved += ["--config", str(paths[-1])]
-    if not paths:
-        resumed = _value_of("--resume", args)
-        if resumed and resumed != "auto":
-            found = run.find_run(resumed, Path(_value_of("--runs_dir", args) or "runs"))
-            paths = [found.folder / "config.yaml"] if found.folder else []
-        paths = paths or [run.find_config(DEFAULT_CONFIG)]
-        resolved = ["--config", str(paths[0]), *resolved]
+    resumed = _value_of("--resume", args)
+    base = None if paths else run.find_config(DEFAULT_CONFIG)
+    if resumed and resumed != "auto":
+        found = run.find_run(resumed, Path(_value_of("--runs_dir", args) or "runs"))
+        base = found.folder / "config.yaml" if found.folder else base
+    if base:
+        return ["--config", str(base), *resolved], [base, *paths]
     return resolved, paths
 
 

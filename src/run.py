@@ -317,7 +317,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def is_rank_zero() -> bool:
     """Tell whether this process is the one that writes, before there is a trainer."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    rank: int = getattr(rank_zero_only, "rank", 0)  # from the variables a launcher sets
+    return rank == 0
 
 
 @contextmanager

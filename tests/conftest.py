@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.train import main as train
+
+torch.set_num_threads(1)  # tensors are tiny here, and another process may want the other core
 
 # Small enough for tests, with every moving part of the CIFAR-10 experiment.
 TINY_IMAGES = [

@@ -54,5 +54,13 @@ def test_nothing_happens_at_import(path: Path) -> None:
         assert not acts, ast.unparse(node)
 
 
+def code_lines(text: str) -> int:
+    """Count the lines that hold code: no blank lines, comments or docstrings."""
+    nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.stmt, ast.expr, ast.alias))]
+    strings = [n for n in nodes if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+    docs = {line for n in strings for line in range(n.lineno, (n.end_lineno or 0) + 1)}
+    return len({line for n in nodes for line in (n.lineno, n.end_lineno or 0)} - docs)
+
+
 def test_stays_small() -> None:
-    assert sum(len(path.read_text().splitlines()) for path in SOURCES) < 2400
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 2400
