@@ -51,7 +51,15 @@ def train(cli: ProjectCLI, folder: Path) -> None:
     rows += getattr(model, "report", dict)().items()
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run.write_json(folder / "metrics.json", metrics)
-        rows += [("best checkpoint", best or "none"), ("run", str(folder))]
+        rows += [
+            ("run", str(folder)),
+            (
+                "best checkpoint",
+                best.removeprefix(f"{folder.resolve()}/").removeprefix(f"{folder}/")
+                if best
+                else "none",
+            ),
+        ]
     run.print_table(type(model).__name__, rows)
 
 
