@@ -26,7 +26,7 @@ from src.callbacks import (
     Progress,
     Throughput,
 )
-from src.errors import InputError, explain_parsing
+from src.errors import InputError, attribute, explain_parsing
 
 DEFAULT_CONFIG = "linear_regression"
 
@@ -142,6 +142,12 @@ class ProjectCLI(LightningCLI):
             raise InputError("seed_everything: false, but every run is seeded. Give a number.")
         if self.training:
             self._choose_folder()
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, FileNotFoundError) as error:  # refused by a constructor, ours or not
+            raise InputError(attribute(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
@@ -267,6 +273,8 @@ def quiet() -> None:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
+    # that is what `--resume` means
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     # Lightning 2.6 with torch 2.13 and later
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)

@@ -16,7 +16,7 @@ from src.callbacks.monitor_check import MonitorCheck, snake_case
 from src.suggest import suggest
 
 PACKAGE = Path(__file__).parent
-INPUT_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
+INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
 STATUS_BAD_INPUT = 2
 
 
@@ -46,16 +46,24 @@ def explain(error: BaseException) -> str | None:
     """Say what was wrong with the input, or None where the error is not about input."""
     if isinstance(error, InputError):
         return str(error)
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    owner = owner_of(cause.__traceback__)
     if isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
-    if raised_in_package(cause.__traceback__) or isinstance(cause, MisconfigurationException):
-        named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
-        return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
-    return None
+    return attribute(error) if raised_in_package(root_of(error).__traceback__) else None
+
+
+def attribute(error: BaseException) -> str:
+    """Repeat what an exception says, with the part of the configuration that raised it in front."""
+    cause = root_of(error)
+    owner = owner_of(cause.__traceback__)
+    named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
+    return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
+
+
+def root_of(error: BaseException) -> BaseException:
+    """Follow an exception to the one that it was raised from first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def raised_in_package(trace: TracebackType | None) -> bool:
