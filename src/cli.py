@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -26,6 +26,7 @@ from src.callbacks import (
     Progress,
     Throughput,
 )
+from src.data.in_memory import InMemoryDataModule
 from src.errors import InputError, attribute, explain_parsing
 
 DEFAULT_CONFIG = "linear_regression"
@@ -143,6 +144,12 @@ class ProjectCLI(LightningCLI):
         if self.training:
             self._choose_folder()
 
+    def _set_seed(self) -> None:
+        seed = self.config.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything: {seed} is not in [0, 2**32).")
+        super()._set_seed()
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
@@ -160,6 +167,11 @@ class ProjectCLI(LightningCLI):
         settings["callbacks"] = self._callbacks(settings)
         return build_trainer(settings)
 
+    def check_fit(self) -> None:
+        """Raise ``InputError`` where the model and the data do not fit each other."""
+        if isinstance(self.datamodule, InMemoryDataModule):
+            check_sizes(self.model, self.datamodule)
+
     def _choose_folder(self) -> None:
         config, runs_dir = self.config, Path(self.config.runs_dir)
         experiment = run.experiment_name(self.config_paths[0])
@@ -167,6 +179,8 @@ class ProjectCLI(LightningCLI):
             self.resume_from = run.find_resumable(config.resume, runs_dir, experiment)
         if self.resume_from:
             self.folder = self.resume_from.parent.parent
+            before = yaml.safe_load((self.folder / "config.yaml").read_text())
+            run.check_resumable(before, yaml.safe_load(self._dump()))
         elif run.is_rank_zero():
             self.folder = run.new_folder(runs_dir, experiment, config.run_name)
         else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
@@ -194,13 +208,17 @@ class ProjectCLI(LightningCLI):
             named.progress = None
         settings["enable_checkpointing"] = named.checkpoint is not None
         self.measured = named.throughput
+        if named.early_stopping is not None:
+            # MonitorCheck has seen to the name; a run may end before its first validation.
+            named.early_stopping.strict = False
+        others = settings["callbacks"] or []
         chosen = [getattr(named, f.name) for f in fields(named)]
         return [
             MonitorCheck(),
             run.RunFiles(self.folder, self._dump()),
             GracefulStop(),
             *(callback for callback in chosen if callback is not None),
-            *(settings["callbacks"] or []),
+            *(others if isinstance(others, list) else [others]),
         ]
 
     def _dump(self) -> str:
@@ -208,6 +226,15 @@ class ProjectCLI(LightningCLI):
         config: Namespace = self.config.clone()
         config.run_name = config.resume = None
         return str(self.parser.dump(config, skip_none=False))
+
+
+def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
+    """Raise ``InputError`` where a model and data of this project do not have the same sizes."""
+    for name in ("num_features", "num_classes", "in_channels", "image_size_px"):
+        here, there = model.hparams.get(name), getattr(data, name, None)
+        if here is not None and here != there:
+            has = f"has {there}. Set it to {there}." if there is not None else "has none."
+            raise InputError(f"model.{name}: {here}, but {type(data).__name__} {has}")
 
 
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
@@ -228,6 +255,8 @@ def check_config(path: Path) -> None:
         raise InputError(f"--config {path}: is no valid YAML{where}.") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
+    if not isinstance(content.get("callbacks", {}), dict):
+        raise InputError("callbacks: give names and options, as in `checkpoint: {mode: max}`.")
     for key in ("model", "data"):
         part = content.get(key)
         stray = _beside_class_path(part)
@@ -241,28 +270,31 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
 
     That is the configuration of the run that ``--resume`` names; else, without any, the default.
     """
-    resolved: list[str] = []
+    parts: list[list[str]] = []
     paths: list[Path] = []
     tokens = iter(args)
     for token in tokens:
         option, equals, value = token.partition("=")
         if option not in ("--config", "-c"):
-            resolved.append(token)
+            parts.append([token])
             continue
         value = value if equals else next(tokens, "")
         if not value or value.startswith("--"):
             raise InputError(f"{option}: needs the name of a config or a path.")
         paths.append(run.find_config(value))
         check_config(paths[-1])
-        resolved += ["--config", str(paths[-1])]
-    resumed = _value_of("--resume", args)
+        parts.append(["--config", str(paths[-1])])
     base = None if paths else run.find_config(DEFAULT_CONFIG)
-    if resumed and resumed != "auto":
-        found = run.find_run(resumed, Path(_value_of("--runs_dir", args) or "runs"))
-        base = found.folder / "config.yaml" if found.folder else base
+    if resumed := _value_of("--resume", args):
+        experiment = run.experiment_name((paths or [run.find_config(DEFAULT_CONFIG)])[0])
+        runs_dir = Path(_value_of("--runs_dir", args) or "runs")
+        found = run.find_resumable(resumed, runs_dir, experiment)
+        base = found.parent.parent / "config.yaml" if found else base
+        if found and resumed == "auto":  # the configs have only said which experiment
+            parts, paths = [part for part in parts if part[0] != "--config"], []
     if base:
-        return ["--config", str(base), *resolved], [base, *paths]
-    return resolved, paths
+        parts, paths = [["--config", str(base)], *parts], [base, *paths]
+    return [token for part in parts for token in part], paths
 
 
 def quiet() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import lightning
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -16,8 +17,10 @@ from src.callbacks.monitor_check import MonitorCheck, snake_case
 from src.suggest import suggest
 
 PACKAGE = Path(__file__).parent
+LIGHTNING = Path(lightning.__file__).parent
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
 STATUS_BAD_INPUT = 2
+STATUS_INTERRUPTED = 130
 
 
 class InputError(Exception):
@@ -40,15 +43,26 @@ def readable() -> Iterator[None]:
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         print("error: " + "\n  ".join(lines[:3]), file=sys.stderr, flush=True)
         raise SystemExit(STATUS_BAD_INPUT) from error
+    except KeyboardInterrupt:
+        raise SystemExit(STATUS_INTERRUPTED) from None
 
 
 def explain(error: BaseException) -> str | None:
     """Say what was wrong with the input, or None where the error is not about input."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, MisconfigurationException):
+    trace = root_of(error).__traceback__
+    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
+    if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
-    return attribute(error) if raised_in_package(root_of(error).__traceback__) else None
+    return attribute(error) if raised_in(trace, PACKAGE) else None
+
+
+def raised_in(trace: TracebackType | None, folder: Path) -> bool:
+    """Tell whether an exception was raised by a line of the files in ``folder``."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
 
 
 def attribute(error: BaseException) -> str:
@@ -64,13 +78,6 @@ def root_of(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def raised_in_package(trace: TracebackType | None) -> bool:
-    """Tell whether an exception was raised by a line of this package."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and PACKAGE in Path(trace.tb_frame.f_code.co_filename).parents
 
 
 def owner_of(trace: TracebackType | None) -> str:
@@ -116,7 +123,9 @@ def explain_parsing(
     if found := re.search(r"arguments are required: ([^\n]+)", text):
         return f"{found[1]}: {owner} needs it. Give it a value."
     if found := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{key}: there is no class `{found[1]}`. {suggest(found[1], _known_classes(key))}"
+        known = _known_classes(key)
+        hint = suggest(found[1], known) if known else "Give its path, as in package.module.Name."
+        return f"{key or owner}: there is no class `{found[1]}`. {hint}"
     if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
         return f"{key}: cannot import it: {found[1].rstrip('.')}."
     if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
@@ -158,7 +167,7 @@ def _wrong_type(text: str, key: str) -> str:
     if literals:
         return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
     kinds = ["list" if kind == "Sequence" else kind for kind in kinds]
-    wish = " or ".join(kinds) + (" or null" if "NoneType" in names else "")
+    wish = " or ".join([*(kinds or ["options"]), *(["null"] if "NoneType" in names else [])])
     return f"{key}: `{given}` has the wrong type. Give {wish}."
 
 

@@ -36,6 +36,7 @@ class Arguments(argparse.ArgumentParser):
 
 def evaluate(found: run.Run, split: str, args: list[str]) -> None:
     """Print the metrics of a checkpoint on a split, with settings from its run and ``args``."""
+    checkpoint = run.load_checkpoint(found.checkpoint)
     if found.folder is not None:
         args = ["--config", str(found.folder / "config.yaml"), *args]
     elif not any(token.startswith("--config") for token in args):
@@ -43,9 +44,9 @@ def evaluate(found: run.Run, split: str, args: list[str]) -> None:
             f"RUN {found.checkpoint}: has no config.yaml beside it. Give the --config it was "
             "trained with."
         )
-    checkpoint = run.load_checkpoint(found.checkpoint)
     cli = ProjectCLI(args, training=False)
     run.check_matches(found.checkpoint, checkpoint, cli.model)
+    cli.check_fit()
     cli.model.load_state_dict(checkpoint["state_dict"])
     loop = cli.trainer.test if split == "test" else cli.trainer.validate
     (metrics,) = loop(cli.model, datamodule=cli.datamodule, verbose=False) or [{}]

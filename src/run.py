@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from src.optim import HORIZON
 from src.suggest import suggest
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def find_config(name: str) -> Path:
     Raises:
         FileNotFoundError: There is none; the message names the nearest and all there are.
     """
-    for path in (Path(name), CONFIGS / f"{name}.yaml", CONFIGS / name):
+    for path in (Path(name), Path(name, "config.yaml"), CONFIGS / f"{name}.yaml", CONFIGS / name):
         if path.is_file():
             return path
     known = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
@@ -106,7 +107,7 @@ def find_run(spec: str, runs_dir: Path) -> Run:
         folder = path.parent.parent
         return Run(folder if (folder / "config.yaml").exists() else None, path)
     if not path.is_dir():
-        known = [str(p) for p in list_runs(runs_dir)]
+        known = [str(p) for p in list_runs(runs_dir)][:5]
         raise FileNotFoundError(
             f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
             + suggest(spec, known)
@@ -185,6 +186,54 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
             f"configured: `{name}` is {found} there and {wanted} here.\n"
             "Give the configuration it was trained with."
         )
+
+
+def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raise ``ValueError`` where nothing of the run that a checkpoint belongs to is left to do."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    steps = checkpoint["global_step"]
+    limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
+    for name, (done, limit) in limits.items():
+        if limit is not None and limit != -1 and done >= limit:
+            raise ValueError(
+                f"--resume {path.parent.parent}: is done, with {epochs} epochs and {steps} steps. "
+                f"Set trainer.{name} to more than {done} to go on."
+            )
+
+
+def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a setting that a resumed run can no longer change.
+
+    Args:
+        before: Resolved configuration of the run.
+        now: The one to go on with.
+    """
+    old, new = (flatten(config) for config in (before, now))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    for key in changed:
+        if key == "seed_everything" or key.startswith("model."):
+            raise ValueError(
+                f"{key.replace('.init_args', '')}: {new.get(key)}, but the run to resume has "
+                f"{old.get(key)}. A resumed run keeps its model, optimizer, schedule and seed."
+            )
+    schedule = now["model"].get("init_args", {}).get("lr_scheduler") or {}
+    horizon = HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
+    if horizon and horizon not in schedule and schedule.get("interval") is None:
+        for key in ("trainer.max_epochs", "trainer.max_steps"):
+            if key in changed:
+                raise ValueError(
+                    f"{key}: {new.get(key)}, but the schedule of the run to resume was made for "
+                    f"{old.get(key)}. Train longer in a new run, or begin with "
+                    f"model.lr_scheduler.{horizon} set."
+                )
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one, with keys joined by points."""
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix: tree}
+    parts = (flatten(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in tree.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 class MetricsCSV(Logger):
@@ -273,15 +322,14 @@ class RunFiles(Callback):
         self.folder = folder
         self.config = config
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if stage == "fit" and trainer.is_global_zero and not dry:
+        if trainer.is_global_zero and not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             (self.folder / "config.yaml").write_text(self.config)
             write_json(self.folder / "environment.json", environment(trainer))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsCSV):
@@ -343,12 +391,13 @@ def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # In a pipe or a job's log no path is broken in two.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def format_value(value: float) -> str:
     """Write a metric with all digits that a float32 has."""
-    return str(int(value)) if value == int(value) and abs(value) < 1e9 else f"{value:.7g}"
+    return str(int(value)) if abs(value) < 1e9 and value == int(value) else f"{value:.7g}"
 
 
 def _module_and_args() -> list[str]:

@@ -11,7 +11,7 @@ from src import run
 from src.callbacks.monitor_check import check_monitors
 from src.cli import ProjectCLI
 from src.data.in_memory import InMemoryDataModule
-from src.errors import InputError, readable
+from src.errors import STATUS_INTERRUPTED, readable
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -24,7 +24,13 @@ def main(args: Sequence[str] | None = None) -> int:
         cli = ProjectCLI(sys.argv[1:] if args is None else args)
         assert cli.folder is not None
         with run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step):
-            train(cli, cli.folder)
+            try:
+                train(cli, cli.folder)
+            except SystemExit as stop:
+                # Lightning answers Ctrl-C in the test, where nothing is to be saved, with status 1.
+                if cli.trainer.interrupted and stop.code == 1:
+                    return STATUS_INTERRUPTED
+                raise
     return 0
 
 
@@ -32,8 +38,6 @@ def train(cli: ProjectCLI, folder: Path) -> None:
     """Fit, test the best state, and write and print what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
-    if cli.resume_from:
-        run.check_matches(cli.resume_from, run.load_checkpoint(cli.resume_from), model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -46,20 +50,13 @@ def train(cli: ProjectCLI, folder: Path) -> None:
     if cli.measured is not None:
         metrics["samples_per_s"] = cli.measured.samples_per_s
         metrics["train_seconds"] = cli.measured.train_seconds
+    dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if not dry:
+        run.write_json(folder / "metrics.json", metrics)
     shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
     rows += getattr(model, "report", dict)().items()
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        run.write_json(folder / "metrics.json", metrics)
-        rows += [
-            ("run", str(folder)),
-            (
-                "best checkpoint",
-                best.removeprefix(f"{folder.resolve()}/").removeprefix(f"{folder}/")
-                if best
-                else "none",
-            ),
-        ]
+    rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
     run.print_table(type(model).__name__, rows)
 
 
@@ -67,19 +64,15 @@ def prepare(cli: ProjectCLI) -> None:
     """Find out what is wrong before a folder is made or processes are started for devices."""
     data = cli.datamodule
     check_monitors(cli.trainer, cli.model)
+    if cli.resume_from:
+        checkpoint = run.load_checkpoint(cli.resume_from)
+        run.check_matches(cli.resume_from, checkpoint, cli.model)
+        run.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
         if run.is_rank_zero():
             data.prepare_data()
-            check_fit(cli.model, data)
-
-
-def check_fit(model: LightningModule, data: LightningDataModule) -> None:
-    """Raise ``InputError`` where a size that both a model and its data have is not the same."""
-    for name in ("num_features", "num_classes", "image_size_px"):
-        here, there = model.hparams.get(name), getattr(data, name, None)
-        if here is not None and there is not None and here != there:
-            raise InputError(f"model.{name}: {here}, but the data has {there}. Set it to {there}.")
+    cli.check_fit()
 
 
 def is_result(name: str) -> bool:

@@ -121,7 +121,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (
         "sizes that do not fit together",
         ["--model.num_features", "3"],
-        "model.num_features: 3, but the data has 2. Set it to 2.",
+        "model.num_features: 3, but SyntheticRegressionDataModule has 2. Set it to 2.",
     ),
     (
         "unknown optimizer",

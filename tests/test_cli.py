@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,13 +166,54 @@ def test_resume(image_run: Path, tmp_path: Path) -> None:
 
     assert read(parts) == read(whole)
 
-    # `auto`: the newest unfinished run of this experiment, else a new one.
-    (parts / "metrics.json").unlink()
-    go_on(*longer, "--resume", "auto", "--trainer.max_epochs", "5", "--model.lr_scheduler=null")
-    assert sorted(p.name for p in whole.parent.iterdir()) == ["parts", "whole"]
-    assert json.loads((parts / "metrics.json").read_text())["epochs"] == 5
-    go_on(*longer, "--resume", "auto")
+
+def test_resume_auto(tmp_path: Path) -> None:
+    """The newest unfinished run of the experiment, with its own settings, else a new run."""
+    flags = ["--seed_everything", "5", "--model.lr_scheduler.total_steps", "12"]
+    args = [*TINY_IMAGES, "--runs_dir", str(tmp_path)]
+    assert train([*args, *flags, "--run_name", "whole", "--trainer.max_epochs", "4"]) == 0
+    assert train([*args, *flags, "--run_name", "parts"]) == 0
+    whole, parts = (tmp_path / "cifar10_synthetic" / name for name in ("whole", "parts"))
+    (parts / "metrics.json").unlink()  # as if it had been killed
+    assert train([*args, "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
+    assert len(list(whole.parent.iterdir())) == 2
+    assert same(parts, whole)
+    assert train([*args, "--resume", "auto"]) == 0
     assert len(list(whole.parent.iterdir())) == 3
+
+
+def test_what_cannot_be_resumed(
+    image_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "cifar10_synthetic" / "run"
+    shutil.copytree(image_run, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for args, message in [
+        (
+            ["--trainer.max_epochs", "2"],
+            f"--resume {run}: is done, with 2 epochs and 6 steps. "
+            "Set trainer.max_epochs to more than 2 to go on.",
+        ),
+        (
+            ["--trainer.max_epochs", "3"],
+            "trainer.max_epochs: 3, but the schedule of the run to resume was made for 2. Train "
+            "longer in a new run, or begin with model.lr_scheduler.total_steps set.",
+        ),
+        (
+            ["--model.optimizer.lr", "0.5"],
+            "model.optimizer.lr: 0.5, but the run to resume has 0.004. "
+            "A resumed run keeps its model, optimizer, schedule and seed.",
+        ),
+        (
+            ["--seed_everything", "1"],
+            "seed_everything: 1, but the run to resume has 0. "
+            "A resumed run keeps its model, optimizer, schedule and seed.",
+        ),
+    ]:
+        with pytest.raises(SystemExit, match="2"):
+            train(["--resume", str(run), "--runs_dir", str(tmp_path), *args])
+        assert capsys.readouterr().err == f"error: {message}\n"
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +235,42 @@ def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert torch.load(parts / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
     assert train(["--resume", str(parts), "--runs_dir", str(tmp_path)]) == 0
     assert same(parts, whole)
+
+
+def test_results_that_are_no_numbers(tmp_path: Path) -> None:
+    args = ["--model.optimizer.lr", "1e6", "--callbacks.gradient_clipping", "null"]
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    metrics = json.loads((tmp_path / "linear_regression/run/metrics.json").read_text())
+    assert math.isnan(metrics["test/loss"])
+
+
+def test_end_before_the_first_validation(tmp_path: Path) -> None:
+    args = [*TINY_IMAGES, "--trainer.max_steps", "2", "--runs_dir", str(tmp_path)]
+    assert train([*args, "--run_name", "run"]) == 0
+    metrics = json.loads((tmp_path / "cifar10_synthetic/run/metrics.json").read_text())
+    assert metrics["steps"] == 2
+
+
+def test_sigterm_on_two_devices(tmp_path: Path) -> None:
+    """The step to stop at is agreed on; 130 and 143 are the same path."""
+    two = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+    args = [*TINY_IMAGES, *two, "--runs_dir", str(tmp_path), "--run_name", "run"]
+    endless = ["--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"]
+    lines = ["--callbacks.progress.interval_s", "0", "--callbacks.early_stopping", "null"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.train", *args, *endless, *lines],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    run = tmp_path / "cifar10_synthetic" / "run"
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:

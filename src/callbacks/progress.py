@@ -1,5 +1,6 @@
 """Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
 
+import os
 import sys
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 BAR_INTERVAL_S = 0.1
 
@@ -47,22 +49,41 @@ class Progress(ProgressBar):
             return
         self._next = time.monotonic() + (BAR_INTERVAL_S if sys.stdout.isatty() else self.interval_s)
         if sys.stdout.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
-            rest = (TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))
-            self._bar = RichProgress(*columns, *rest, console=Console(), auto_refresh=False)
-            self._bar.add_task("epoch 1", total=None, metrics="")
+            fixed, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            self._bar = RichProgress(
+                TextColumn("{task.description}", table_column=fixed),
+                BarColumn(16, table_column=Column(min_width=16)),
+                MofNCompleteColumn(table_column=fixed),
+                TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
+                TextColumn("{task.fields[metrics]}", table_column=rest),
+                console=Console(),
+                auto_refresh=False,
+                expand=True,
+            )
+            self._bar.add_task("starting", total=None, metrics="")
             self._bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
-        if self._enabled and time.monotonic() >= self._next:
-            self._show(trainer)
+        if time.monotonic() >= self._next:
+            self._show(trainer, self._batch, int(trainer.num_training_batches))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._epoch and time.monotonic() >= self._next:
+            self._show(trainer, batch_idx + 1, int(sum(trainer.num_val_batches)), "validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled:
-            self._show(trainer)
+        self._show(trainer, self._batch, int(trainer.num_training_batches))
         self._stop()
 
     def on_exception(
@@ -70,22 +91,24 @@ class Progress(ProgressBar):
     ) -> None:
         self._stop()
 
-    def _show(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero:
+    def _show(self, trainer: Trainer, batch: int, total: int, what: str = "batch") -> None:
+        if not self._enabled or not trainer.is_global_zero:
             return
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
-        batch = self._batch
         metrics = format_metrics({k: float(v) for k, v in trainer.callback_metrics.items()})
-        total = int(trainer.num_training_batches)
         if self._bar is not None:
             task = self._bar.task_ids[0]
-            self._bar.update(task, description=epoch, completed=batch, total=total, metrics=metrics)
+            said = epoch if what == "batch" else what
+            self._bar.update(task, description=said, completed=batch, total=total, metrics=metrics)
             self._bar.refresh()
             self._next = time.monotonic() + BAR_INTERVAL_S
         else:
-            print(f"{epoch}  batch {batch}/{total}  {metrics}", flush=True)
             self._next = time.monotonic() + self.interval_s
+            try:
+                print(f"{epoch}  {what} {batch}/{total}  {metrics}", flush=True)
+            except BrokenPipeError:  # nobody reads any more; the run goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _stop(self) -> None:
         if self._bar is not None:

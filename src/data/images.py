@@ -40,6 +40,8 @@ class ImageDataModule(InMemoryDataModule):
         kwargs: See ``InMemoryDataModule``.
     """
 
+    in_channels = 3
+
     def __init__(
         self,
         image_size_px: int,
