@@ -34,6 +34,8 @@ _NO_HORIZON = (
     "lr_scheduler.{key}: cannot be derived, the run has no known length. "
     "Give {instead}, or set trainer.max_epochs."
 )
+# What torch raises for settings that it does not like.
+REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
 OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
 SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
 
@@ -56,10 +58,14 @@ def check_optimizer(settings: Settings) -> None:
     for pattern, factor in multipliers.items():
         if not isinstance(factor, (int, float)) or factor < 0:
             raise ValueError(f"optimizer.lr_multipliers.{pattern}: {factor} is not a number >= 0.")
-    _try("optimizer", cls, [nn.Parameter(torch.zeros(1))], arguments)
+    if not isinstance(settings.get("decay_bias_and_norm", False), bool):
+        raise ValueError(
+            f"optimizer.decay_bias_and_norm: {settings['decay_bias_and_norm']!r} is no boolean."
+        )
+    _try_optimizer(settings)
 
 
-def check_scheduler(settings: Settings | None) -> None:
+def check_scheduler(settings: Settings | None, optimizer: Settings) -> None:
     """Raise ``ValueError`` for a schedule that cannot be built, before there is a model.
 
     Args:
@@ -69,6 +75,7 @@ def check_scheduler(settings: Settings | None) -> None:
             ``ReduceLROnPlateau`` watches; ``warmup_steps`` (in updates) or ``warmup_fraction`` of
             the run: linear warm-up before it; the rest are the arguments of the class. Horizons
             (see ``HORIZON``) that are left out are the length of the run.
+        optimizer: Settings of the optimizer that it is for.
     """
     if settings is None:
         return
@@ -84,9 +91,13 @@ def check_scheduler(settings: Settings | None) -> None:
             raise ValueError(
                 f"lr_scheduler.{key}: {cls.__name__} makes no use of it. Leave it out."
             )
-    # SGD with momentum and Adam's betas alike satisfy every schedule that cycles momentum.
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
-    _try("lr_scheduler", cls, optimizer, arguments)
+    optimizer_tried = _try_optimizer(optimizer)
+    try:
+        schedule = cls(optimizer_tried, **arguments)
+        optimizer_tried.step(lambda: 0.0)
+        schedule.step(*([0.0] if plateau else []))
+    except REFUSALS as error:
+        raise ValueError(f"lr_scheduler: {cls.__name__} refuses its settings: {error}") from None
 
 
 def configure(
@@ -289,10 +300,20 @@ def _check_arguments(
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in (*given, *arguments):
             raise ValueError(f"{key}.{name}: {cls.__name__} needs it.")
+        value = arguments.get(name, 0.0)
+        if isinstance(parameter.default, (int, float)) and not isinstance(value, (int, float)):
+            raise ValueError(f"{key}.{name}: {value!r} is no number.")
 
 
-def _try(key: str, cls: Any, first: Any, arguments: Settings) -> None:
+def _try_optimizer(settings: Settings) -> Optimizer:
+    """Build the optimizer over a weight and a bias, in two groups, and take a step."""
+    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
+    weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+    weight.grad, bias.grad = torch.zeros(2, 2), torch.zeros(2)
     try:
-        cls(first, **arguments)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"{key}: {cls.__name__} refuses its settings: {error}") from None
+        groups = [{"params": [weight]}, {"params": [bias]}]
+        optimizer: Optimizer = cls(groups, **_arguments(settings, OPTIMIZER_KEYS))
+        optimizer.step(lambda: 0.0)
+    except REFUSALS as error:
+        raise ValueError(f"optimizer: {cls.__name__} refuses its settings: {error}") from None
+    return optimizer

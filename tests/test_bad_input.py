@@ -145,6 +145,28 @@ CASES: list[tuple[str, list[str], str]] = [
         "model.optimizer: SGD refuses its settings: Invalid learning rate: -1",
     ),
     (
+        "word for a number",
+        ["--model.optimizer.lr", "fast"],
+        "model.optimizer.lr: 'fast' is no number.",
+    ),
+    (
+        "optimizer that this project cannot use",
+        ["--model.optimizer.name", "SparseAdam"],
+        "model.optimizer: SparseAdam refuses its settings: SparseAdam does not support dense "
+        "gradients, please consider Adam instead",
+    ),
+    (
+        "schedule that cannot run",
+        ["--model.lr_scheduler", "{name: StepLR, step_size: 0}"],
+        "model.lr_scheduler: StepLR refuses its settings: …",
+    ),
+    ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
+    (
+        "model for images, data without",
+        ["--model", "SimpleCNN"],
+        "model.num_classes: 10, but SyntheticRegressionDataModule has none.",
+    ),
+    (
         "unknown augmentation",
         [*CIFAR, "--data.augment", "{random_crp: {pad_px: 2}}"],
         "data.augment.random_crp: no such augmentation. Did you mean `random_crop`?",
@@ -178,8 +200,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (
         "two ways to clip",
         ["--callbacks.gradient_clipping.max_value", "1"],
-        "callbacks.gradient_clipping.max_norm: give either max_norm or max_value, not max_norm "
-        "10.0 with max_value 1.0.",
+        "callbacks.gradient_clipping.max_norm: 10.0, with max_value 1.0. Set one of them to null.",
     ),
     (
         "best of a metric that is never logged",

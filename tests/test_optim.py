@@ -14,6 +14,8 @@ from tests.fitting import Given, Line, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
 
+MOMENTUM = {"name": "SGD", "lr": 1.0, "momentum": 0.9}
+
 # Torch grows: what it has beside these is asked of it.
 OPTIMIZERS = ", ".join(
     sorted(
@@ -387,12 +389,12 @@ STEP = {"name": "StepLR", "step_size": 1}
 )
 def test_schedules_that_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"^lr_scheduler") as caught:
-        optim.check_scheduler(settings)
+        optim.check_scheduler(settings, MOMENTUM)
     assert str(caught.value) == message
 
 
 def test_any_share_of_a_run_may_rise() -> None:
-    optim.check_scheduler({"name": "OneCycleLR", "max_lr": 1.0, "pct_start": 0.1})
+    optim.check_scheduler({"name": "OneCycleLR", "max_lr": 1.0, "pct_start": 0.1}, MOMENTUM)
 
 
 NO_LENGTH = "cannot be derived, the run has no known length."

@@ -36,10 +36,11 @@ class GradientClipping(Callback):
         max_value: float | None = None,
         on_nonfinite: Literal["stop", "skip"] = "stop",
     ) -> None:
-        if (max_norm is None) == (max_value is None):
+        if max_norm is None and max_value is None:
+            raise ValueError("max_norm: null, as max_value is. Give one of them.")
+        if max_norm is not None and max_value is not None:
             raise ValueError(
-                f"max_norm: give either max_norm or max_value, not max_norm {max_norm} with "
-                f"max_value {max_value}."
+                f"max_norm: {max_norm}, with max_value {max_value}. Set one of them to null."
             )
         for name, limit in {"max_norm": max_norm, "max_value": max_value}.items():
             if limit is not None and not limit > 0:

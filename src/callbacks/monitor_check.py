@@ -35,7 +35,8 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
     if names is not None:
         if not trainer.limit_val_batches:
             names = {name for name in names if not name.startswith("val/")}
-        _check(trainer, names, lambda monitor: not monitor.startswith(("samples_", "memory_")))
+        throughput = ("samples_per_s", "memory_mib")
+        _check(trainer, names, lambda monitor: monitor not in throughput)
 
 
 def _check(trainer: Trainer, names: set[str], applies: Callable[[str], bool]) -> None:

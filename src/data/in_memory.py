@@ -124,7 +124,7 @@ class InMemoryDataModule(LightningDataModule):
         super().__init__()
         sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size}
         for name, size in {**sizes, "prefetch_factor": prefetch_factor}.items():
-            if size is not None and size < 1:
+            if (size is None and name == "batch_size") or (size is not None and size < 1):
                 raise ValueError(f"{name}: {size} is not at least 1.")
         if subset is not None and (subset <= 0 or (isinstance(subset, float) and subset > 1)):
             raise ValueError(f"subset: {subset} is neither a count >= 1 nor a share in (0, 1].")

@@ -69,7 +69,7 @@ class SupervisedModule(LightningModule):
         self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
         self.scheduler_settings = lr_scheduler
         optim.check_optimizer(self.optimizer_settings)
-        optim.check_scheduler(lr_scheduler)
+        optim.check_scheduler(lr_scheduler, self.optimizer_settings)
         if l1_penalty < 0:
             raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
         self.l1_penalty = l1_penalty

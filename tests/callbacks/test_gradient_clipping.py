@@ -188,11 +188,11 @@ def test_skipped_steps_are_counted_over_a_resumption(tmp_path: Path) -> None:
     [
         (
             {},
-            "max_norm: give either max_norm or max_value, not max_norm None with max_value None.",
+            "max_norm: null, as max_value is. Give one of them.",
         ),
         (
             {"max_norm": 1.0, "max_value": 2.0},
-            "max_norm: give either max_norm or max_value, not max_norm 1.0 with max_value 2.0.",
+            "max_norm: 1.0, with max_value 2.0. Set one of them to null.",
         ),
         ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
         ({"max_value": -1.0}, "max_value: -1.0 is not positive."),
