@@ -1,6 +1,7 @@
 """The command line: Lightning's own, with this project's names, callbacks and run folders."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -158,6 +159,7 @@ class ProjectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
+        follow_torchrun(settings)
         if not self.training:
             settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
             settings |= {"enable_progress_bar": False}
@@ -235,6 +237,15 @@ def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
         if here is not None and here != there:
             has = f"has {there}. Set it to {there}." if there is not None else "has none."
             raise InputError(f"model.{name}: {here}, but {type(data).__name__} {has}")
+
+
+def follow_torchrun(settings: dict[str, Any]) -> None:
+    """Where ``torchrun`` started this process and no devices are named, use what it started."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and settings["devices"] == "auto":
+        settings["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+        settings["num_nodes"] = int(os.environ["WORLD_SIZE"]) // settings["devices"]
+        if settings["strategy"] == "auto" and os.environ["WORLD_SIZE"] != "1":
+            settings["strategy"] = "ddp"
 
 
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:

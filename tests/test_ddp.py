@@ -37,16 +37,18 @@ def weights(run: Path) -> torch.Tensor:
 
 # The last global batch has three samples, or one for two devices.
 @pytest.mark.parametrize(
-    ("launcher", "num_samples"),
-    [(["-m", "src.train"], 99), (TORCHRUN, 97)],
+    ("launcher", "options", "num_samples"),
+    [(["-m", "src.train"], TWO, 99), (TORCHRUN, ["--trainer.accelerator", "cpu"], 97)],
     ids=["ddp", "torchrun"],
 )
-def test_two_processes(launcher: list[str], num_samples: int, tmp_path: Path) -> None:
+def test_two_processes(
+    launcher: list[str], options: list[str], num_samples: int, tmp_path: Path
+) -> None:
     args = [*ARGS, "--data.num_samples", str(num_samples)]
     assert train([*args, "--runs_dir", str(tmp_path / "one"), "--run_name", "run"]) == 0
     one = tmp_path / "one" / "cifar10_synthetic" / "run"
     done = subprocess.run(
-        [sys.executable, *launcher, *args, *TWO, "--runs_dir", str(tmp_path / "two")],
+        [sys.executable, *launcher, *args, *options, "--runs_dir", str(tmp_path / "two")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
