@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from src.callbacks.monitor_check import MonitorCheck, snake_case
-from src.suggest import suggest
+from src.checks import suggest
 
 PACKAGE = Path(__file__).parent
 LIGHTNING = Path(lightning.__file__).parent

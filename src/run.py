@@ -25,8 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from src.checks import suggest
 from src.optim import HORIZON
-from src.suggest import suggest
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from src.checks import at_least
+
 
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
@@ -26,8 +28,7 @@ class Checkpoint(ModelCheckpoint):
         mode: Literal["min", "max"] = "min",
         every_n_steps: int | None = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps: {every_n_steps} is not at least 1.")
+        at_least(1, every_n_steps=every_n_steps)
         super().__init__(
             filename="best",
             monitor=monitor,

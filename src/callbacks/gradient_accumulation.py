@@ -6,6 +6,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
+from src.checks import at_least
+
 
 class GradientAccumulation(GradientAccumulationScheduler):
     """Accumulate the gradients of several batches for one optimizer step.
@@ -35,10 +37,7 @@ class GradientAccumulation(GradientAccumulationScheduler):
             raise ValueError(f"{given[0]}: cannot be combined with {other}. Give one of them.")
         if schedule is not None and not schedule:
             raise ValueError("schedule: empty. Give epoch: batches, or leave it out.")
-        if batches < 1:
-            raise ValueError(f"batches: {batches} is not at least 1.")
-        if effective_batch_size is not None and effective_batch_size < 1:
-            raise ValueError(f"effective_batch_size: {effective_batch_size} is not at least 1.")
+        at_least(1, batches=batches, effective_batch_size=effective_batch_size)
         for epoch, count in (schedule or {0: 1}).items():
             if epoch < 0 or count < 1:
                 raise ValueError(f"schedule: {epoch}: {count} is not epoch >= 0: batches >= 1.")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.suggest import suggest
+from src.checks import suggest
 
 
 class MonitorCheck(Callback):

@@ -16,9 +16,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from src.checks import at_least, suggest
 from src.data import augment as augmentations, philox
 from src.data.in_memory import InMemoryDataModule, Split
-from src.suggest import suggest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_VERSION = 2  # raise it when the pixels decoded from the same files change
@@ -51,8 +51,7 @@ class ImageDataModule(InMemoryDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size_px < 1:
-            raise ValueError(f"image_size_px: {image_size_px} is not at least 1.")
+        at_least(1, image_size_px=image_size_px)
         if len(std) not in (1, 3) or len(mean) != len(std) or min(std, default=0) <= 0:
             raise ValueError(
                 f"std: {list(std)} must be positive, one or three, and as many as in mean."

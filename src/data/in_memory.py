@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from src.checks import at_least
 from src.data import philox
 from src.data.sampling import EvaluationSampler, TrainingSampler, balancing_weights
 
@@ -122,10 +123,10 @@ class InMemoryDataModule(LightningDataModule):
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size}
-        for name, size in {**sizes, "prefetch_factor": prefetch_factor}.items():
-            if (size is None and name == "batch_size") or (size is not None and size < 1):
-                raise ValueError(f"{name}: {size} is not at least 1.")
+        if batch_size is None:  # a config may say null
+            raise ValueError("batch_size: null. Give a number.")
+        at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
+        at_least(1, prefetch_factor=prefetch_factor)
         if subset is not None and (subset <= 0 or (isinstance(subset, float) and subset > 1)):
             raise ValueError(f"subset: {subset} is neither a count >= 1 nor a share in (0, 1].")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed

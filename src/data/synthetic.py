@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.checks import at_least
 from src.data.images import ImageDataModule
 from src.data.in_memory import Arrays, InMemoryDataModule
 
@@ -43,9 +44,8 @@ class SyntheticRegressionDataModule(InMemoryDataModule):
         if noise_std < 0:
             raise ValueError(f"noise_std: {noise_std} is negative.")
         self.counts = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
-        for name, count in zip(("", "val_", "test_"), self.counts.values(), strict=True):
-            if count < 2:
-                raise ValueError(f"num_{name}samples: {count} is not at least 2.")
+        at_least(2, num_samples=num_samples, num_val_samples=num_val_samples)
+        at_least(2, num_test_samples=num_test_samples)
         self.noise_std = noise_std
         self.true_weights = torch.tensor(weights, dtype=torch.float32)
         self.true_bias = torch.tensor(bias, dtype=torch.float32)
@@ -86,8 +86,7 @@ class SyntheticImageDataModule(ImageDataModule):
         for name, count in zip(("", "val_", "test_"), self.counts.values(), strict=True):
             if count < num_classes:
                 raise ValueError(f"num_{name}samples: {count} is fewer than num_classes.")
-        if num_classes < 2:
-            raise ValueError(f"num_classes: {num_classes} is not at least 2.")
+        at_least(2, num_classes=num_classes)
         if noise_std < 0:
             raise ValueError(f"noise_std: {noise_std} is negative.")
         self.num_classes = num_classes

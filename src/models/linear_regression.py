@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import R2Score
 
+from src.checks import at_least
 from src.models.supervised import SupervisedModule
 
 
@@ -23,8 +24,7 @@ class LinearRegression(SupervisedModule):
     """
 
     def __init__(self, num_features: int = 2, **kwargs: Any) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features: {num_features} is not at least 1.")
+        at_least(1, num_features=num_features)
         network = nn.Sequential(nn.Linear(num_features, 1), nn.Flatten(0))  # (B, F) -> (B,)
         super().__init__(network=network, loss=F.mse_loss, metrics={}, **kwargs)
         self.save_hyperparameters()

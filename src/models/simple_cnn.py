@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from src.checks import at_least
 from src.models.supervised import SupervisedModule
 
 
@@ -46,12 +47,9 @@ class SimpleCNN(SupervisedModule):
         label_smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        sizes = {"num_classes": num_classes, "in_channels": in_channels}
-        sizes |= {"hidden_features": hidden_features}
-        sizes |= {f"channels[{i}]": width for i, width in enumerate(channels)}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}: {value} is not at least 1.")
+        at_least(1, num_classes=num_classes, in_channels=in_channels)
+        at_least(1, hidden_features=hidden_features)
+        at_least(1, **{f"channels[{i}]": width for i, width in enumerate(channels)})
         for name, share in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name}: {share} is not in [0, 1).")

@@ -1,4 +1,4 @@
-"""Say what was probably meant."""
+"""Refuse values that cannot work, and say what was probably meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,3 +11,10 @@ def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str
     question = [f"Did you mean `{near[0]}`?"] if near else []
     listing = [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []
     return " ".join(question + listing)
+
+
+def at_least(least: int, **values: float | None) -> None:
+    """Raise ``ValueError`` for the first named value that is given and less than ``least``."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name}: {value} is not at least {least}.")
