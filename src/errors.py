@@ -177,5 +177,5 @@ def _given(text: str) -> str:
 
 
 def _first_line(text: str) -> str:
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
-    return lines[0] if lines else "the input cannot be read"
+    lines = [line.strip(" -") for line in text.splitlines() if "Parser key" not in line]
+    return next((line for line in lines if line), "cannot be this value. See --print_config.")

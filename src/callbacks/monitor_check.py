@@ -53,6 +53,7 @@ def snake_case(name: str) -> str:
 
 def describe(owner: str, monitor: str, names: set[str]) -> str:
     """Say that ``monitor`` is never logged, and what is."""
-    return (
-        f"callbacks.{owner}.monitor: `{monitor}` is never logged. {suggest(monitor, names, True)}"
-    )
+    without = monitor.startswith("val/") and not any(n.startswith("val/") for n in names)
+    why = " without validation" if without else ""
+    hint = suggest(monitor, names, True)
+    return f"callbacks.{owner}.monitor: `{monitor}` is never logged{why}. {hint}"

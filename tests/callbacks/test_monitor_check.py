@@ -32,7 +32,7 @@ LOGGED = " Available: train/loss, val/loss."
         (
             EarlyStopping(monitor="val/loss"),
             {"limit_val_batches": 0},
-            "callbacks.early_stopping.monitor: `val/loss` is never logged. "
+            "callbacks.early_stopping.monitor: `val/loss` is never logged without validation. "
             "Did you mean `train/loss`? Available: train/loss.",
         ),
         (EarlyStopping(monitor="val/loss"), {}, None),
