@@ -160,6 +160,17 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--model.lr_scheduler", "{name: StepLR, step_size: 0}"],
         "model.lr_scheduler: StepLR refuses its settings: …",
     ),
+    (
+        "optimizer with too few values",
+        ["--model.optimizer", "{name: AdamW, lr: 0.1, betas: [0.9]}"],
+        "model.optimizer: AdamW refuses its settings: …",
+    ),
+    (
+        "schedule that this optimizer cannot follow",
+        ["--config", "cifar10_synthetic", "--model.optimizer", "{name: Adagrad, lr: 0.1}"],
+        "model.lr_scheduler: OneCycleLR refuses its settings: …",
+    ),
+    ("interval longer than an epoch", ["--trainer.val_check_interval", "500"], "trainer: …"),
     ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
     (
         "model for images, data without",
@@ -269,6 +280,10 @@ def test_train(
             "!!python/object/apply:os.getcwd []",
             "--config {path}: is no valid YAML, line 1: could not determine a constructor for "
             "the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'.",
+        ),
+        (
+            "callbacks: [1]\nmodel: LinearRegression",
+            "callbacks: give names and options, as in `checkpoint: {{mode: max}}`.",
         ),
         ("modl: 3", "modl: the command line has no such option. Did you mean `model`?"),
         (

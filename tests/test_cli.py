@@ -273,6 +273,54 @@ def test_sigterm_on_two_devices(tmp_path: Path) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
+def test_resume_after_max_steps_within_an_epoch(tmp_path: Path) -> None:
+    """What is left of the epoch is trained on, not skipped."""
+    args = [*TINY_IMAGES, "--model.lr_scheduler.total_steps", "6", "--runs_dir", str(tmp_path)]
+    assert train([*args, "--run_name", "whole"]) == 0
+    assert train([*args, "--run_name", "parts", "--trainer.max_steps", "4"]) == 0
+    whole, parts = (tmp_path / "cifar10_synthetic" / name for name in ("whole", "parts"))
+    go_on = ["--resume", str(parts), "--trainer.max_steps", "-1"]
+    assert train([*go_on, "--runs_dir", str(tmp_path)]) == 0
+    assert same(parts, whole)
+
+
+@pytest.mark.parametrize("where", ["training_step", "test_step"])
+def test_ctrl_c_has_one_status(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = getattr(LinearRegression, where)
+
+    def interrupted(self: LinearRegression, *batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batch)
+
+    monkeypatch.setattr(LinearRegression, where, interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        status = train(["--runs_dir", str(tmp_path)])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130
+
+
+def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
+    """As in ``python -m src.train | head -1``: the run goes on to its end."""
+    args = ["--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.train", *args, "--run_name", "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    assert process.wait(timeout=60) == 0, errors
+    assert errors == ""
+    assert (tmp_path / "linear_regression/run/metrics.json").exists()
+
+
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     assert train([*TINY_IMAGES, "--trainer.fast_dev_run", "true", "--runs_dir", str(runs)]) == 0

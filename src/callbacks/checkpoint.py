@@ -55,12 +55,17 @@ class Checkpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last_saved_step:
+        due = bool(self.every_n_steps) and step % (self.every_n_steps or 1) == 0
+        # A run that ends within an epoch, at `max_steps` or `max_time`, is saved here: saved at the
+        # end of the epoch, it would count as whole, and what is left be skipped when resumed.
+        ends = (trainer.should_stop or step == trainer.max_steps) and not trainer.is_last_batch
+        if (due or ends) and step != self._last_saved_step:
             self.write_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self.write_last(trainer)
+        if trainer.is_last_batch:
+            self.write_last(trainer)
 
     def write_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt`` as of now, on all ranks together."""

@@ -90,7 +90,8 @@ def test_best_and_last(
         (2, {"max_epochs": 2}, [2, 4, 5, 6, 8, 10, 10]),
         (7, {"max_epochs": 2}, [5, 7, 10]),
         (2, {"max_epochs": 2, "accumulate_grad_batches": 2}, [2, 3, 4, 6, 6]),
-        (2, {"max_steps": 4}, [2, 4, 4]),
+        (2, {"max_steps": 4}, [2, 4]),  # not again as if the epoch were whole
+        (None, {"max_steps": 7}, [5, 7]),
     ],
 )
 def test_last_is_written_every_n_steps_and_each_epoch(
