@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from src import data as data, models as models, run  # naming them makes short names known
-from src.callbacks import (
+from . import data as data, models as models, run  # naming them makes short names known
+from .callbacks import (
     Checkpoint,
     GracefulStop,
     GradientAccumulation,
@@ -27,8 +27,8 @@ from src.callbacks import (
     Progress,
     Throughput,
 )
-from src.data.in_memory import InMemoryDataModule
-from src.errors import InputError, attribute, explain_parsing
+from .data.in_memory import InMemoryDataModule
+from .errors import InputError, attribute, explain_parsing
 
 DEFAULT_CONFIG = "linear_regression"
 

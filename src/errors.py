@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from src.callbacks.monitor_check import MonitorCheck, snake_case
-from src.checks import suggest
+from .callbacks.monitor_check import MonitorCheck, snake_case
+from .checks import suggest
 
 PACKAGE = Path(__file__).parent
 LIGHTNING = Path(lightning.__file__).parent
@@ -152,7 +152,7 @@ def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
 
 
 def _known_classes(key: str) -> list[str]:
-    from src import data, models
+    from . import data, models
 
     home: Any = {"model": models, "data": data}.get(key)
     return [n for n, c in vars(home).items() if isinstance(c, type)] if home else []

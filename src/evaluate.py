@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from src import run
-from src.cli import ProjectCLI
-from src.errors import InputError, readable
+from . import run
+from .cli import ProjectCLI
+from .errors import InputError, readable
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run ``python -m src.evaluate RUN`` with ``args`` (default: those of the process)."""
+    """Run ``python -m src.evaluate`` with ``args``, or with the process's."""
     with readable():
         known = Arguments(prog="python -m src.evaluate", description=__doc__)
         known.add_argument("run", metavar="RUN", help="a run folder, a .ckpt file, or `last`")
         known.add_argument("--split", default="test", help="test (default) or val")
         known.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
-        known.epilog = "All other options are those of src.train, and win over the run's own."
+        known.epilog = "All other options are those of src.train, and win."
         options, rest = known.parse_known_args(sys.argv[1:] if args is None else args)
         if options.split not in ("val", "test"):
             raise InputError(f"--split {options.split}: is no split. Use `test` or `val`.")

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from src.checks import suggest
+from .checks import suggest
 
 Settings = Mapping[str, Any]
 

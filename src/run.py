@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from src.checks import suggest
-from src.optim import HORIZON
+from .checks import suggest
+from .optim import HORIZON
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -351,7 +351,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": version("torchvision"),
+        "torchvision": _version("torchvision"),
         "lightning": str(lightning.__version__),
     }
 
@@ -404,6 +404,13 @@ def _module_and_args() -> list[str]:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     return [spec.name if spec else sys.argv[0], *sys.argv[1:]]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a project without images does not need torchvision
+        return None
 
 
 def _git(*args: str) -> str | None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from src import run
-from src.callbacks.monitor_check import check_monitors
-from src.cli import ProjectCLI
-from src.data.in_memory import InMemoryDataModule
-from src.errors import STATUS_INTERRUPTED, readable
+from . import run
+from .callbacks.monitor_check import check_monitors
+from .cli import ProjectCLI
+from .data.in_memory import InMemoryDataModule
+from .errors import STATUS_INTERRUPTED, readable
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run ``python -m src.train`` with ``args`` (default: those of the process).
+    """Run ``python -m src.train`` with ``args`` (default: the process's).
 
     Returns:
         The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.

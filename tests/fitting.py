@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -51,6 +52,15 @@ class Given(InMemoryDataModule):
 
     def load(self, source: str) -> Arrays:
         return self.arrays
+
+
+def noisy_line(num_samples: int, **settings: Any) -> Given:
+    """Serve samples of a linear function of two features with noise, shuffled anew each epoch."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(num_samples, 2, generator=random)
+    noise = torch.randn(num_samples, generator=random)
+    targets = inputs @ torch.tensor([2.0, -3.4]) + 4.2 + noise
+    return Given(inputs, targets, **{"shuffle": True, "seed": 1, **settings})
 
 
 class Line(SupervisedModule):

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.run import ROOT
+from src.errors import PACKAGE
 
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
-PACKAGES = ("models", "data", "callbacks")
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Beside itself and third parties, what each part may import of this project.
 ALLOWED = {
     "models": {"checks", "optim"},
@@ -22,30 +21,54 @@ ALLOWED = {
 }
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(ROOT / "src").parts[0].removesuffix(".py")
+def place(path: Path) -> tuple[str, ...]:
+    """Name a file's module within the package: its parts."""
+    return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-def imports(tree: ast.Module) -> set[str]:
-    """Name the parts of this project that a module imports."""
+def imports(text: str, module: tuple[str, ...]) -> set[str]:
+    """Name the parts of this project that the text of a module imports."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "src":
-            parts = str(node.module).split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            path = tuple(node.module.split(".")) if node.module else ()
+            if node.level:
+                path = (PACKAGE.name, *module[: -node.level], *path)
+            targets = [(*path, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("src.")}
+            targets = [tuple(alias.name.split(".")) for alias in node.names]
+        else:
+            continue
+        found |= {t[1] for t in targets if t[0] == PACKAGE.name and len(t) > 1}
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(place(path)))
 def test_arrows_point_one_way(path: Path) -> None:
-    part = part_of(path)
+    module = place(path)
+    part = module[0]
     if part in ALLOWED:
-        assert imports(ast.parse(path.read_text())) <= ALLOWED[part] | {part}
+        assert imports(path.read_text(), module) <= ALLOWED[part] | {part}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("from ..cli import ProjectCLI", {"cli"}),
+        ("from .. import optim, run as r", {"optim", "run"}),
+        ("from . import augment", {"data"}),
+        ("from .in_memory import Arrays", {"data"}),
+        (f"from {PACKAGE.name}.models.supervised import Batch", {"models"}),
+        (f"from {PACKAGE.name} import cli", {"cli"}),
+        (f"def late():\n    import {PACKAGE.name}.cli, torch", {"cli"}),
+        ("from torch import nn\nimport torch.nn", set()),
+    ],
+)
+def test_every_import_is_seen(text: str, parts: set[str]) -> None:
+    assert imports(text, ("data", "mine")) == parts
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(place(path)))
 def test_nothing_happens_at_import(path: Path) -> None:
     """At the top of a module: definitions, constants and imports, no bare call."""
     for node in ast.parse(path.read_text()).body:

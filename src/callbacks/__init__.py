@@ -1,10 +1,10 @@
 """Behaviour that Lightning's own callbacks do not have."""
 
-from src.callbacks.checkpoint import Checkpoint as Checkpoint
-from src.callbacks.graceful_stop import GracefulStop as GracefulStop
-from src.callbacks.gradient_accumulation import GradientAccumulation as GradientAccumulation
-from src.callbacks.gradient_clipping import GradientClipping as GradientClipping
-from src.callbacks.lr_monitor import LRMonitor as LRMonitor
-from src.callbacks.monitor_check import MonitorCheck as MonitorCheck
-from src.callbacks.progress import Progress as Progress
-from src.callbacks.throughput import Throughput as Throughput
+from .checkpoint import Checkpoint as Checkpoint
+from .graceful_stop import GracefulStop as GracefulStop
+from .gradient_accumulation import GradientAccumulation as GradientAccumulation
+from .gradient_clipping import GradientClipping as GradientClipping
+from .lr_monitor import LRMonitor as LRMonitor
+from .monitor_check import MonitorCheck as MonitorCheck
+from .progress import Progress as Progress
+from .throughput import Throughput as Throughput

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from src.checks import at_least
+from ..checks import at_least
 
 
 class Checkpoint(ModelCheckpoint):

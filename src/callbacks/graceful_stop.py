@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.callbacks.checkpoint import Checkpoint
+from .checkpoint import Checkpoint
 
 AGREE_EVERY = 10  # steps: each agreement makes the devices wait for one another
 

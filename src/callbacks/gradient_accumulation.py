@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
-from src.checks import at_least
+from ..checks import at_least
 
 
 class GradientAccumulation(GradientAccumulationScheduler):

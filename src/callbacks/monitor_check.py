@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.checks import suggest
+from ..checks import suggest
 
 
 class MonitorCheck(Callback):

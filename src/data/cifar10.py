@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_md5
 
-from src.data.images import (
+from .images import (
     ImageDataModule,
     cached,
     check_fraction,
@@ -18,7 +18,7 @@ from src.data.images import (
     labelled,
     load_array,
 )
-from src.data.in_memory import Arrays, Split
+from .in_memory import Arrays, Split
 
 # Per channel over all pixels of the 50,000 training images, in [0, 1] units.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

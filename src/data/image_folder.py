@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.images import ImageDataModule, check_fraction, class_folders, decode, list_images
-from src.data.in_memory import Arrays, Split
+from .images import ImageDataModule, check_fraction, class_folders, decode, list_images
+from .in_memory import Arrays, Split
 
 # Per channel over ImageNet's training images, torchvision's convention for photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

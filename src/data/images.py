@@ -16,9 +16,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from src.checks import at_least, suggest
-from src.data import augment as augmentations, philox
-from src.data.in_memory import InMemoryDataModule, Split
+from ..checks import at_least, suggest
+from . import augment as augmentations, philox
+from .in_memory import InMemoryDataModule, Split
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_VERSION = 2  # raise it when the pixels decoded from the same files change
@@ -36,7 +36,7 @@ class ImageDataModule(InMemoryDataModule):
         image_size_px: Height and width of an image.
         mean: Of each channel, in [0, 1] units.
         std: Of each channel, in [0, 1] units.
-        augment: Functions of ``src/data/augment.py`` to their settings, applied in this order.
+        augment: Functions of ``data/augment.py`` to their settings, applied in this order.
         kwargs: See ``InMemoryDataModule``.
     """
 

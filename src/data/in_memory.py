@@ -10,9 +10,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from src.checks import at_least
-from src.data import philox
-from src.data.sampling import EvaluationSampler, TrainingSampler, balancing_weights
+from ..checks import at_least
+from . import philox
+from .sampling import EvaluationSampler, TrainingSampler, balancing_weights
 
 Split = Literal["train", "val", "test"]
 Sample = tuple[Tensor, Tensor]

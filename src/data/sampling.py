@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from src.data import philox
+from . import philox
 
 
 class KeptSampler(DistributedSampler[Tensor], SequentialSampler):  # type: ignore[misc]

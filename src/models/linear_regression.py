@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import R2Score
 
-from src.checks import at_least
-from src.models.supervised import SupervisedModule
+from ..checks import at_least
+from .supervised import SupervisedModule
 
 
 class LinearRegression(SupervisedModule):

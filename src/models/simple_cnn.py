@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from src.checks import at_least
-from src.models.supervised import SupervisedModule
+from ..checks import at_least
+from .supervised import SupervisedModule
 
 
 class SimpleCNN(SupervisedModule):

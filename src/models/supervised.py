@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from src import optim
+from .. import optim
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -48,8 +48,8 @@ class SupervisedModule(LightningModule):
         network: What is trained; its weights are initialized here.
         loss: Mean loss of a batch from outputs and targets.
         metrics: Further metrics, updated with outputs and targets.
-        optimizer: Settings of the optimizer, see ``src.optim.check_optimizer``.
-        lr_scheduler: Settings of the learning-rate schedule, see ``src.optim.check_scheduler``.
+        optimizer: Settings of the optimizer, see ``optim.check_optimizer``.
+        lr_scheduler: Settings of the learning-rate schedule, see ``optim.check_scheduler``.
         l1_penalty: Factor on the sum of absolute weights (not biases, not norms) in the loss.
         weight_init: Of linear and convolution layers: PyTorch's own, Glorot & Bengio 2010
             (uniform), or He et al. 2015 (normal); the last two start biases at zero.

@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.callbacks import Checkpoint, GracefulStop
-from src.data import SyntheticRegressionDataModule
-from tests.fitting import Line, fit
+from tests.fitting import Line, fit, noisy_line
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,7 +41,7 @@ class Send(Callback):
 def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[float], Trainer]:
     """Train on eight batches an epoch."""
     model = Line(num_features=2, optimizer={"name": "SGD", "lr": 0.1, "momentum": 0.9})
-    data = SyntheticRegressionDataModule(num_samples=32, batch_size=4, seed=1)
+    data = noisy_line(32, batch_size=4)
     made = fit(folder, model, data, GracefulStop(), *callbacks, **{"max_epochs": 2, **options})
     return model.weights, made
 

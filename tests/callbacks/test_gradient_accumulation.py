@@ -7,8 +7,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.callbacks import GradientAccumulation
-from src.data import SyntheticRegressionDataModule
-from tests.fitting import Given, Line, fit
+from tests.fitting import Given, Line, fit, noisy_line
 
 
 class Steps(Callback):
@@ -26,10 +25,7 @@ def regression(
 ) -> tuple[torch.Tensor, list[int]]:
     """Train for three epochs, far from the end; return weights and steps by epoch."""
     model = Line(num_features=2, optimizer={"name": "SGD", "lr": 0.05, "momentum": 0.5})
-    data = SyntheticRegressionDataModule(
-        num_samples=num_samples, batch_size=batch_size, noise_std=1.0, seed=3
-    )
-    steps = Steps()
+    data, steps = noisy_line(num_samples, batch_size=batch_size), Steps()
     fit(folder, model, data, *callbacks, steps, max_epochs=3, **options)
     return torch.tensor(model.weights), steps.steps
 

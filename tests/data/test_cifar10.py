@@ -11,7 +11,8 @@ from torchvision.datasets import CIFAR10, utils as downloads
 from torchvision.datasets.utils import calculate_md5
 
 from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CIFAR10DataModule
-from tests.data.tiny import save_image, serve, shades, targets, trainer
+from tests.data.pictures import save_image, shades
+from tests.data.serving import serve, targets, trainer
 
 ROOT = Path(__file__).parents[2]
 

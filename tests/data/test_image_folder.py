@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from src.data import ImageFolderDataModule
-from tests.data.tiny import SPLITS, save_image, serve, shades, targets, trainer
+from tests.data.pictures import save_image, shades
+from tests.data.serving import SPLITS, serve, targets, trainer
 
 
 def save(root: Path, *names: str) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor
 from src.data import images
 from src.data.images import ImageDataModule, decode
 from src.data.in_memory import Arrays, Split
-from tests.data.tiny import SPLITS, save_image, serve, shades
+from tests.data.pictures import save_image, shades
+from tests.data.serving import SPLITS, serve
 
 AUGMENT = {"random_crop": {"pad_px": 2}, "horizontal_flip": None}
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)

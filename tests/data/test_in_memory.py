@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data.in_memory import Arrays, InMemoryDataModule, Sample, Split
-from tests.data.tiny import SPLITS, serve, targets, trainer
+from tests.data.serving import SPLITS, serve, targets, trainer
 
 
 class Numbers(InMemoryDataModule):

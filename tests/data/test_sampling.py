@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from src.data import philox
-from src.data.sampling import EvaluationSampler, TrainingSampler, balancing_weights
+from src.data.sampling import (
+    EvaluationSampler,
+    TrainingSampler,
+    balancing_weights,
+)
 
 
 def batches(sampler: TrainingSampler | EvaluationSampler) -> list[list[int]]:

@@ -1,5 +1,6 @@
-"""What every model of ``src.models`` promises, asked of each without being told of it."""
+"""What every model of this project promises, asked of each without being told of it."""
 
+import inspect
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,19 @@ def build(config: str, folder: Path, how: str) -> LightningModule:
     return built
 
 
-def tiny(config: str) -> LightningDataModule:
-    """Make four batches like those of a config's data; images where that is read from files."""
+def small(config: str, model: LightningModule) -> LightningDataModule:
+    """Make a config's data with small batches; made-up images where that is read from files."""
     section = sections()[config]["data"]
-    name, settings = section["class_path"], section.get("init_args", {})
-    if not name.startswith("Synthetic"):
-        name, settings = "SyntheticImageDataModule", {}
-    sizes = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "batch_size": 16}
-    made = getattr(data, name)(**{**settings, **sizes, "val_batch_size": 16})
+    settings = section.get("init_args", {})
+    cls = getattr(data, section["class_path"])
+    images = getattr(data, "SyntheticImageDataModule", None)
+    if images is not None and {"data_dir", "roots"} & settings.keys():
+        cls, sizes = images, ("num_classes", "image_size_px")
+        settings = {name: model.hparams[name] for name in sizes if name in model.hparams}
+    counts = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16}
+    accepted = inspect.signature(cls).parameters
+    counts = {name: count for name, count in counts.items() if name in accepted}
+    made = cls(**{**settings, **counts, "batch_size": 16, "val_batch_size": 16})
     assert isinstance(made, LightningDataModule)
     return made
 
@@ -79,7 +85,8 @@ def test_model(tmp_path: Path, name: str, config: str, how: str) -> None:
     assert is_plain(dict(model.hparams))
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
-    trainer = fit(tmp_path, model, tiny(config), limit_val_batches=None)
+    made = small(config, model)
+    trainer = fit(tmp_path, model, made, limit_train_batches=4, limit_val_batches=1)
     assert trainer.global_step == 4
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     assert {"train/loss", "val/loss"} <= logged.keys()

@@ -1,9 +1,13 @@
+import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from src.models import LinearRegression
+from src.train import main as train
+from tests.commands import same
 from tests.fitting import Given, fit, trainer
 
 # With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5.
@@ -68,3 +72,23 @@ def test_report_sets_weights_beside_the_true_ones(tmp_path: Path) -> None:
 def test_no_features_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^num_features: 0 is not at least 1\.$"):
         LinearRegression(num_features=0)
+
+
+def test_experiment_finds_the_true_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--config", "linear_regression", "--runs_dir", str(tmp_path)]
+    assert train([*args, "--run_name", "run"]) == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"weights +│ (\S+), (\S+) +\(true 2.0000, -3.4000\)", printed)
+    assert found is not None
+    assert [float(weight) for weight in found.groups()] == pytest.approx([2, -3.4], abs=0.01)
+    run = tmp_path / "linear_regression" / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/weight_error"] < 0.01
+    assert metrics["test/bias_error"] < 0.01
+    best = run / "checkpoints" / "best.ckpt"
+    model = LinearRegression.load_from_checkpoint(best, weights_only=True)
+    assert model.layer.weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+    assert train([*args, "--run_name", "again"]) == 0
+    assert same(run.with_name("again"), run)  # seed 0 is a seed

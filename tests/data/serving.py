@@ -1,12 +1,10 @@
-"""Tiny stand-ins for a trainer and for photographs."""
+"""Batches as a model gets them, without a trainer."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from PIL import Image
 from torch import Tensor
 
 from src.data.in_memory import InMemoryDataModule, Split
@@ -57,16 +55,3 @@ def serve(
 
 def targets(batches: list[tuple[Tensor, Tensor]]) -> list[list[int]]:
     return [batch.tolist() for _, batch in batches]
-
-
-def save_image(path: Path, shade: int, size: tuple[int, int] = (32, 32)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (shade, shade, shade)).save(path)
-    return path
-
-
-def shades(images: Tensor) -> list[int]:
-    """The shades of bytes (N, H, W, C), each image being of one shade."""
-    assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
-    found: list[int] = images[:, 0, 0, 0].tolist()
-    return found

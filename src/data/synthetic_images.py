@@ -1,6 +1,5 @@
-"""Data made on the spot: nothing to download, and the truth is known."""
+"""Images of classes that can be learned, made on the spot: nothing to download."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,54 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.checks import at_least
-from src.data.images import ImageDataModule
-from src.data.in_memory import Arrays, InMemoryDataModule
+from ..checks import at_least
+from .images import ImageDataModule
+from .in_memory import Arrays
 
-STREAMS = {"train": 0, "val": 1, "test": 2, "truth": 3}
-
-
-class SyntheticRegressionDataModule(InMemoryDataModule):
-    """Samples of y = x @ w + b + noise, x standard normal: x (B, F) float32, y (B,) float32.
-
-    Args:
-        weights: True weights w, one a feature.
-        bias: True bias b.
-        noise_std: Standard deviation of the noise, in the unit of y.
-        num_samples: Training samples.
-        num_val_samples: Validation samples, drawn apart.
-        num_test_samples: Test samples, drawn apart.
-        kwargs: See ``InMemoryDataModule``.
-    """
-
-    def __init__(
-        self,
-        weights: Sequence[float] = (2.0, -3.4),
-        bias: float = 4.2,
-        noise_std: float = 0.01,
-        num_samples: int = 1000,
-        num_val_samples: int = 200,
-        num_test_samples: int = 200,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if not weights:
-            raise ValueError("weights: empty. Give one for each feature.")
-        if noise_std < 0:
-            raise ValueError(f"noise_std: {noise_std} is negative.")
-        self.counts = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
-        at_least(2, num_samples=num_samples, num_val_samples=num_val_samples)
-        at_least(2, num_test_samples=num_test_samples)
-        self.noise_std = noise_std
-        self.true_weights = torch.tensor(weights, dtype=torch.float32)
-        self.true_bias = torch.tensor(bias, dtype=torch.float32)
-        self.num_features = len(weights)
-
-    def load(self, source: str) -> Arrays:
-        random = np.random.default_rng([self.seed, STREAMS[source]])
-        x = _float32(random.standard_normal((self.counts[source], self.num_features)))
-        noise = _float32(random.standard_normal(self.counts[source])) * self.noise_std
-        return Arrays(x, x @ self.true_weights + self.true_bias + noise)
+STREAMS = {"train": 0, "val": 1, "test": 2, "patterns": 3}
 
 
 class SyntheticImageDataModule(ImageDataModule):
@@ -106,7 +62,7 @@ class SyntheticImageDataModule(ImageDataModule):
         return Arrays(images, labels)
 
     def _patterns(self) -> Tensor:
-        random = np.random.default_rng([self.seed, STREAMS["truth"]])
+        random = np.random.default_rng([self.seed, STREAMS["patterns"]])
         coarse = _float32(random.standard_normal((self.num_classes, 3, 4, 4)))
         size = (self.image_size_px, self.image_size_px)
         return F.interpolate(coarse, size, mode="bicubic").permute(0, 2, 3, 1)
