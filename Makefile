@@ -1,23 +1,28 @@
-# make train ARGS="--config cifar10" passes options on. VENV=elsewhere uses another environment.
+# make train ARGS="--trainer.max_epochs 3" passes options on. VENV=elsewhere uses another environment.
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
-STAMP = $(VENV)/.requirements
+# Dependency groups to install beside the project and its tools, each with a locks/NAME.lock.
+EXTRAS ?= template
+LOCKS = requirements.lock $(EXTRAS:%=locks/%.lock)
+# The stamp names the extras, and is older than a changed lock: either installs again.
+STAMP = $(VENV)/.requirements$(subst $() ,,$(EXTRAS:%=-%))
 
 .PHONY: setup train test check lock
 
 setup: $(STAMP)
 
-# The stamp names the lock file that is installed, so a changed lock installs again.
-$(STAMP): requirements.lock
+$(STAMP): $(LOCKS)
 	@if command -v uv >/dev/null 2>&1; then \
 		{ [ -x $(VENV)/bin/python ] || uv venv --quiet --python $(PYTHON) $(VENV); } && \
-		uv pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)/bin/python requirements.lock; \
+		uv pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)/bin/python $(LOCKS); \
 	else \
 		{ [ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV); } && \
 		{ $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(VENV)/bin/python -m ensurepip; } && \
-		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+			$(LOCKS:%=-r %); \
 	fi
+	@rm -f $(VENV)/.requirements*
 	@touch $@
 
 train: setup
@@ -32,6 +37,11 @@ check: setup
 	$(VENV)/bin/mypy
 
 # Newest versions that pyproject.toml allows; needs uv.
+COMPILE = uv pip compile --universal --python-version 3.10 --upgrade --generate-hashes --no-annotate \
+	--no-header --quiet
 lock:
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.10 --upgrade \
-		--generate-hashes --no-annotate --no-header --quiet --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group dev --output-file requirements.lock
+	for group in $(patsubst locks/%.lock,%,$(wildcard locks/*.lock)); do \
+		$(COMPILE) --group $$group --constraint requirements.lock \
+			--output-file locks/$$group.lock || exit; \
+	done

@@ -1,0 +1,282 @@
+"""Make the new project from the files of the template, and set the few names in them.
+
+Run by cookiecutter in the folder of the project, where so far only what is truly rendered lies, and
+the answers, written by ``pre_gen_project.py``.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+Answers = dict[str, str]
+
+COPIED = [
+    *("src", "tests", "configs", "Makefile", "pyproject.toml", "requirements.lock"),
+    *(".gitignore", ".pre-commit-config.yaml"),
+]
+NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*")
+EXAMPLES = {
+    "regression": [
+        "configs/linear_regression.yaml",
+        "src/data/synthetic_regression.py",
+        "src/models/linear_regression.py",
+        "tests/data/test_synthetic_regression.py",
+        "tests/models/test_linear_regression.py",
+    ],
+    "vision": [
+        "configs/cifar10.yaml",
+        "configs/cifar10_synthetic.yaml",
+        "src/data/augment.py",
+        "src/data/cifar10.py",
+        "src/data/image_folder.py",
+        "src/data/images.py",
+        "src/data/synthetic_images.py",
+        "src/models/simple_cnn.py",
+        "tests/data/pictures.py",
+        "tests/data/test_augment.py",
+        "tests/data/test_cifar10.py",
+        "tests/data/test_image_folder.py",
+        "tests/data/test_images.py",
+        "tests/data/test_synthetic_images.py",
+        "tests/models/test_simple_cnn.py",
+        "tests/test_image_experiments.py",
+    ],
+}
+# With neither: the model and data of the README's recipe.
+STARTER = {
+    "configs/mlp.yaml": "tests/template/recipe/mlp.yaml",
+    "src/data/blobs.py": "tests/template/recipe/blobs.py",
+    "src/models/mlp.py": "tests/template/recipe/mlp.py",
+}
+FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "mlp"}
+LOGGERS = ["wandb", "mlflow"]
+CI = {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
+
+
+class TemplateError(Exception):
+    """The project cannot be made, said in one sentence."""
+
+
+def main() -> None:
+    """Make the project, or exit with a message; cookiecutter then removes the folder."""
+    file = Path(".answers.json")
+    answers: Answers = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            template = find_template(answers, Path(place))
+            copy_files(template, answers)
+        set_names(answers)
+        choose_examples(answers["examples"])
+        if answers["package_name"] != "src":
+            rename_package(answers["package_name"])
+    except TemplateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    if answers["git_init"] == "yes":
+        start_git()
+    print(f"\nNext:\n    cd {shlex.quote(shown_path(Path.cwd()))}\n    make train\n")
+
+
+def find_template(answers: Answers, place: Path) -> Path:
+    """Find the folder of the template, or clone it into ``place``.
+
+    cookiecutter gives the folder as it was typed: a relative one counts from where the person
+    stood. That is not known here, but cookiecutter stands in the template while its hooks run (to
+    be seen on Linux alone), a shell tells where it stands (``PWD``), and without ``-o`` the
+    project is made there. As each may be wrong, a folder counts only with this very script in it.
+    """
+    given = answers.get("_repo_dir")
+    if given is None:  # cruft says instead what it has cloned
+        return clone(answers["_template"], answers["_commit"], place / "template")
+    bases = [answers["_output_dir"], os.environ.get("PWD", ".")]
+    for folder in [Path(f"/proc/{os.getppid()}/cwd"), *(Path(base, given) for base in bases)]:
+        if holds_template(folder):
+            return folder.resolve()
+    raise TemplateError(
+        f"cannot find the template {given!r} from here. Give cookiecutter its absolute path."
+    )
+
+
+def holds_template(folder: Path) -> bool:
+    """Tell whether a folder holds the template that this script was taken from."""
+    script = folder / "hooks" / "post_gen_project.py"
+    here = Path(__file__).read_text(encoding="utf-8")
+    return script.is_file() and script.read_text(encoding="utf-8").strip() == here.strip()
+
+
+def clone(url: str, commit: str, folder: Path) -> Path:
+    """Clone a repository at a commit into ``folder``."""
+    for command in (
+        ["git", "clone", "--quiet", "--no-checkout", url, str(folder)],
+        ["git", "-C", str(folder), "checkout", "--quiet", commit],
+    ):
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+            raise TemplateError(f"cannot clone the template {url}: {reason}") from error
+    return folder
+
+
+def copy_files(template: Path, answers: Answers) -> None:
+    """Copy what every project has, and what the answers ask for."""
+    logger, ci = answers["logger"], answers["ci"]
+    wanted = [*COPIED]
+    wanted += [f"locks/{logger}.lock"] if logger in LOGGERS else []
+    wanted += [CI[ci]] if ci in CI else []
+    for name in wanted:
+        source, target = template / name, Path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=NOT_COPIED, dirs_exist_ok=True)
+        elif source.is_file():
+            shutil.copyfile(source, target)
+        else:
+            raise TemplateError(f"the template has no {name}. Mend COPIED in its hook.")
+
+
+def set_names(answers: Answers) -> None:
+    """Set what the answers say in ``pyproject.toml``, the Makefile and the overlays."""
+    pyproject, logger = Path("pyproject.toml"), answers["logger"]
+    set_line(pyproject, r'name = ".*"', f"name = {quoted(answers['project_slug'])}")
+    author = {"name": answers["author"], "email": answers["email"]}
+    fields = ", ".join(f"{key} = {quoted(value)}" for key, value in author.items() if value)
+    description = f"description = {quoted(answers['description'])}"
+    authors = "\nauthors = [{" + fields + "}]" if fields else ""
+    set_line(pyproject, r'description = ".*"', description + authors)
+    if answers["license"] == "none":
+        remove(Path("LICENSE"))
+        set_line(pyproject, r'license = ".*"\n', "")
+    else:
+        set_line(pyproject, r'license = ".*"', f"license = {quoted(answers['license'])}")
+    set_line(pyproject, r'files = \["src", "tests", "hooks"\]', 'files = ["src", "tests"]')
+    set_line(Path("Makefile"), r"EXTRAS \?= template", f"EXTRAS ?= {logger}".replace(" none", ""))
+    for group in ["template", *LOGGERS]:
+        if group != logger:
+            set_line(pyproject, rf"{group} = \[.*\]\n", "")
+    for other in LOGGERS:
+        if other != logger:
+            remove(Path("configs/overlays", f"{other}.yaml"))
+
+
+def choose_examples(examples: str) -> None:
+    """Leave out the examples that are not wanted; of none, begin with the starter."""
+    for target, source in STARTER.items() if examples == "none" else ():
+        home = ".".join(Path(target).parts[:-1])
+        write(Path(target), read(Path(source)).replace(f"from {home}.", "from ."))
+        add_import(Path(target))
+    for name in ["tests/template", *unwanted(examples)]:
+        remove(Path(name))
+        drop_import(Path(name))
+    if examples not in ("all", "vision"):
+        pyproject = Path("pyproject.toml")
+        for package in ("torchvision", "pillow"):
+            set_line(pyproject, rf'    "{package}\b.*",\n', "")
+        override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
+        set_line(pyproject, override, "")
+        set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
+    if examples in FIRST_CONFIG:
+        line = f'DEFAULT_CONFIG = "{FIRST_CONFIG[examples]}"'
+        set_line(Path("src/cli.py"), r'DEFAULT_CONFIG = "linear_regression"', line)
+
+
+def unwanted(examples: str) -> list[str]:
+    """List the files of the examples that are not to be kept."""
+    return [
+        name
+        for example, files in EXAMPLES.items()
+        for name in files
+        if examples not in ("all", example)
+    ]
+
+
+def rename_package(new: str) -> None:
+    """Give ``src`` another name: the folder, and where it is imported, run or named in a path."""
+    parts = "|".join(sorted({re.escape(path.stem) for path in Path("src").iterdir()}))
+    shutil.move("src", new)
+    # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
+    pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
+    folders = [Path(name) for name in (new, "tests", "configs")]
+    files = [p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".yaml")]
+    for path in [*files, Path("Makefile"), Path("pyproject.toml")]:
+        write(path, re.sub(pattern, new, read(path)))
+    set_line(Path("pyproject.toml"), r'files = \["src", "tests"\]', f'files = ["{new}", "tests"]')
+
+
+def set_line(path: Path, pattern: str, new: str) -> None:
+    """Replace the one place that a pattern finds at the start of a line.
+
+    Raises:
+        TemplateError: There is no such place, or several.
+    """
+    text, count = re.subn(rf"(?m)^{pattern}", lambda _: new, read(path))
+    if count != 1:
+        raise TemplateError(
+            f"{path} has {count} places like {pattern!r} where there should be one. "
+            "The template has changed: mend its hooks/post_gen_project.py."
+        )
+    write(path, text)
+
+
+def add_import(module: Path) -> None:
+    """Name the classes of a module in the ``__init__`` beside it."""
+    package = module.parent / "__init__.py"
+    for name in re.findall(r"(?m)^class (\w+)", read(module)):
+        write(package, f"{read(package)}from .{module.stem} import {name} as {name}\n")
+
+
+def drop_import(module: Path) -> None:
+    """Leave a module out of the ``__init__`` beside it, where that names it."""
+    package, line = module.parent / "__init__.py", rf"from \.{module.stem} import .*\n"
+    if package.is_file() and re.search(rf"(?m)^{line}", read(package)):
+        set_line(package, line, "")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder that must be there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.is_file():
+        path.unlink()
+    else:
+        raise TemplateError(f"the template has no {path}. Mend its hooks/post_gen_project.py.")
+
+
+def read(path: Path) -> str:
+    """Read a file of text with the line ends it has."""
+    return path.read_bytes().decode()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file of text with the line ends given, on Windows too."""
+    path.write_bytes(text.encode())
+
+
+def quoted(text: str) -> str:
+    """Quote a string for TOML, whose rules for one line are those of JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def start_git() -> None:
+    """Make a git repository; without git, say so and go on."""
+    try:
+        subprocess.run(["git", "init", "--quiet"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"note: no git repository was made: {error}", file=sys.stderr)
+
+
+def shown_path(folder: Path) -> str:
+    """Shorten a path where it lies below the folder that the person's shell is in."""
+    here = Path(os.environ.get("PWD", os.sep))
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Templates to make projects from, and a person who does."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.template.baking import BIN, commit, copy_template
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Somebody with a git identity and no other settings, whose home is left alone."""
+    home = tmp_path_factory.mktemp("home")
+    config = home / "cookiecutter.yaml"
+    config.write_text(f"cookiecutters_dir: {home}/templates\nreplay_dir: {home}/replay\n")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COOKIECUTTER_CONFIG", str(config))
+        environment.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        environment.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+        for role in ("AUTHOR", "COMMITTER"):
+            environment.setenv(f"GIT_{role}_NAME", "A. Person")
+            environment.setenv(f"GIT_{role}_EMAIL", "person@example.org")
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the template, not to be written to."""
+    return copy_template(tmp_path_factory.mktemp("template") / "template")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The template as a git repository of its own, with one commit."""
+    folder = copy_template(tmp_path / "repository")
+    commit(folder)
+    return folder

@@ -1,0 +1,188 @@
+"""Projects as cookiecutter makes them: which files, with which names in them."""
+
+import ast
+import json
+import re
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.run import ROOT
+from tests.template.baking import bake, files, run
+
+QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text())
+OPTIONS: dict[str, list[str]] = {
+    "package_name": ["src", "myproject"],
+    **{name: choices for name, choices in QUESTIONS.items() if isinstance(choices, list)},
+}
+
+
+def covering() -> list[dict[str, str]]:
+    """Choose sets of answers, few of them, in which each pair of two options' values occurs."""
+    names = list(OPTIONS)
+
+    def pairs(row: tuple[str, ...]) -> set[tuple[tuple[str, str], ...]]:
+        return set(combinations(zip(names, row, strict=True), 2))
+
+    rows = list(product(*OPTIONS.values()))
+    missing = set().union(*map(pairs, rows))
+    chosen = []
+    while missing:
+        best = max(rows, key=lambda row: len(pairs(row) & missing))
+        missing -= pairs(best)
+        chosen.append(dict(zip(names, best, strict=True)))
+    return chosen
+
+
+DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
+CASES = [DEFAULT, *(case for case in covering() if case != DEFAULT)]
+IDS = ["-".join(case.values()) for case in CASES]
+
+# Which example a file belongs to is seen from its name.
+REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
+VISION = re.compile(
+    r"/(test_)?(augment|cifar10(_synthetic)?|image_experiments|image_folder|images|pictures"
+    r"|simple_cnn|synthetic_images)\.(py|yaml)$"
+)
+
+
+def expected_files(case: dict[str, str]) -> set[str]:
+    kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore"}
+    kept |= {".pre-commit-config.yaml", "README.md"}
+    for folder in ("src", "tests", "configs"):
+        kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
+    kept -= {name for name in kept if name.startswith("tests/template/")}
+    kept -= {"configs/overlays/wandb.yaml", "configs/overlays/mlflow.yaml"}
+    examples, logger = case["examples"], case["logger"]
+    if examples in ("vision", "none"):
+        kept -= {name for name in kept if REGRESSION.search(name)}
+    if examples in ("regression", "none"):
+        kept -= {name for name in kept if VISION.search(name)}
+    if examples == "none":
+        kept |= {"configs/mlp.yaml", "src/data/blobs.py", "src/models/mlp.py"}
+    if logger != "none":
+        kept |= {f"configs/overlays/{logger}.yaml", f"locks/{logger}.lock"}
+    kept |= set() if case["license"] == "none" else {"LICENSE"}
+    ci = {"github": {".github/workflows/ci.yml"}, "gitlab": {".gitlab-ci.yml"}}
+    kept |= ci.get(case["ci"], set())
+    package = case["package_name"]
+    return {re.sub("^src/", f"{package}/", name) for name in kept}
+
+
+def test_pairs_are_covered() -> None:
+    assert len(CASES) < 25
+    for (one, firsts), (two, seconds) in combinations(OPTIONS.items(), 2):
+        found = {(case[one], case[two]) for case in CASES}
+        assert found == set(product(firsts, seconds))
+
+
+@pytest.fixture(scope="session")
+def baked(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The projects made so far in this session, by the names of their cases."""
+    return {"": tmp_path_factory.mktemp("baked"), "template": template}
+
+
+@pytest.fixture
+def project(case: dict[str, str], baked: dict[str, Path]) -> Path:
+    name = "-".join(case.values())
+    if name not in baked:
+        folder = baked[""] / name
+        folder.mkdir()
+        baked[name] = bake(str(baked["template"]), folder, {"author": "Ada L.", **case})
+    return baked[name]
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_files(case: dict[str, str], project: Path) -> None:
+    assert files(project) == expected_files(case)
+    assert (project / ".git").is_dir() == (case["git_init"] == "yes")
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_contents(case: dict[str, str], project: Path) -> None:
+    texts = {name: (project / name).read_text() for name in files(project)}
+    assert [name for name, text in texts.items() if "cookiecutter" in text + name] == []
+    for name in {"README.md", "LICENSE"} & texts.keys():
+        assert not re.search(r"[{}]|\[(yyyy|name)", texts[name].replace('{"', "")), name
+    if case["package_name"] != "src":
+        assert [name for name, text in texts.items() if re.search(r"\bsrc\b", text)] == []
+    imported = set()
+    for name, text in texts.items():
+        if name.endswith(".py"):
+            imported |= imports(ast.parse(text))
+        elif name.endswith((".yaml", ".yml")):
+            assert isinstance(yaml.safe_load(text), dict)
+    assert {case["package_name"], "tests", "torch", "lightning"} <= imported
+    vision = {"torchvision", "PIL"}
+    assert imported & vision == (vision if case["examples"] in ("all", "vision") else set())
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Name the top-level modules that a module imports; not those of its own package."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_is_linted(case: dict[str, str], project: Path) -> None:
+    run("ruff", "check", "--no-cache", folder=project)
+    run("ruff", "format", "--check", "--no-cache", folder=project)
+    makefile = run("make", "--dry-run", "--always-make", "check", "test", "train", folder=project)
+    assert f"python -m {case['package_name']}.train" in makefile
+    logger = case["logger"]
+    assert ("locks/" in makefile) == (logger != "none")
+    assert logger == "none" or f"requirements.lock locks/{logger}.lock" in makefile
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_dependencies(case: dict[str, str], project: Path) -> None:
+    """What an example or a logger needs is there with it, and not without."""
+    declared = (project / "pyproject.toml").read_text()
+    locked = re.findall(r"(?m)^([\w-]+)==", (project / "requirements.lock").read_text())
+    vision = case["examples"] in ("all", "vision")
+    assert [name in declared for name in ("torchvision", "pillow")] == [vision] * 2
+    assert ("torchvision" in locked, "torch" in locked) == (vision, True)
+    assert not {"cookiecutter", "cruft", "wandb", "mlflow"} & set(locked)
+    for logger in ("wandb", "mlflow"):
+        assert (logger in declared) == (case["logger"] == logger)
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_license(case: dict[str, str], project: Path) -> None:
+    chosen = case["license"]
+    declared = re.findall(r'(?m)^license = "(.*)"', (project / "pyproject.toml").read_text())
+    assert declared == ([chosen] if chosen != "none" else [])
+    readme = (project / "README.md").read_text()
+    assert (f"License: {chosen}." in readme) == (chosen != "none")
+    if chosen != "none":
+        first = {"MIT": "MIT License", "BSD-3-Clause": "BSD 3-Clause License"}
+        text = (project / "LICENSE").read_text()
+        assert text.splitlines()[0].strip() == first.get(chosen, "Apache License")
+        assert len(re.findall(r"Copyright (?:\(c\) )?\d{4} Ada L\.\n", text)) == 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_readme_shows_the_tree(case: dict[str, str], project: Path) -> None:
+    """Each module is named, but those of `callbacks/`, and nothing that is not there."""
+    readme = (project / "README.md").read_text()
+    named = set(re.findall(r"\b(\w+\.py)\b", readme)) - {"foo.py"}
+    there = {path.name for path in project.rglob("*.py")}
+    package = project / case["package_name"]
+    modules = {path.name for path in package.rglob("*.py") if path.parent.name != "callbacks"}
+    assert named <= there
+    assert modules - {"__init__.py"} <= named
+    assert ("docs/" in readme) == (project / "docs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_configs(case: dict[str, str], project: Path) -> None:
+    done = run("python", "-m", "pytest", "-q", "tests/test_configs.py", folder=project)
+    assert re.search(r"^\d+ passed", done.splitlines()[-1]), done

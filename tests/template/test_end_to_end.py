@@ -1,0 +1,96 @@
+"""Projects that are used as their owner would: checked, tested, trained, evaluated and resumed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.template.baking import bake, run
+
+# Of a model and data: what the run must reach, and how many of its steps the first part takes.
+EXPECTED = {
+    "linear_regression": ("test/r2", 0.999, 100),
+    "cifar10_synthetic": ("test/acc", 0.9, 100),
+    "mlp": ("test/acc", 0.95, 100),
+}
+CASES = [
+    ({}, "linear_regression"),
+    ({"package_name": "myproject"}, "linear_regression"),
+    ({"examples": "vision"}, "cifar10_synthetic"),
+    ({"examples": "regression"}, "linear_regression"),
+    ({"examples": "none"}, "mlp"),
+]
+
+
+# Python reads it at its start, and torchvision is not installed as far as anybody can tell.
+WITHOUT_TORCHVISION = """
+import sys
+from importlib import metadata
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name == "torchvision":
+            raise ModuleNotFoundError("No module named 'torchvision'", name=name)
+
+def from_name(name, original=metadata.Distribution.from_name):
+    if name == "torchvision":
+        raise metadata.PackageNotFoundError(name)
+    return original(name)
+
+metadata.Distribution.from_name = from_name
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+def hide_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this environment stand for one that was made without torchvision."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WITHOUT_TORCHVISION)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    run("python", "-c", "import torchvision", folder=folder, status=1)
+    run("python", "-c", "import torchmetrics, lightning", folder=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("answers", "config"), CASES, ids=["default", "myproject", "vision", "regression", "none"]
+)
+def test_project(
+    answers: dict[str, str],
+    config: str,
+    template: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = bake(str(template), tmp_path, answers)
+    if answers.get("examples") in ("regression", "none"):
+        hide_torchvision(tmp_path / "hiding", monkeypatch)
+    package = answers.get("package_name", "src")
+    # This environment in place of one of the project's own: the stamp counts as up to date.
+    installed = [f"VENV={sys.prefix}", "--old-file", f"{sys.prefix}/.requirements"]
+
+    def make(target: str, args: str = "") -> str:
+        return run("make", target, *installed, f"ARGS={args}", folder=project)
+
+    make("check")
+    passed = make("test").splitlines()[-1]
+    assert re.search(r"\d+ passed", passed)
+    assert not re.search(r"failed|error", passed)
+
+    metric, least, steps = EXPECTED[config]
+    printed = make("train", "--run_name whole")
+    assert f"runs/{config}/whole" in printed
+    whole = json.loads((project / f"runs/{config}/whole/metrics.json").read_text())
+    assert whole[metric] > least
+    evaluated = run("python", "-m", f"{package}.evaluate", "last", folder=project)
+    (shown,) = re.findall(rf"{metric} +│ (\S+)", evaluated)
+    assert float(shown) == pytest.approx(whole[metric], rel=1e-6)
+
+    # Stopped within an epoch and resumed, it ends where it does when it is never stopped.
+    make("train", f"--run_name parts --trainer.max_steps {steps}")
+    make("train", "--resume last --trainer.max_steps -1")
+    parts = json.loads((project / f"runs/{config}/parts/metrics.json").read_text())
+    assert parts["steps"] == whole["steps"] > steps
+    assert parts[metric] == whole[metric]

@@ -1,0 +1,45 @@
+"""The README's recipe for a new model and dataset, followed to the letter in a copy."""
+
+import json
+import re
+from pathlib import Path
+
+from src.run import ROOT
+from tests.template.baking import commit, copy_template, run
+
+RECIPE = Path(__file__).parent / "recipe"
+
+
+def test_recipe_in_the_readme(tmp_path: Path) -> None:
+    """Its files are shown as they are, and work when they are added as it says."""
+    text = (ROOT / "README.md").read_text().split("### Add a model")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
+    copy = copy_template(tmp_path / "project")
+    shown = {}
+    for _, block in blocks:
+        heading, _, content = block.removeprefix("# ").partition("\n")
+        if heading.endswith("__init__.py"):
+            with (copy / heading).open("a") as file:
+                file.write(content)
+        elif "/" in heading:
+            assert not (copy / heading).exists()
+            (copy / heading).write_text(content)
+            shown[Path(heading).name] = content
+    # In the package imports are relative, as in the other files there.
+    expected = {p.name: p.read_text() for p in RECIPE.iterdir() if p.name in shown}
+    assert shown.keys() == {"mlp.py", "blobs.py", "mlp.yaml"}
+    assert shown == {
+        name: re.sub(r"from src\.\w+\.", "from .", content) for name, content in expected.items()
+    }
+
+    run("python", "-m", "src.train", "--config", "mlp", "--run_name", "first", folder=copy)
+    metrics = json.loads((copy / "runs/mlp/first/metrics.json").read_text())
+    # Centres 3**0.5 apart, spread 0.4: the classes overlap beyond 2.2 standard deviations.
+    assert metrics["test/acc"] > 0.95
+    commit(copy)
+    chosen = ["tests/models/test_contract.py", "tests/test_configs.py", "-k", "mlp or MLP"]
+    tested = run("python", "-m", "pytest", "-q", *chosen, folder=copy)
+    assert re.search(r"^4 passed", tested.splitlines()[-1]), tested
+    added = ["src/models/mlp.py", "src/data/blobs.py"]
+    run("ruff", "check", "--no-cache", *added, folder=copy)
+    run("ruff", "format", "--check", "--no-cache", *added, folder=copy)
