@@ -19,6 +19,8 @@ def _person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("COOKIECUTTER_CONFIG", str(config))
         environment.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         environment.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of a make that runs these tests
+            environment.delenv(name, raising=False)
         for role in ("AUTHOR", "COMMITTER"):
             environment.setenv(f"GIT_{role}_NAME", "A. Person")
             environment.setenv(f"GIT_{role}_EMAIL", "person@example.org")
