@@ -79,6 +79,8 @@ def main() -> None:
     except TemplateError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    if is_for_comparison(answers):
+        return
     if answers["git_init"] == "yes":
         start_git()
     print(f"\nNext:\n    cd {shlex.quote(shown_path(Path.cwd()))}\n    make train\n")
@@ -122,7 +124,18 @@ def clone(url: str, commit: str, folder: Path) -> Path:
         except (OSError, subprocess.CalledProcessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
             raise TemplateError(f"cannot clone the template {url}: {reason}") from error
-    return folder
+    scripts = folder.rglob("hooks/post_gen_project.py")
+    found = [path.parent.parent for path in scripts if holds_template(path.parent.parent)]
+    if not found:
+        raise TemplateError(f"{url} at {commit} does not hold the template. Give its own URL.")
+    return found[0]
+
+
+def is_for_comparison(answers: Answers) -> bool:
+    """Tell whether this is one of the two projects that ``cruft update`` makes and compares."""
+    place = Path.cwd().parent
+    temporary = place.parent == Path(tempfile.gettempdir()).resolve()
+    return "_repo_dir" not in answers and temporary and place.name.startswith("tmp")
 
 
 def copy_files(template: Path, answers: Answers) -> None:
@@ -200,7 +213,8 @@ def unwanted(examples: str) -> list[str]:
 def rename_package(new: str) -> None:
     """Give ``src`` another name: the folder, and where it is imported, run or named in a path."""
     parts = "|".join(sorted({re.escape(path.stem) for path in Path("src").iterdir()}))
-    shutil.move("src", new)
+    shutil.copytree("src", new, dirs_exist_ok=True)
+    shutil.rmtree("src")
     # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
     folders = [Path(name) for name in (new, "tests", "configs")]
@@ -250,12 +264,12 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path) -> str:
-    """Read a file of text with the line ends it has."""
-    return path.read_bytes().decode()
+    """Read a file of text, whatever its line ends."""
+    return path.read_text(encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file of text with the line ends given, on Windows too."""
+    """Write a file of text with the same line ends on each system."""
     path.write_bytes(text.encode())
 
 

@@ -20,7 +20,7 @@ IMPORTED = (
     "PIL pip pluggy pre_commit psutil py pydantic pygments pylab pytest pytorch_lightning "
     "requests rich ruff scipy setuptools sklearn sqlalchemy sympy tensorboard test torch "
     "torchgen torchmetrics torchvision tqdm triton typing_extensions urllib3 virtualenv wandb "
-    "werkzeug yaml"
+    "werkzeug xdist yaml"
 )
 BESIDE = ["benchmarks", "configs", "data", "docs", "plots", "runs", "tests"]
 

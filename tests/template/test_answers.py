@@ -91,7 +91,7 @@ def test_no_dependency_can_be_hidden(template: Path, tmp_path: Path) -> None:
         module
         for module, distributions in packages_distributions().items()
         if {name.lower() for name in distributions} & names and module.isidentifier()
-        if not module.startswith("_") and module.islower()
+        if not module.startswith("_")
     ]
     assert {"torch", "lightning", "jsonargparse", "yaml", "pytest", "cruft"} <= set(modules)
     hook = (template / "hooks/pre_gen_project.py").read_text()

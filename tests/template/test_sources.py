@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.template.baking import bake, files, load_hook, run
+from tests.template.baking import bake, commit, files, load_hook, run
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,45 @@ def test_cruft(contents: dict[str, bytes], repository: Path, tmp_path: Path) -> 
     run("cruft", "create", *given, str(repository), folder=repository.parent)
     assert read(tmp_path / "project") == contents
     run("cruft", "check", folder=tmp_path / "project")
+
+
+def test_template_within_a_repository(
+    contents: dict[str, bytes], template: Path, tmp_path: Path
+) -> None:
+    """Given by `--directory`, which cruft does not tell."""
+    repository = tmp_path / "repository"
+    shutil.copytree(template, repository / "deep" / "down")
+    commit(repository)
+    url, directory = f"git+file://{repository}", ("--directory", "deep/down")
+    assert read(bake(url, tmp_path, {}, *directory)) == contents
+    answers = json.dumps({"project_slug": "second", "git_init": "no"})
+    given = ["--no-input", "--extra-context", answers, *directory, str(repository)]
+    run("cruft", "create", *given, folder=tmp_path)
+    assert files(tmp_path / "second") == {*contents, ".cruft.json"}
+
+
+def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
+    """With `-f`: what it has of its own stays, what the template has is as new."""
+    answers = {"package_name": "mine"}
+    project = bake(str(template), tmp_path, answers)
+    first = read(project)
+    (project / "mine/own.py").write_text("own")
+    (project / "Makefile").unlink()
+    (project / "mine/cli.py").write_text("changed")
+    bake(str(template), tmp_path, answers, "--overwrite-if-exists")
+    assert read(project) == {**first, "mine/own.py": b"own"}
+
+
+def test_lines_may_end_as_on_windows(
+    contents: dict[str, bytes], template: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(template, copy)
+    for name in files(copy):
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content.replace(b"\n", b"\r\n"))
+    bake(str(copy), tmp_path, {"examples": "none", "package_name": "mine"})
+    run("ruff", "check", "--no-cache", folder=tmp_path / "project")
 
 
 def test_cruft_takes_its_commit(repository: Path, tmp_path: Path) -> None:

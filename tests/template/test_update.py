@@ -40,6 +40,7 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
 
     printed = run("cruft", "update", "--skip-apply-ask", folder=project)
     assert "Good work!" in printed
+    assert "Next:" not in printed  # said of the project, and not of those that are compared
     optim = (project / "mine/optim.py").read_text()
     assert "import inspect  # of the project\n" in optim
     assert "import torch  # of the template\n" in optim
