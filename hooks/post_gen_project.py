@@ -18,9 +18,9 @@ Answers = dict[str, str]
 
 COPIED = [
     *("src", "tests", "configs", "Makefile", "pyproject.toml", "requirements.lock"),
-    *(".gitignore", ".pre-commit-config.yaml"),
+    *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
-NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*")
+NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info")
 EXAMPLES = {
     "regression": [
         "configs/linear_regression.yaml",
@@ -69,13 +69,7 @@ def main() -> None:
     answers: Answers = json.loads(file.read_text(encoding="utf-8"))
     file.unlink()
     try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-            template = find_template(answers, Path(place))
-            copy_files(template, answers)
-        set_names(answers)
-        choose_examples(answers["examples"])
-        if answers["package_name"] != "src":
-            rename_package(answers["package_name"])
+        make_project(answers, Path.cwd())
     except TemplateError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -84,6 +78,30 @@ def main() -> None:
     if answers["git_init"] == "yes":
         start_git()
     print(f"\nNext:\n    cd {shlex.quote(shown_path(Path.cwd()))}\n    make train\n")
+
+
+def make_project(answers: Answers, project: Path) -> None:
+    """Make the files of the project in a place of their own, and then lay them into its folder.
+
+    That may hold files of a person already (cookiecutter's ``-f``): they are not to be renamed or
+    removed because of their names.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        template = find_template(answers, Path(place))
+        made = Path(place, "project")
+        made.mkdir()
+        os.chdir(made)
+        try:
+            copy_files(template, answers)
+            set_names(answers)
+            choose_examples(answers["examples"])
+            if answers["package_name"] != "src":
+                rename_package(answers["package_name"])
+        finally:
+            os.chdir(project)
+        shutil.copytree(made, project, dirs_exist_ok=True)
+    if answers["license"] == "none":
+        remove(Path("LICENSE"))
 
 
 def find_template(answers: Answers, place: Path) -> Path:
@@ -95,6 +113,8 @@ def find_template(answers: Answers, place: Path) -> Path:
     project is made there. As each may be wrong, a folder counts only with this very script in it.
     """
     given = answers.get("_repo_dir")
+    if given is None and "_commit" not in answers:
+        raise TemplateError("this cookiecutter is too old. Use version 2.2 or later.")
     if given is None:  # cruft says instead what it has cloned
         return clone(answers["_template"], answers["_commit"], place / "template")
     bases = [answers["_output_dir"], os.environ.get("PWD", ".")]
@@ -135,7 +155,7 @@ def is_for_comparison(answers: Answers) -> bool:
     """Tell whether this is one of the two projects that ``cruft update`` makes and compares."""
     place = Path.cwd().parent
     temporary = place.parent == Path(tempfile.gettempdir()).resolve()
-    return "_repo_dir" not in answers and temporary and place.name.startswith("tmp")
+    return "_repo_dir" not in answers and temporary and bool(re.fullmatch(r"tmp\w{8}", place.name))
 
 
 def copy_files(template: Path, answers: Answers) -> None:
@@ -165,11 +185,10 @@ def set_names(answers: Answers) -> None:
     authors = "\nauthors = [{" + fields + "}]" if fields else ""
     set_line(pyproject, r'description = ".*"', description + authors)
     if answers["license"] == "none":
-        remove(Path("LICENSE"))
         set_line(pyproject, r'license = ".*"\n', "")
     else:
         set_line(pyproject, r'license = ".*"', f"license = {quoted(answers['license'])}")
-    set_line(pyproject, r'files = \["src", "tests", "hooks"\]', 'files = ["src", "tests"]')
+    set_line(pyproject, r'files = \["src", "tests", .*\]', 'files = ["src", "tests"]')
     set_line(Path("Makefile"), r"EXTRAS \?= template", f"EXTRAS ?= {logger}".replace(" none", ""))
     for group in ["template", *LOGGERS]:
         if group != logger:
@@ -213,8 +232,7 @@ def unwanted(examples: str) -> list[str]:
 def rename_package(new: str) -> None:
     """Give ``src`` another name: the folder, and where it is imported, run or named in a path."""
     parts = "|".join(sorted({re.escape(path.stem) for path in Path("src").iterdir()}))
-    shutil.copytree("src", new, dirs_exist_ok=True)
-    shutil.rmtree("src")
+    shutil.move("src", new)
     # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
     folders = [Path(name) for name in (new, "tests", "configs")]
@@ -287,9 +305,8 @@ def start_git() -> None:
 
 
 def shown_path(folder: Path) -> str:
-    """Shorten a path where it lies below the folder that the person's shell is in."""
-    here = Path(os.environ.get("PWD", os.sep))
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+    """Shorten a path where the person's shell is in the folder around it."""
+    return folder.name if os.environ.get("PWD") == str(folder.parent) else str(folder)
 
 
 if __name__ == "__main__":

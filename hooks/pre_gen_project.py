@@ -22,7 +22,7 @@ IMPORTED = (
     "torchgen torchmetrics torchvision tqdm triton typing_extensions urllib3 virtualenv wandb "
     "werkzeug xdist yaml"
 )
-BESIDE = ["benchmarks", "configs", "data", "docs", "plots", "runs", "tests"]
+BESIDE = "benchmarks configs data docs hooks license locks makefile plots readme runs tests"
 
 
 def check_name(name: str, value: str, taken: set[str]) -> str | None:
@@ -32,6 +32,9 @@ def check_name(name: str, value: str, taken: set[str]) -> str | None:
         if not fixed.isidentifier():
             fixed = f"my_{fixed}".rstrip("_") if fixed else "my_project"
         return f"{name} {value!r}: is no Python identifier. Use `{fixed}`, for example."
+    if value.strip("_") != value:
+        fixed = value.strip("_") or "my_project"
+        return f"{name} {value!r}: begins or ends with `_`. Use `{fixed}`, for example."
     if keyword.iskeyword(value):
         return f"{name} {value!r}: is a Python keyword. Use `my_{value.lower()}`, for example."
     if value.lower() in taken:
@@ -55,7 +58,7 @@ def find_fault(answers: dict[str, str]) -> str | None:
     package = answers["package_name"]
     if fault := check_name("project_slug", answers["project_slug"], modules):
         return fault
-    if fault := check_name("package_name", package, modules | set(BESIDE)):
+    if fault := check_name("package_name", package, modules | set(BESIDE.split())):
         return fault
     if len(package) > MAX_LENGTH:
         return f"package_name {package!r}: has {len(package)} letters. Use at most {MAX_LENGTH}."

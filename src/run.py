@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -351,8 +350,8 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": _version("torchvision"),
         "lightning": str(lightning.__version__),
+        "packages": _versions(),
     }
 
 
@@ -406,11 +405,14 @@ def _module_and_args() -> list[str]:
     return [spec.name if spec else sys.argv[0], *sys.argv[1:]]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a project without images does not need torchvision
-        return None
+def _versions() -> dict[str, str]:
+    """Versions of the packages that this process has imported."""
+    versions = {name: vars(module).get("__version__") for name, module in sys.modules.items()}
+    return {
+        name: str(version)
+        for name, version in sorted(versions.items())
+        if version and "." not in name and name not in sys.stdlib_module_names
+    }
 
 
 def _git(*args: str) -> str | None:

@@ -7,38 +7,26 @@ from typing import Any
 import pytest
 import yaml
 
+from src import data
 from src.cli import DEFAULT_CONFIG
-from src.run import CONFIGS, ROOT
+from src.run import CONFIGS
 from src.train import main as train
+from tests.small import small
 
 EXPERIMENTS = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted(p.stem for p in CONFIGS.glob("overlays/*.yaml"))
-# What makes each kind of data small enough for a test.
-SMALL = {
-    "SyntheticRegressionDataModule": ["--data.num_samples", "64"],
-    "SyntheticImageDataModule": ["--data.num_samples", "64", "--data.num_val_samples", "10"],
-    "CIFAR10DataModule": ["--data.data_dir", "images", "--data.val_fraction", "0.2"],
-    "ImageFolderDataModule": ["--data.roots", "[images/train]"],
-}
 
 
-@pytest.fixture
-def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "test"):
-        for number in range(10):
-            folder = tmp_path / "images" / split / f"class{number}"
-            folder.mkdir(parents=True)
-            for name in ("a.ppm", "b.ppm"):
-                (folder / name).write_bytes(b"P6 32 32 255\n" + bytes([20 * number, 0, 0]) * 32**2)
-
-
-@pytest.mark.usefixtures("_images")
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_trains(name: str, tmp_path: Path) -> None:
-    data = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["data"]["class_path"]
+def test_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    cls = getattr(data, content["data"]["class_path"])
+    num_classes = content["model"].get("init_args", {}).get("num_classes", 10)
     config = ["--config", name] if name != DEFAULT_CONFIG else []  # it goes without saying
-    args = [*config, "--trainer.max_epochs", "1", *SMALL.get(data, []), "--run_name", "r"]
+    args = [*config, "--trainer.max_epochs", "1", "--run_name", "r"]
+    for option, value in small(cls, tmp_path / "images", num_classes).items():
+        args += [f"--data.{option}", str(value)]
     assert train(args) == 0
     run = tmp_path / "runs" / name / "r"
     metrics = json.loads((run / "metrics.json").read_text())
@@ -68,8 +56,3 @@ def test_overlay_wins(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         train(["--config", DEFAULT_CONFIG, "--config", f"overlays/{name}", "--print_config"])
     resolved = yaml.safe_load(capsys.readouterr().out)
     assert part_of(resolved, overlay) == overlay
-
-
-def test_all_are_named_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in EXPERIMENTS if name not in readme and name != DEFAULT_CONFIG] == []

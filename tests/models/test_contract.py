@@ -1,6 +1,5 @@
 """What every model of this project promises, asked of each without being told of it."""
 
-import inspect
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from src import data, models
 from src.cli import ProjectCLI
 from src.run import CONFIGS
 from tests.fitting import fit
+from tests.small import small
 
 MODELS = [name for name, found in vars(models).items() if isinstance(found, type)]
 
@@ -47,19 +47,13 @@ def build(config: str, folder: Path, how: str) -> LightningModule:
     return built
 
 
-def small(config: str, model: LightningModule) -> LightningDataModule:
-    """Make a config's data with small batches; made-up images where that is read from files."""
+def make_data(config: str, model: LightningModule, folder: Path) -> LightningDataModule:
+    """Make a config's data with small batches."""
     section = sections()[config]["data"]
-    settings = section.get("init_args", {})
     cls = getattr(data, section["class_path"])
-    images = getattr(data, "SyntheticImageDataModule", None)
-    if images is not None and {"data_dir", "roots"} & settings.keys():
-        cls, sizes = images, ("num_classes", "image_size_px")
-        settings = {name: model.hparams[name] for name in sizes if name in model.hparams}
-    counts = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16}
-    accepted = inspect.signature(cls).parameters
-    counts = {name: count for name, count in counts.items() if name in accepted}
-    made = cls(**{**settings, **counts, "batch_size": 16, "val_batch_size": 16})
+    num_classes = model.hparams.get("num_classes", 10)
+    sizes = {**small(cls, folder, num_classes), "batch_size": 16, "val_batch_size": 16}
+    made = cls(**{**section.get("init_args", {}), **sizes})
     assert isinstance(made, LightningDataModule)
     return made
 
@@ -85,7 +79,7 @@ def test_model(tmp_path: Path, name: str, config: str, how: str) -> None:
     assert is_plain(dict(model.hparams))
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
-    made = small(config, model)
+    made = make_data(config, model, tmp_path / "images")
     trainer = fit(tmp_path, model, made, limit_train_batches=4, limit_val_batches=1)
     assert trainer.global_step == 4
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -42,7 +42,29 @@ REFUSED = [
             f"package_name '{name}': would hide a module or folder of that name. "
             f"Use `my_{name.lower()}`, for example.",
         )
-        for name in ("torch", "test", "lightning", "tests", "data", "Random", "yaml", "wandb")
+        for name in (
+            "torch",
+            "test",
+            "lightning",
+            "tests",
+            "data",
+            "Random",
+            "yaml",
+            "wandb",
+            "locks",
+            "Makefile",
+        )
+    ),
+    *(
+        (
+            {"package_name": name},
+            f"package_name '{name}': begins or ends with `_`. Use `{fixed}`, for example.",
+        )
+        for name, fixed in {"__main__": "main", "x_": "x", "_": "my_project"}.items()
+    ),
+    (
+        {"project_slug": "_x"},
+        "project_slug '_x': begins or ends with `_`. Use `x`, for example.",
     ),
     (
         {"project_slug": "torch"},
@@ -120,6 +142,8 @@ def test_words_that_need_quoting(template: Path, tmp_path: Path) -> None:
 def test_slug_comes_from_the_name(template: Path, tmp_path: Path) -> None:
     run("cookiecutter", "--no-input", str(template), "project_name=Über-Net 2", folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["uber_net_2"]
+    run("cookiecutter", "--no-input", str(template), "project_name=!!!", folder=tmp_path)
+    assert (tmp_path / "my_project" / "README.md").read_text().startswith("# !!!\n")
 
 
 def test_longest_package_name(template: Path, tmp_path: Path) -> None:

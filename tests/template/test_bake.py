@@ -49,7 +49,7 @@ VISION = re.compile(
 
 
 def expected_files(case: dict[str, str]) -> set[str]:
-    kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore"}
+    kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore", ".gitattributes"}
     kept |= {".pre-commit-config.yaml", "README.md"}
     for folder in ("src", "tests", "configs"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}

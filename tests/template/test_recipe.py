@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from src.run import ROOT
+from src.cli import DEFAULT_CONFIG
+from src.run import CONFIGS, ROOT
 from tests.template.baking import commit, copy_template, run
 
 RECIPE = Path(__file__).parent / "recipe"
@@ -19,8 +20,9 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
     for _, block in blocks:
         heading, _, content = block.removeprefix("# ").partition("\n")
         if heading.endswith("__init__.py"):
-            with (copy / heading).open("a") as file:
-                file.write(content)
+            head, blank, lines = (copy / heading).read_text().partition("\n\n")
+            ordered = sorted([*lines.splitlines(), content.strip()])
+            (copy / heading).write_text(head + blank + "\n".join(ordered) + "\n")
         elif "/" in heading:
             assert not (copy / heading).exists()
             (copy / heading).write_text(content)
@@ -40,6 +42,11 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
     chosen = ["tests/models/test_contract.py", "tests/test_configs.py", "-k", "mlp or MLP"]
     tested = run("python", "-m", "pytest", "-q", *chosen, folder=copy)
     assert re.search(r"^4 passed", tested.splitlines()[-1]), tested
-    added = ["src/models/mlp.py", "src/data/blobs.py"]
-    run("ruff", "check", "--no-cache", *added, folder=copy)
-    run("ruff", "format", "--check", "--no-cache", *added, folder=copy)
+    run("ruff", "check", "--no-cache", folder=copy)
+    run("ruff", "format", "--check", "--no-cache", folder=copy)
+
+
+def test_all_configs_are_named_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    names = [path.stem for path in CONFIGS.glob("*.yaml") if path.stem != DEFAULT_CONFIG]
+    assert [name for name in names if f"--config {name}" not in readme] == []

@@ -96,14 +96,22 @@ def test_template_within_a_repository(
 
 def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
     """With `-f`: what it has of its own stays, what the template has is as new."""
-    answers = {"package_name": "mine"}
+    answers = {"package_name": "mine", "examples": "none"}
     project = bake(str(template), tmp_path, answers)
     first = read(project)
-    (project / "mine/own.py").write_text("own")
+    own = {
+        "mine/own.py": b"# as in src.models of another project",
+        "src/kernel.cpp": b"int x;",
+        "configs/cifar10.yaml": b"own: 1",
+        "tests/template/test_own.py": b"",
+    }
+    for name, content in own.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_bytes(content)
     (project / "Makefile").unlink()
     (project / "mine/cli.py").write_text("changed")
     bake(str(template), tmp_path, answers, "--overwrite-if-exists")
-    assert read(project) == {**first, "mine/own.py": b"own"}
+    assert read(project) == {**first, **own}
 
 
 def test_lines_may_end_as_on_windows(
@@ -178,6 +186,28 @@ def test_where_processes_do_not_show_where_they_stand(
     else:
         with pytest.raises(hook.TemplateError, match=r"Give cookiecutter its absolute path\.$"):
             hook.find_template(answers, tmp_path)
+
+
+def test_cookiecutter_that_is_too_old(template: Path, tmp_path: Path) -> None:
+    hook = load_hook(template)
+    with pytest.raises(hook.TemplateError, match=r"too old\. Use version 2\.2 or later\.$"):
+        hook.find_template({"_template": "there"}, tmp_path)
+
+
+def test_junk_is_not_copied(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(template, copy)
+    for name in (
+        "src/cli.py~",
+        "src/cli.py.orig",
+        "src/.DS_Store",
+        "src/a.egg-info/b",
+        "src/cli.rej",
+    ):
+        path = copy / "src" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert read(bake(str(copy), tmp_path, {})) == contents
 
 
 def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
