@@ -1,0 +1,1 @@
+"""Every speed claim of this project, each by one command."""

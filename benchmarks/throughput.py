@@ -1,0 +1,142 @@
+"""Images per second of SimpleCNN on CIFAR-10 with crop and flip, against what is usual.
+
+    python -m benchmarks.throughput [--rounds 5] [--precision float32 bfloat16] [--batch-size 128]
+
+Contenders, all with the same network, optimizer and schedule, each for one epoch:
+
+- raw: a plain PyTorch loop over this project's own batches and augmentation: the limit.
+- tutorial: a plain loop over torchvision's per-sample pipeline, with the number of worker processes
+  (0, 1, 2, 4) that was fastest.
+- typical: Lightning on that pipeline, with a metric and ``self.log`` in each step, rich bar and
+  checkpoint, as templates do.
+- ours: ``python -m src.train --config cifar10`` itself, all its callbacks and loggers on.
+
+Time is that of training: validation, start-up and a first round to warm up are not counted.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from torch.utils.data import DataLoader
+
+from benchmarks.pipelines import (
+    EpochTime,
+    PerSample,
+    TypicalModule,
+    network,
+    own_batches,
+    plain_batches,
+    plain_loop,
+    stand_in,
+)
+from benchmarks.report import interleave, show
+from src.data import SyntheticImageDataModule
+from src.train import main as train
+
+WORKERS = (0, 1, 2, 4)
+AUGMENT: dict[str, Any] = {"random_crop": {"pad_px": 2}, "horizontal_flip": {"probability": 0.5}}
+
+
+class Contest:
+    """The same images and device for all contenders.
+
+    Args:
+        num_images: Images in an epoch; made on the spot, as their content costs no time.
+        batch_size: Images in a step.
+        bfloat16: Use mixed precision.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, bfloat16: bool) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.num_steps = -(-num_images // batch_size)
+        self.bfloat16 = bfloat16
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.data = SyntheticImageDataModule(
+            num_samples=num_images, batch_size=batch_size, augment=AUGMENT, seed=0
+        )
+        self.data.trainer = stand_in(self.device)
+        self.data.setup("fit")
+        images, labels = self.data.read("train")
+        self.samples = PerSample(images, labels)
+        self.num_workers = 0
+
+    def raw(self) -> float:
+        """Images per second of the plain loop over this project's batches."""
+        batches = own_batches(self.data, self.device)
+        return self.num_images / plain_loop(batches, self.num_steps, self.device, self.bfloat16)
+
+    def tutorial(self, num_workers: int | None = None) -> float:
+        """Images per second of the plain loop over the per-sample pipeline."""
+        loader = self._loader(self.num_workers if num_workers is None else num_workers)
+        batches = plain_batches(loader, self.device)
+        return self.num_images / plain_loop(batches, self.num_steps, self.device, self.bfloat16)
+
+    def typical(self) -> float:
+        """Images per second of a template's Lightning set-up on the per-sample pipeline."""
+        timer = EpochTime()
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            trainer = Trainer(
+                default_root_dir=folder,
+                max_epochs=1,
+                accelerator="auto",
+                devices=1,
+                precision="bf16-mixed" if self.bfloat16 else "32-true",
+                callbacks=[RichProgressBar(), timer],
+                enable_model_summary=False,
+            )
+            trainer.fit(TypicalModule(network(), self.num_steps), self._loader(self.num_workers))
+        return self.num_images / timer.seconds
+
+    def ours(self) -> float:
+        """Images per second that the run itself reports."""
+        precision = "bf16-mixed" if self.bfloat16 else "32-true"
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            args = ["--config", "cifar10_synthetic", "--runs_dir", folder, "--run_name", "run"]
+            args += ["--data.num_samples", str(self.num_images), "--trainer.max_epochs", "1"]
+            args += ["--data.batch_size", str(self.batch_size), "--trainer.precision", precision]
+            train(args)
+            metrics = json.loads(next(Path(folder).glob("*/run/metrics.json")).read_text())
+        return float(metrics["samples_per_s"])
+
+    def choose_workers(self) -> None:
+        """Give the per-sample pipeline the number of worker processes that is best for it."""
+        rates = {count: self.tutorial(count) for count in WORKERS}
+        self.num_workers = max(rates, key=lambda count: rates[count])
+        print("images/s by worker processes:", {n: round(rate) for n, rate in rates.items()})
+
+    def _loader(self, num_workers: int) -> DataLoader[Any]:
+        pin = self.device.type == "cuda"
+        return DataLoader(
+            self.samples, self.batch_size, shuffle=True, num_workers=num_workers, pin_memory=pin
+        )
+
+
+def main() -> None:
+    """Measure, and print a table for each precision."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num-images", type=int, default=12_800)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    options = parser.parse_args()
+    for precision in options.precision:
+        contest = Contest(options.num_images, options.batch_size, precision == "bfloat16")
+        contest.choose_workers()
+        contenders = {n: getattr(contest, n) for n in ("raw", "tutorial", "typical", "ours")}
+        found = interleave(contenders, options.rounds)
+        title = f"images/s, {precision}, batch {options.batch_size}, {options.num_images} images"
+        for base in ("raw", "typical"):
+            show(f"{title}, {contest.num_workers} workers", found, base)
+
+
+if __name__ == "__main__":
+    main()
