@@ -13,6 +13,15 @@ from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
 from .errors import STATUS_INTERRUPTED, readable
 
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``python -m src.train`` with ``args`` (default: the process's).
@@ -38,6 +47,7 @@ def train(cli: ProjectCLI, folder: Path) -> None:
     """Fit, test the best state, and write and print what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
+    pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -73,6 +83,18 @@ def prepare(cli: ProjectCLI) -> None:
         if run.is_rank_zero():
             data.prepare_data()
     cli.check_fit()
+
+
+def pass_over_idle_hooks(objects: Sequence[object]) -> None:
+    """Have Lightning leave out the hooks of a training step that nobody has defined.
+
+    It calls each one of each callback and of the model, at 2 to 5 microseconds a call, unless there
+    is nothing to call.
+    """
+    for part in objects:
+        for hook in STEP_HOOKS:
+            if not is_overridden(hook, part):
+                setattr(part, hook, None)
 
 
 def is_result(name: str) -> bool:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from src.evaluate import main as evaluate
-from src.train import main as train
+from src.train import main as train, pass_over_idle_hooks
 from tests.commands import TRAIN, TWO, same, state, stop_in_step
 from tests.conftest import TINY
 from tests.tiny import TinyModel
@@ -292,6 +294,25 @@ def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 0, errors
     assert errors == ""
     assert (tmp_path / "tiny/run/metrics.json").exists()
+
+
+def test_hooks_that_do_nothing_are_not_called() -> None:
+    class Counting(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            """Something."""
+
+    model = TinyModel()
+    parts = [Counting(), model, BoringModel()]
+    pass_over_idle_hooks(parts)
+    # The last is not called in each step.
+    hooks = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_fit_start")
+    called = [[callable(getattr(part, hook)) for hook in hooks] for part in parts]
+    assert called == [
+        [False, True, False, True],
+        [False, True, False, True],
+        [False, False, False, True],
+    ]
+    assert list(model.state_dict()) == list(TinyModel().state_dict())
 
 
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:
