@@ -22,6 +22,7 @@ from .callbacks import (
     GracefulStop,
     GradientAccumulation,
     GradientClipping,
+    Lookahead,
     LRMonitor,
     MonitorCheck,
     Progress,
@@ -40,6 +41,7 @@ class Callbacks:
     Args:
         gradient_clipping: Limit gradients before each step.
         gradient_accumulation: Several batches for one optimizer step.
+        lookahead: Average weights, and go on from the average.
         lr_monitor: Log learning rate, momentum and weight decay.
         checkpoint: Write best.ckpt and last.ckpt.
         early_stopping: Lightning's own: stop when a metric no longer improves.
@@ -49,6 +51,7 @@ class Callbacks:
 
     gradient_clipping: GradientClipping | None = None
     gradient_accumulation: GradientAccumulation | None = None
+    lookahead: Lookahead | None = None
     lr_monitor: LRMonitor | None = None
     checkpoint: Checkpoint | None = None
     early_stopping: EarlyStopping | None = None

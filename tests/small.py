@@ -4,6 +4,8 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from src.data.in_memory import InMemoryDataModule
+
 COUNTS = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
 
 
@@ -12,6 +14,8 @@ def small(cls: type, folder: Path, num_classes: int) -> dict[str, Any]:
     accepted = inspect.signature(cls).parameters
     chosen: dict[str, Any] = {**COUNTS, "data_dir": str(folder), "roots": [str(folder)]}
     chosen = {name: value for name, value in chosen.items() if name in accepted}
+    if issubclass(cls, InMemoryDataModule):
+        chosen |= {"batch_size": 16, "val_batch_size": 16}
     if {"data_dir", "roots"} & chosen.keys():
         make_images(folder, num_classes)
     return chosen

@@ -39,6 +39,15 @@ def horizontal_flip(images: Tensor, draws: Tensor, probability: float = 0.5) -> 
     return _gather(images, rows, columns)
 
 
+def alternating_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror each image left to right in every other epoch; half of them begin mirrored.
+
+    Two epochs show both forms of each image, where independent flips repeat one for half of them
+    (Jordan 2024, arXiv 2404.00498). The draws take turns: see ``draw`` in ``images.py``.
+    """
+    return horizontal_flip(images, draws, 0.5)
+
+
 def _places(length: int, images: Tensor) -> Tensor:
     return torch.arange(length, device=images.device)[None]
 

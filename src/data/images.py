@@ -76,6 +76,12 @@ class ImageDataModule(InMemoryDataModule):
             inputs = torch.addcmul(self._shift, inputs, self._scale)
         return inputs.permute(0, 3, 1, 2)  # memory stays (B, H, W, C): the channels_last format
 
+    def training_images(self, most: int) -> Tensor:
+        """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""
+        dataset = self.datasets["train"]
+        rows = dataset.rows[:most]
+        return self.transform(dataset.arrays.inputs[rows], rows, "val")
+
     def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
         assert self.trainer is not None
@@ -83,11 +89,23 @@ class ImageDataModule(InMemoryDataModule):
         if self._draws_of != (epoch, device):
             num_rows = len(self.datasets["train"].arrays.targets)
             self._draws = {
-                name: philox.uniform(num_rows, self.seed, epoch, name).to(device)
+                name: draw(num_rows, self.seed, epoch, name).to(device)
                 for name in self._augmentations
             }
             self._draws_of = (epoch, device)
         return self._draws
+
+
+def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
+    """Draw the random numbers of an augmentation for each row: (N, 4) in [0, 1).
+
+    Where the name begins with ``alternating``, epochs take turns between draws and their mirror
+    images 1 - draw: what happens to a sample in one of them does not happen in the next.
+    """
+    if not name.startswith("alternating"):
+        return philox.uniform(num_rows, seed, epoch, name)
+    draws = philox.uniform(num_rows, seed, 0, name)
+    return (1 - draws).clamp(max=1 - 2**-24) if epoch % 2 else draws
 
 
 def find_augmentations(

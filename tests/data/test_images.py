@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.data import images
+from src.data import images, philox
 from src.data.images import ImageDataModule, decode
 from src.data.in_memory import Arrays, Split
 from tests.data.pictures import save_image, shades
@@ -90,6 +90,34 @@ def test_augmentation_differs_by_epoch_seed_and_row() -> None:
     assert same_images(again, first) == [True] * 18
 
 
+def test_alternating_flips_take_turns() -> None:
+    data = Photographs(augment={"alternating_flip": None})
+    plain = pixels_of_rows(Photographs())
+    seen = [pixels_of_rows(data, epoch=epoch) for epoch in range(4)]
+    for row, image in plain.items():
+        sides = [torch.equal(epoch[row], image) for epoch in seen]
+        assert sides in ([True, False] * 2, [False, True] * 2)
+        assert torch.equal(seen[sides.index(False)][row], image.flip(2))
+    assert 3 <= sum(same_images(seen[0], plain)) <= 15  # 18 of even odds: beyond 2.8 deviations
+
+
+def test_mirrored_draws_are_draws() -> None:
+    even, odd = (images.draw(5000, 0, epoch, "alternating_x") for epoch in (4, 7))
+    torch.testing.assert_close(even + odd, torch.ones(5000, 4))
+    assert ((odd >= 0) & (odd < 1)).all()
+    assert torch.equal(images.draw(5, 0, 4, "other"), philox.uniform(5, 0, 4, "other"))
+
+
+def test_training_images_are_those_of_evaluation() -> None:
+    data = Photographs(augment=AUGMENT)
+    serve(data)
+    found = data.training_images(7)
+    plain = pixels_of_rows(Photographs())
+    rows = data.datasets["train"].rows[:7].tolist()
+    assert found.shape == (7, 3, 6, 6)
+    assert all(torch.equal(image, plain[row]) for row, image in zip(rows, found, strict=True))
+
+
 def test_evaluation_is_normalized_like_training_and_never_augmented() -> None:
     data = Photographs(augment=AUGMENT)
     raw = data.load("train").inputs.permute(0, 3, 1, 2) / 255
@@ -143,7 +171,8 @@ def test_augmentations_are_applied_in_the_order_given() -> None:
         ),
         (
             {"xyz": None},
-            "augment.xyz: no such augmentation. Available: horizontal_flip, random_crop.",
+            "augment.xyz: no such augmentation. "
+            "Available: alternating_flip, horizontal_flip, random_crop.",
         ),
         (
             {"random_crop": {"pad": 1}},

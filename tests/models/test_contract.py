@@ -52,8 +52,7 @@ def make_data(config: str, model: LightningModule, folder: Path) -> LightningDat
     section = sections()[config]["data"]
     cls = getattr(data, section["class_path"])
     num_classes = model.hparams.get("num_classes", 10)
-    sizes = {**small(cls, folder, num_classes), "batch_size": 16, "val_batch_size": 16}
-    made = cls(**{**section.get("init_args", {}), **sizes})
+    made = cls(**{**section.get("init_args", {}), **small(cls, folder, num_classes)})
     assert isinstance(made, LightningDataModule)
     return made
 

@@ -1,0 +1,188 @@
+"""A convolutional network that is quick to train to 94 % on CIFAR-10."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from ..checks import at_least
+from .supervised import SupervisedModule
+
+WHITENING_PX = 2  # side of the patches that the first layer whitens
+WHITENING_IMAGES = 5000
+WHITENING_EPS = 5e-4  # added to variances, of patches of normalized pixels
+
+
+class FastCNN(SupervisedModule):
+    """Whitening, three groups of two convolutions, one linear layer; cross-entropy.
+
+    The network of Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498).
+    Its first layer whitens patches: computed from training images when training begins, its weight
+    stays as it is, and its bias is trained for ``whiten_bias_epochs``. Convolutions begin as
+    partial identities. Settings that suit it are in ``configs/cifar10_fast.yaml``.
+
+    Batch: images (B, 3, H, W) float, normalized, H = W = ``image_size_px``; labels (B,) int64.
+
+    Logs: loss (cross-entropy in nats, smoothed as in training) and acc (share of samples, 0 to 1)
+    of train, val and test.
+
+    Args:
+        num_classes: Number of classes.
+        image_size_px: Height and width of an image, at least 26.
+        widths: Output channels of the groups.
+        label_smoothing: Probability mass spread over all classes (Szegedy et al. 2016).
+        whiten_bias_epochs: Epochs in which the bias of the first layer is trained.
+        test_time: What outputs in validation and test are averaged over: ``none``; ``mirror``: the
+            image and its mirror image; ``translate``: also both shifted by a pixel, two ways.
+        kwargs: See ``SupervisedModule``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        image_size_px: int = 32,
+        widths: Sequence[int] = (64, 256, 256),
+        label_smoothing: float = 0.2,
+        whiten_bias_epochs: int = 3,
+        test_time: Literal["none", "mirror", "translate"] = "translate",
+        **kwargs: Any,
+    ) -> None:
+        at_least(1, num_classes=num_classes)
+        at_least(26, image_size_px=image_size_px)
+        at_least(1, **{f"widths[{i}]": width for i, width in enumerate(widths)})
+        at_least(0, whiten_bias_epochs=whiten_bias_epochs)
+        if len(widths) != 3:
+            raise ValueError(f"widths: {list(widths)} are not three.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1).")
+        if test_time not in ("none", "mirror", "translate"):
+            raise ValueError(f"test_time: {test_time!r} is none of `none`, `mirror`, `translate`.")
+        whitening = nn.Conv2d(3, 2 * 3 * WHITENING_PX**2, WHITENING_PX)
+        whitening.weight.requires_grad = False
+        groups = [
+            group(before, after)
+            for before, after in zip([whitening.out_channels, *widths], widths, strict=False)
+        ]
+        size = image_size_px - WHITENING_PX + 1
+        for _ in widths:
+            size //= 2
+        features = widths[-1] * (size // 3) ** 2
+        layers = [whitening, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten()]
+        network = nn.Sequential(*layers, nn.Linear(features, num_classes, bias=False), Scale(1 / 9))
+        super().__init__(
+            network=network.to(memory_format=torch.channels_last),
+            loss=partial(F.cross_entropy, label_smoothing=label_smoothing),
+            metrics={"acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)},
+            **kwargs,
+        )
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and layer is not whitening:
+                nn.init.dirac_(layer.weight.data[: layer.in_channels])
+        self._freeze_bias = False
+        self.whiten_bias_epochs = whiten_bias_epochs
+        self.test_time = test_time
+        self.save_hyperparameters()
+
+    @property
+    def whitening(self) -> nn.Conv2d:
+        """The first layer: weight (24, 3, 2, 2), bias (24,)."""
+        layer = self.network.get_submodule("0")
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores: (B, 3, H, W) -> (B, K); of several views of each image in evaluation."""
+        if self.training or self.test_time == "none":
+            return super().forward(images)
+        if self.test_time == "mirror":
+            return self._mirrored(images)
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        height, width = images.shape[2:]
+        shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
+        moved = (self._mirrored(shifted[0]) + self._mirrored(shifted[1])) / 2
+        return (self._mirrored(images) + moved) / 2
+
+    def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not hasattr(data, "training_images"):
+                raise ValueError("data: FastCNN whitens images, and this data has none to show it.")
+            images = data.training_images(WHITENING_IMAGES).to(self.device)
+            weight = whitening_filters(images, WHITENING_PX, WHITENING_EPS)
+            self.whitening.weight.data.copy_(weight)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        # Not by `requires_grad`, which processes that train together must agree on beforehand.
+        self._freeze_bias = self.current_epoch >= self.whiten_bias_epochs
+
+    def on_after_backward(self) -> None:
+        if self._freeze_bias and self.whitening.bias is not None:
+            self.whitening.bias.grad = None
+
+    def _mirrored(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.network(images) + self.network(images.flip(3))
+        return outputs / 2
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization with a bias and no scale, which only the next layer could tell apart."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        # Statistics follow quickly: a run has only a few hundred steps.
+        self.norm = nn.BatchNorm2d(num_features, eps=1e-12, momentum=0.4, affine=False)
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalized: Tensor = self.norm(images)
+        return normalized + self.bias[:, None, None]
+
+
+class Scale(nn.Module):
+    """Multiply by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs * self.factor
+
+
+def group(before: int, after: int) -> nn.Sequential:
+    """Two convolutions with pooling after the first: (B, C, H, W) -> (B, C', H / 2, W / 2)."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding="same", bias=False),
+        nn.MaxPool2d(2),
+        BatchNorm(after),
+        nn.GELU(),
+        nn.Conv2d(after, after, 3, padding="same", bias=False),
+        BatchNorm(after),
+        nn.GELU(),
+    )
+
+
+def whitening_filters(images: Tensor, patch_px: int, eps: float) -> Tensor:
+    """Compute filters whose outputs on patches of images are uncorrelated, of variance one.
+
+    Args:
+        images: (N, C, H, W) float, of mean about zero.
+        patch_px: Side P of a patch.
+        eps: Added to the variance of each direction.
+
+    Returns:
+        (2 C P^2, C, P, P): the filters and their negatives, of the greatest variance first.
+    """
+    channels = images.shape[1]
+    patches = images.float().unfold(2, patch_px, 1).unfold(3, patch_px, 1)
+    flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * patch_px**2)
+    covariance = flat.T @ flat / len(flat)
+    variances, directions = torch.linalg.eigh(covariance)
+    scaled = directions.T / torch.sqrt(variances + eps)[:, None]
+    filters = scaled.flip(0).reshape(-1, channels, patch_px, patch_px)
+    return torch.cat([filters, -filters])
