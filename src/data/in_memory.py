@@ -127,6 +127,8 @@ class InMemoryDataModule(LightningDataModule):
             raise ValueError("batch_size: null. Give a number.")
         at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
         at_least(1, prefetch_factor=prefetch_factor)
+        if isinstance(subset, float) and subset > 1 and subset.is_integer():
+            subset = int(subset)  # the command line may read a count as a float
         if subset is not None and (subset <= 0 or (isinstance(subset, float) and subset > 1)):
             raise ValueError(f"subset: {subset} is neither a count >= 1 nor a share in (0, 1].")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed

@@ -132,6 +132,12 @@ def test_seed_is_that_of_the_run_unless_given(monkeypatch: pytest.MonkeyPatch) -
     assert Numbers(seed=None).seed == 0
 
 
+def test_count_that_was_read_as_a_float() -> None:
+    """Which type is tried first depends on the unions of both that the process has seen."""
+    counts = [len(targets(serve(Numbers(subset=n, batch_size=10)))[0]) for n in (7, 7.0, 1.0, 0.7)]
+    assert counts == [7, 7, 10, 7]
+
+
 @pytest.mark.parametrize(
     ("subset", "seed", "expected"),
     [
