@@ -9,7 +9,8 @@ Contenders, all with the same network, optimizer and schedule, each for one epoc
   (0, 1, 2, 4) that was fastest.
 - typical: Lightning on that pipeline, with a metric and ``self.log`` in each step, rich bar and
   checkpoint, as templates do.
-- ours: ``python -m src.train --config cifar10`` itself, all its callbacks and loggers on.
+- ours: ``python -m src.train --config cifar10_synthetic`` itself, which differs from ``cifar10`` in
+  where the images come from: all its callbacks and loggers on, clipping too, which raw leaves out.
 
 Time is that of training: validation, start-up and a first round to warm up are not counted.
 """
