@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import data as data, models as models, run  # naming them makes short names known
 from .callbacks import (
@@ -211,6 +213,8 @@ class ProjectCLI(LightningCLI):
             named.gradient_accumulation = GradientAccumulation(batches)
         if settings["enable_progress_bar"] is False:
             named.progress = None
+        elif named.progress is None and settings["enable_progress_bar"] is None:
+            settings["enable_progress_bar"] = False  # not Lightning's own in its place
         settings["enable_checkpointing"] = named.checkpoint is not None
         self.measured = named.throughput
         if named.early_stopping is not None:
@@ -251,10 +255,19 @@ def follow_torchrun(settings: dict[str, Any]) -> None:
             settings["strategy"] = "ddp"
 
 
+class NoProfiler(PassThroughProfiler):
+    """Lightning's own for when there is none, which makes a context for each of 40 calls a step."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self._nothing
+
+
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
     try:
-        return Trainer(**settings)
+        return Trainer(**{**settings, "profiler": settings["profiler"] or NoProfiler()})
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise InputError(f"trainer: {error}") from error
 
@@ -324,6 +337,8 @@ def quiet() -> None:
     # Lightning 2.6 with torch 2.13 and later
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
+    # our models override it so that it does the same, and quicker
+    warnings.filterwarnings("ignore", r".*overriding `LightningModule.optimizer_\{")
 
 
 def _beside_class_path(part: Any) -> set[str]:

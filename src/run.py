@@ -236,7 +236,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class MetricsCSV(Logger):
-    """Write ``metrics.csv``: one row a call, columns added as metrics appear.
+    """Write ``metrics.csv``: one row a step or epoch, columns added as metrics appear.
 
     Lightning's own deletes the file of an earlier run in the same folder; this one goes on with it.
     """
@@ -263,7 +263,11 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
-        self._rows.append(row)
+        last = self._rows[-1] if len(self._rows) > self._num_written else {}
+        if last.get("step") == step and not (set(last) & set(row)) - {"step", "epoch"}:
+            last.update(row)  # readings of the same step
+        else:
+            self._rows.append(row)
         new = [name for name in row if name not in self._columns]
         if new:
             self._columns += sorted(new)

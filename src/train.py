@@ -1,8 +1,10 @@
 """Train a model, test its best checkpoint, and leave everything in the folder of the run."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -48,6 +50,7 @@ def train(cli: ProjectCLI, folder: Path) -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
     pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
+    remember_signature(model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -95,6 +98,12 @@ def pass_over_idle_hooks(objects: Sequence[object]) -> None:
         for hook in STEP_HOOKS:
             if not is_overridden(hook, part):
                 setattr(part, hook, None)
+
+
+def remember_signature(model: LightningModule) -> None:
+    """Have Python keep what Lightning asks it in each step: the arguments of ``training_step``."""
+    function: Any = type(model).training_step
+    function.__signature__ = inspect.signature(function)
 
 
 def is_result(name: str) -> bool:

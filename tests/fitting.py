@@ -113,6 +113,7 @@ def fit(
         warnings.filterwarnings("ignore", ".*but have no `val(idation_step|_dataloader)`")
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", ".*is smaller than the logging interval")
+        warnings.filterwarnings("ignore", r".*optimizer_\{step,zero_grad\}")
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         made.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return made

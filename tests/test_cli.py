@@ -1,6 +1,7 @@
 """The commands as a person uses them, in this process where nothing of the process matters."""
 
 import csv
+import inspect
 import json
 import math
 import os
@@ -16,10 +17,14 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.profilers import SimpleProfiler
 
+from src.callbacks import Progress
+from src.cli import NoProfiler, ProjectCLI
 from src.evaluate import main as evaluate
-from src.train import main as train, pass_over_idle_hooks
+from src.train import main as train, pass_over_idle_hooks, remember_signature
 from tests.commands import TRAIN, TWO, same, state, stop_in_step
 from tests.conftest import TINY
 from tests.tiny import TinyModel
@@ -313,6 +318,41 @@ def test_hooks_that_do_nothing_are_not_called() -> None:
         [False, False, False, True],
     ]
     assert list(model.state_dict()) == list(TinyModel().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        ([], Progress),
+        (["--callbacks.progress", "null"], type(None)),
+        (["--trainer.enable_progress_bar", "false"], type(None)),
+        (
+            ["--callbacks.progress", "null", "--trainer.enable_progress_bar", "true"],
+            (TQDMProgressBar, RichProgressBar),
+        ),
+    ],
+)
+def test_progress(args: list[str], kind: type, tmp_path: Path) -> None:
+    cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
+    assert isinstance(cli.trainer.progress_bar_callback, kind)
+
+
+def test_profiler(tmp_path: Path) -> None:
+    args = [*TINY, "--runs_dir", str(tmp_path)]
+    for options, kind in (([], NoProfiler), (["--trainer.profiler", "simple"], SimpleProfiler)):
+        trainer: Any = ProjectCLI([*args, *options]).trainer
+        assert isinstance(trainer.profiler, kind)
+
+
+def test_what_lightning_asks_of_the_model_in_each_step_is_kept() -> None:
+    class Own(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int, extra: int = 0) -> Any:
+            return super().training_step(batch, batch_idx)
+
+    before = inspect.getfullargspec(Own().training_step)
+    remember_signature(Own())
+    assert inspect.getfullargspec(Own().training_step) == before
+    assert Own.training_step.__signature__ is inspect.signature(Own.training_step)  # type: ignore[attr-defined]
 
 
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
+
+from .. import readings
 
 
 class GradientClipping(Callback):
@@ -59,14 +61,15 @@ class GradientClipping(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_read_step = trainer.global_step
 
+    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = size = get_total_norm(gradients)
+        norm = size = total_norm(gradients)
         if self.max_value is not None:
-            size = get_total_norm(gradients, norm_type=float("inf"))
+            size = total_norm(gradients, float("inf"))
         if not self._norms:
             self._first_step = trainer.global_step
         self._norms.append(norm)
@@ -76,7 +79,8 @@ class GradientClipping(Callback):
                 self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
         elif self.max_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_norm, norm)
+            # As by `clip_grads_with_norm_`, which sorts the gradients by device first.
+            torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         else:
             assert self.max_value is not None
             clip_grad_value_(parameters, self.max_value)
@@ -85,12 +89,12 @@ class GradientClipping(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and step % every == 0 and step != self._last_read_step:
+        if readings.due(trainer, step) and step != self._last_read_step:
             self._last_read_step = step
-            pl_module.log_dict(self._read(trainer))
+            values = self._read(trainer)
             if self.on_nonfinite == "skip":
-                pl_module.log("grad/skipped", float(self.num_skipped))
+                values["grad/skipped"] = float(self.num_skipped)
+            readings.write(trainer, step - 1, values)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)
@@ -108,7 +112,7 @@ class GradientClipping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_skipped = state_dict["num_skipped"]
 
-    def _read(self, trainer: Trainer) -> dict[str, Tensor]:
+    def _read(self, trainer: Trainer) -> dict[str, Tensor | float]:
         self._check(trainer)
         norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
         finite = torch.isfinite(norms)
@@ -135,6 +139,16 @@ class GradientClipping(Callback):
                 f"on_nonfinite: the gradient of optimizer step {step} has norm {norm}.\n"
                 "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."
             )
+
+
+def total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
+    """Compute the norm of all gradients together, (), on the device of the first."""
+    if len({gradient.device for gradient in gradients}) != 1:
+        return get_total_norm(gradients, order)
+    # What that one does in the end, after 30 microseconds of sorting.
+    norms = torch.stack(torch._foreach_norm(gradients, order))
+    total: Tensor = torch.linalg.vector_norm(norms, order)
+    return total
 
 
 def _scaler_skips(trainer: Trainer) -> bool:

@@ -3,6 +3,9 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from .. import readings
 
 
 class LRMonitor(Callback):
@@ -15,16 +18,22 @@ class LRMonitor(Callback):
     decay is that of the groups that decay. With several optimizers, names end in their number.
     """
 
+    def __init__(self) -> None:
+        self._last_read_step = -1
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Before the step, in the row that is written after it: the rate this step uses.
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
+        step = trainer.global_step
+        if readings.due(trainer, step + 1) and step != self._last_read_step:
+            self._last_read_step = step
+            values: dict[str, Tensor | float] = {}
             for number, optimizer in enumerate(trainer.optimizers):
                 suffix = f"/{number}" if len(trainer.optimizers) > 1 else ""
-                values = read_groups(optimizer.param_groups)
-                pl_module.log_dict({name + suffix: value for name, value in values.items()})
+                read = read_groups(optimizer.param_groups)
+                values |= {name + suffix: value for name, value in read.items()}
+            readings.write(trainer, step, values)
 
 
 def read_groups(groups: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,15 +1,17 @@
 """What all models that fit predictions to targets have in common."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from .. import optim
+from .. import optim, readings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -116,12 +118,15 @@ class SupervisedModule(LightningModule):
         self._last_read_step = self.trainer.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        step = self.trainer.global_step
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and step % every == 0 and step != self._last_read_step:
+        trainer, step = self.trainer, self.trainer.global_step
+        if readings.due(trainer, step) and step != self._last_read_step:
             self._last_read_step = step
-            values = self.train_metrics(*self._take_unread())
-            self.log_dict({f"{k}_step": v for k, v in values.items()}, sync_dist=True)
+            means = self.train_metrics(*self._take_unread())
+            mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
+            values = {f"{name}_step": mean(value) for name, value in means.items()}
+            readings.write(trainer, step - 1, values)
+            for logger in trainer.loggers:  # nothing more comes for this row
+                logger.save()
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
@@ -142,6 +147,12 @@ class SupervisedModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optim.configure(self, self.optimizer_settings, self.scheduler_settings)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        # What the optimizer's own does, without its profiling: 30 microseconds.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def _take_unread(self) -> Batch:
         outputs, targets = (torch.cat(tensors) for tensors in zip(*self._unread, strict=True))

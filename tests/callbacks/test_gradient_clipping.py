@@ -6,8 +6,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from torch.nn.utils import get_total_norm
 
 from src.callbacks import Checkpoint, GradientClipping
+from src.callbacks.gradient_clipping import total_norm
 from tests.fitting import Given, Line, Rows, fit
 
 # With weights of zero, x and y = -0.5 give the gradient -2 * y * x = x.
@@ -43,6 +45,12 @@ def test_step_is_that_of_the_clipped_gradient(
     model = line()
     fit(tmp_path, model, data(INPUTS[:1]), GradientClipping(**settings))
     assert model.weights == pytest.approx(weights, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [2.0, float("inf")])
+def test_norm_is_that_of_torch(order: float) -> None:
+    gradients = [torch.randn(3, 4), torch.randn(5), torch.zeros(()), torch.randn(2).double()]
+    torch.testing.assert_close(total_norm(gradients, order), get_total_norm(gradients, order))
 
 
 @pytest.mark.parametrize(

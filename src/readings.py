@@ -1,0 +1,34 @@
+"""Write what is read off a training run every few steps."""
+
+from collections.abc import Mapping
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+
+def due(trainer: Trainer, step: int) -> bool:
+    """Tell whether ``trainer.log_every_n_steps`` asks for a row after ``step`` optimizer steps."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return bool(every) and step % every == 0
+
+
+def write(trainer: Trainer, step: int, values: Mapping[str, Tensor | float]) -> None:
+    """Write values to all loggers, and where callbacks look for them.
+
+    For single values, with nothing to average over batches or devices: ``self.log``, which can,
+    takes 0.4 milliseconds for each.
+
+    Args:
+        trainer: The trainer.
+        step: Optimizer steps taken before the one that the values are of.
+        values: By name; tensors are (), all on one device, and read together.
+    """
+    for known in (trainer.callback_metrics, trainer.logged_metrics):
+        known.update({name: torch.as_tensor(value) for name, value in values.items()})
+    on_device = [value for value in values.values() if isinstance(value, Tensor)]
+    read = iter(torch.stack(on_device).tolist() if on_device else [])
+    row = {name: next(read) if isinstance(v, Tensor) else v for name, v in values.items()}
+    row["epoch"] = trainer.current_epoch
+    for logger in trainer.loggers:
+        logger.log_metrics(row, step)
