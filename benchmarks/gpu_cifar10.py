@@ -66,7 +66,7 @@ def main() -> None:
         found = interleave(contenders, 1 if options.quick else options.rounds)
         for base in ("raw", "typical"):
             show(f"images/s, bfloat16, batch {batch_size}", found, base)
-    args = ["--trainer.precision", options.precision, "--data.device_resident", "true"]
+    args = ["--trainer.precision", options.precision]
     args += QUICK if options.quick else []
     seeds = range(2 if options.quick else options.seeds)
     show_seeds([time_to_accuracy(seed, args) for seed in seeds])

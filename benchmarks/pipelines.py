@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import Precision
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -110,6 +111,7 @@ def stand_in(device: torch.device) -> Any:
         testing=False,
         overfit_batches=0,
         strategy=SimpleNamespace(root_device=device),
+        precision_plugin=Precision(),
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
     )
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from .checks import suggest
+from .muon import MuonSGD
 
 Settings = Mapping[str, Any]
 
@@ -36,6 +37,7 @@ _NO_HORIZON = (
 )
 # What torch raises for settings that it does not like.
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
+OWN = {"MuonSGD": MuonSGD}  # beside torch's classes
 OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
 SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
 
@@ -44,10 +46,10 @@ def check_optimizer(settings: Settings) -> None:
     """Raise ``ValueError`` for an optimizer that cannot be built, before there is a model.
 
     Args:
-        settings: ``name`` of a class in ``torch.optim`` or a dotted path; ``decay_bias_and_norm``
-            (default false): decay one-dimensional parameters too; ``lr_multipliers``: pattern of
-            parameter names (``*``, ``?``) to factor on the learning rate, first match wins; the
-            rest are the arguments of the class.
+        settings: ``name`` of a class in ``torch.optim``, ``MuonSGD`` or a dotted path;
+            ``decay_bias_and_norm`` (default false): decay one-dimensional parameters too;
+            ``lr_multipliers``: pattern of parameter names (``*``, ``?``) to factor on the learning
+            rate, first match wins; the rest are the arguments of the class.
     """
     cls = _find_class("optimizer", torch.optim, Optimizer, settings)
     arguments = _arguments(settings, OPTIMIZER_KEYS)
@@ -268,9 +270,8 @@ def _arguments(settings: Settings, own: tuple[str, ...]) -> dict[str, Any]:
 
 def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> Any:
     name = settings.get("name")
-    choices = sorted(
-        n for n, c in vars(home).items() if inspect.isclass(c) and issubclass(c, base) and c != base
-    )
+    named = {n: c for n, c in {**vars(home), **OWN}.items() if inspect.isclass(c)}
+    choices = sorted(n for n, c in named.items() if issubclass(c, base) and c != base)
     if not isinstance(name, str):
         example = "AdamW" if base is Optimizer else "CosineAnnealingLR"
         raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {example}.")
@@ -278,7 +279,7 @@ def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> A
     if not module and name not in choices:
         raise ValueError(f"{key}.name: {home.__name__} has no `{name}`. {suggest(name, choices)}")
     try:
-        cls = getattr(importlib.import_module(module) if module else home, attribute)
+        cls = getattr(importlib.import_module(module), attribute) if module else named[name]
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{key}.name: cannot import `{name}` ({error}).") from None
     if not (inspect.isclass(cls) and issubclass(cls, base)):

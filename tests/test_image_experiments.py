@@ -1,5 +1,6 @@
 """Images at the command line: what is refused, and what crops and flips may not change."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,30 @@ def test_two_processes_crop_and_flip_alike(tmp_path: Path) -> None:
     one, two = alone_and_together([*args, *long], tmp_path, TRAIN, TWO)
     metrics = ["train/loss", "val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     assert_close(two, one, metrics)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+def test_precision(precision: str, tmp_path: Path) -> None:
+    """The data make floats of their own, after Lightning has seen to the batch."""
+    args = [*TINY_IMAGES, "--runs_dir", str(tmp_path), "--run_name", "run"]
+    assert train.main([*args, "--trainer.precision", precision]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_network(tmp_path: Path) -> None:
+    """Compiled, it trains to the same weights, under the same names."""
+    args = [*TINY_IMAGES, "--runs_dir", str(tmp_path)]
+    assert train.main([*args, "--run_name", "plain"]) == 0
+    assert train.main([*args, "--run_name", "compiled", "--model.compile_mode", "default"]) == 0
+    plain, compiled = (
+        torch.load(tmp_path / "cifar10_synthetic" / name / "checkpoints/last.ckpt")["state_dict"]
+        for name in ("plain", "compiled")
+    )
+    assert list(plain) == list(compiled)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

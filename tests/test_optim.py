@@ -10,6 +10,7 @@ from torch.optim import SGD, Optimizer
 
 from src import optim
 from src.callbacks import GradientAccumulation
+from src.muon import MuonSGD
 from tests.fitting import Given, Line, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
@@ -20,7 +21,7 @@ MOMENTUM = {"name": "SGD", "lr": 1.0, "momentum": 0.9}
 OPTIMIZERS = ", ".join(
     sorted(
         name
-        for name, value in vars(torch.optim).items()
+        for name, value in {**vars(torch.optim), "MuonSGD": MuonSGD}.items()
         if isinstance(value, type)
         and issubclass(value, torch.optim.Optimizer)
         and value is not torch.optim.Optimizer

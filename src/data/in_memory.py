@@ -95,7 +95,8 @@ class InMemoryDataModule(LightningDataModule):
         drop_last: Leave out the last training batch of an epoch where it is smaller.
         weighted_sampling: Draw training samples with replacement, all classes equally often.
         subset: Train on this many samples (int) or this share of them (float), to be quick.
-        device_resident: Keep the arrays on the device; batches are gathered there.
+        device_resident: Keep the arrays on the device; batches are gathered there. Where not given,
+            on a GPU of whose free memory they take a quarter at most.
         num_workers: Processes that prepare batches. 0 is fastest here: a batch is one gather.
         pin_memory: Copy batches to page-locked memory; where not given, if the device is a GPU.
         persistent_workers: Keep the processes between epochs.
@@ -114,7 +115,7 @@ class InMemoryDataModule(LightningDataModule):
         drop_last: bool = False,
         weighted_sampling: bool = False,
         subset: int | float | None = None,
-        device_resident: bool = False,
+        device_resident: bool | None = None,
         num_workers: int = 0,
         pin_memory: bool | None = None,
         persistent_workers: bool = False,
@@ -200,7 +201,7 @@ class InMemoryDataModule(LightningDataModule):
                 rows = self.select(split, len(arrays.targets))
                 if split == "train":
                     rows = self._take_subset(rows)
-                self.datasets[split] = ArrayDataset(arrays, rows, self.device_resident)
+                self.datasets[split] = ArrayDataset(arrays, rows, self._fits_on_device(arrays))
 
     def teardown(self, stage: str) -> None:
         self._resident.clear()
@@ -249,7 +250,10 @@ class InMemoryDataModule(LightningDataModule):
         if inputs is None or targets is None:
             resident = self._resident_arrays(split, rows.device)
             inputs, targets = resident.inputs[rows], resident.targets[rows]
-        return self.transform(inputs, rows, split), targets
+        assert self.trainer is not None
+        transformed = self.transform(inputs, rows, split)
+        # Again: with `precision: 16-true` and the like, the model takes no other floats.
+        return self.trainer.precision_plugin.convert_input(transformed), targets
 
     def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
         """Change a batch on the device, as a function of its rows, the epoch and the seed."""
@@ -324,6 +328,13 @@ class InMemoryDataModule(LightningDataModule):
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _fits_on_device(self, arrays: Arrays) -> bool:
+        if self.device_resident is not None or self.collate_fn or not self._on_gpu():
+            return bool(self.device_resident)
+        assert self.trainer is not None
+        free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
+        return sum(array.nbytes for array in arrays) <= free / 4
 
     def _current_split(self) -> Split:
         assert self.trainer is not None

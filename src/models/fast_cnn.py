@@ -38,6 +38,8 @@ class FastCNN(SupervisedModule):
         whiten_bias_epochs: Epochs in which the bias of the first layer is trained.
         test_time: What outputs in validation and test are averaged over: ``none``; ``mirror``: the
             image and its mirror image; ``translate``: also both shifted by a pixel, two ways.
+        sure_above: Images that are given a class with more than this probability without being
+            shifted are not shifted, which saves time.
         kwargs: See ``SupervisedModule``.
     """
 
@@ -49,6 +51,7 @@ class FastCNN(SupervisedModule):
         label_smoothing: float = 0.2,
         whiten_bias_epochs: int = 3,
         test_time: Literal["none", "mirror", "translate"] = "translate",
+        sure_above: float = 1.0,
         **kwargs: Any,
     ) -> None:
         at_least(1, num_classes=num_classes)
@@ -61,6 +64,8 @@ class FastCNN(SupervisedModule):
             raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1).")
         if test_time not in ("none", "mirror", "translate"):
             raise ValueError(f"test_time: {test_time!r} is none of `none`, `mirror`, `translate`.")
+        if not 0 <= sure_above <= 1:
+            raise ValueError(f"sure_above: {sure_above} is not in [0, 1].")
         whitening = nn.Conv2d(3, 2 * 3 * WHITENING_PX**2, WHITENING_PX)
         whitening.weight.requires_grad = False
         groups = [
@@ -85,6 +90,7 @@ class FastCNN(SupervisedModule):
         self._freeze_bias = False
         self.whiten_bias_epochs = whiten_bias_epochs
         self.test_time = test_time
+        self.sure_above = sure_above
         self.save_hyperparameters()
 
     @property
@@ -98,15 +104,14 @@ class FastCNN(SupervisedModule):
         """Class scores: (B, 3, H, W) -> (B, K); of several views of each image in evaluation."""
         if self.training or self.test_time == "none":
             return super().forward(images)
-        if self.test_time == "mirror":
-            return self._mirrored(images)
-        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-        height, width = images.shape[2:]
-        shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
-        moved = (self._mirrored(shifted[0]) + self._mirrored(shifted[1])) / 2
-        return (self._mirrored(images) + moved) / 2
+        outputs = self._mirrored(images)
+        if self.test_time == "translate":
+            unsure = outputs.softmax(1).amax(1) <= self.sure_above
+            outputs[unsure] = (outputs[unsure] + self._shifted(images[unsure])) / 2
+        return outputs
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             if not hasattr(data, "training_images"):
@@ -123,6 +128,12 @@ class FastCNN(SupervisedModule):
     def on_after_backward(self) -> None:
         if self._freeze_bias and self.whitening.bias is not None:
             self.whitening.bias.grad = None
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        height, width = images.shape[2:]
+        views = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
+        return (self._mirrored(views[0]) + self._mirrored(views[1])) / 2
 
     def _mirrored(self, images: Tensor) -> Tensor:
         outputs: Tensor = self.network(images) + self.network(images.flip(3))

@@ -55,6 +55,8 @@ class SupervisedModule(LightningModule):
         l1_penalty: Factor on the sum of absolute weights (not biases, not norms) in the loss.
         weight_init: Of linear and convolution layers: PyTorch's own, Glorot & Bengio 2010
             (uniform), or He et al. 2015 (normal); the last two start biases at zero.
+        compile_mode: Compile the network with this mode of ``torch.compile`` when training begins;
+            names in checkpoints stay as they are.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SupervisedModule(LightningModule):
         lr_scheduler: dict[str, Any] | None = None,
         l1_penalty: float = 0.0,
         weight_init: Literal["default", "xavier", "he"] = "default",
+        compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     ) -> None:
         super().__init__()
         self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
@@ -74,7 +77,13 @@ class SupervisedModule(LightningModule):
         optim.check_scheduler(lr_scheduler, self.optimizer_settings)
         if l1_penalty < 0:
             raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
+        if compile_mode not in (None, "default", "reduce-overhead", "max-autotune"):
+            raise ValueError(
+                f"compile_mode: {compile_mode!r} is none of `default`, `reduce-overhead`, "
+                "`max-autotune`, null."
+            )
         self.l1_penalty = l1_penalty
+        self.compile_mode = compile_mode
         self.network = network
         self.loss = loss
         all_metrics: dict[str, Metric | MetricCollection] = {"loss": MeanLoss(loss), **metrics}
@@ -105,12 +114,18 @@ class SupervisedModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
         outputs = self(inputs)
-        self._unread.append((outputs.detach(), targets))
+        # The graphs of a compiled network write the next outputs to the same place.
+        kept = outputs.detach().clone() if self.compile_mode else outputs.detach()
+        self._unread.append((kept, targets))
         loss = self.loss(outputs, targets)
         if self.l1_penalty:
             weights = (p for p in self.network.parameters() if p.ndim > 1)
             loss = loss + self.l1_penalty * sum(w.abs().sum() for w in weights)
         return loss
+
+    def on_fit_start(self) -> None:
+        if self.compile_mode:
+            self.network.compile(mode=self.compile_mode)
 
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off

@@ -219,7 +219,8 @@ def test_loader_options_reach_the_loader() -> None:
     ],
 )
 def test_memory_is_pinned_for_gpus(pin_memory: bool | None, device: str, expected: bool) -> None:
-    assert loader_of(Numbers(pin_memory=pin_memory), device).pin_memory is expected
+    data = Numbers(pin_memory=pin_memory, device_resident=False)
+    assert loader_of(data, device).pin_memory is expected
 
 
 def test_device_resident_batches_travel_as_rows() -> None:
@@ -229,6 +230,34 @@ def test_device_resident_batches_travel_as_rows() -> None:
     for split in SPLITS:
         assert inputs(serve(data, split)) == inputs(serve(Numbers(), split))
         assert targets(serve(data, split)) == targets(serve(Numbers(), split))
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "free", "expected"),
+    [
+        ({}, "cuda", 4, True),
+        ({}, "cuda", 3.9, False),
+        ({}, "cpu", 1000, False),
+        ({"device_resident": False}, "cuda", 1000, False),
+        ({"device_resident": True}, "cuda", 0, True),
+        ({"collate_fn": list}, "cuda", 1000, False),
+    ],
+)
+def test_arrays_live_on_a_gpu_with_room(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    device: str,
+    free: float,
+    expected: bool,
+) -> None:
+    """Room: four times their bytes are free."""
+    data = Numbers(**settings)
+    size = sum(array.nbytes for array in data.load("train"))
+    info = (int(free * size), 10**12)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: info)
+    data.trainer = trainer(device=device)
+    data.setup("fit")
+    assert data.datasets["train"].only_rows is expected
 
 
 def test_other_batches_pass_through() -> None:

@@ -125,6 +125,13 @@ def test_views_in_evaluation() -> None:
     for test_time, outputs in expected.items():
         plain.test_time = test_time  # type: ignore[assignment]
         torch.testing.assert_close(plain(images), outputs)
+    # Only those are shifted whose best class, seen without, is at most so probable.
+    best = ((views[0] + views[1]) / 2).softmax(1).amax(1).detach()
+    plain.sure_above = float(best.median())
+    kept = best > best.median()
+    assert kept.sum() == 1
+    mixed = torch.where(kept[:, None], expected["mirror"], expected["translate"])
+    torch.testing.assert_close(plain(images), mixed)
     plain.train()
     torch.testing.assert_close(plain(images), plain.network(images))
 
@@ -152,6 +159,7 @@ def test_data_without_images_is_refused(tmp_path: Path) -> None:
         ({"image_size_px": 25}, "image_size_px: 25 is not at least 26."),
         ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is not in [0, 1)."),
         ({"whiten_bias_epochs": -1}, "whiten_bias_epochs: -1 is not at least 0."),
+        ({"sure_above": 1.5}, "sure_above: 1.5 is not in [0, 1]."),
         ({"test_time": "x"}, "test_time: 'x' is none of `none`, `mirror`, `translate`."),
     ],
 )
