@@ -104,6 +104,7 @@ def stand_in(device: torch.device) -> Any:
     """What a datamodule asks of its trainer, outside of one."""
     progress = SimpleNamespace(current=SimpleNamespace(ready=0))
     return SimpleNamespace(
+        state=SimpleNamespace(fn=None),
         world_size=1,
         global_rank=0,
         current_epoch=0,

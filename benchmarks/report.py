@@ -22,7 +22,7 @@ def interleave(
             value = measure()
             if number:
                 found[name].append(value)
-            print(f"round {number}/{rounds}  {name}  {value:,.1f}", flush=True)
+            print(f"round {number}/{rounds}  {name}  {value:,.4g}", flush=True)
     return found
 
 

@@ -1,6 +1,9 @@
 """Images per second of SimpleCNN on CIFAR-10 with crop and flip, against what is usual.
 
     python -m benchmarks.throughput [--rounds 5] [--precision float32 bfloat16] [--batch-size 128]
+        [--data-dir data/cifar10]
+
+Where ``data-dir`` is not there, images of the same size are made on the spot.
 
 Contenders, all with the same network, optimizer and schedule, each for one epoch:
 
@@ -9,8 +12,8 @@ Contenders, all with the same network, optimizer and schedule, each for one epoc
   (0, 1, 2, 4) that was fastest.
 - typical: Lightning on that pipeline, with a metric and ``self.log`` in each step, rich bar and
   checkpoint, as templates do.
-- ours: ``python -m src.train --config cifar10_synthetic`` itself, which differs from ``cifar10`` in
-  where the images come from: all its callbacks and loggers on, clipping too, which raw leaves out.
+- ours: ``python -m src.train --config cifar10`` itself (or ``cifar10_synthetic``), callbacks and
+  loggers on, clipping too, which raw and tutorial leave out.
 
 Time is that of training: validation, start-up and a first round to warm up are not counted.
 """
@@ -39,7 +42,8 @@ from benchmarks.pipelines import (
     stand_in,
 )
 from benchmarks.report import interleave, show
-from src.data import SyntheticImageDataModule
+from src.data import CIFAR10DataModule, SyntheticImageDataModule
+from src.data.in_memory import InMemoryDataModule
 from src.train import main as train
 
 WORKERS = (0, 1, 2, 4)
@@ -50,24 +54,34 @@ class Contest:
     """The same images and device for all contenders.
 
     Args:
-        num_images: Images in an epoch; made on the spot, as their content costs no time.
+        num_images: Images in an epoch.
         batch_size: Images in a step.
         bfloat16: Use mixed precision.
+        data_dir: Folder of CIFAR-10; images are made on the spot where it is not there.
     """
 
-    def __init__(self, num_images: int, batch_size: int, bfloat16: bool) -> None:
+    def __init__(self, num_images: int, batch_size: int, bfloat16: bool, data_dir: str) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
         self.num_steps = -(-num_images // batch_size)
         self.bfloat16 = bfloat16
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.data = SyntheticImageDataModule(
-            num_samples=num_images, batch_size=batch_size, augment=AUGMENT, seed=0
-        )
+        settings: dict[str, Any] = {"batch_size": batch_size, "augment": AUGMENT, "seed": 0}
+        self.data: InMemoryDataModule
+        if Path(data_dir).exists():
+            self.images = "CIFAR-10"
+            self.options = ["--config", "cifar10", "--data.data_dir", data_dir]
+            self.options += ["--data.subset", str(num_images)]
+            self.data = CIFAR10DataModule(data_dir, 0.04, subset=num_images, **settings)
+        else:
+            self.images = "made on the spot"
+            self.options = ["--config", "cifar10_synthetic", "--data.num_samples", str(num_images)]
+            self.data = SyntheticImageDataModule(num_samples=num_images, **settings)
         self.data.trainer = stand_in(self.device)
+        self.data.prepare_data()
         self.data.setup("fit")
-        images, labels = self.data.read("train")
-        self.samples = PerSample(images, labels)
+        dataset = self.data.datasets["train"]
+        self.samples = PerSample(*(array[dataset.rows] for array in dataset.arrays))
         self.num_workers = 0
 
     def raw(self) -> float:
@@ -101,8 +115,8 @@ class Contest:
         """Images per second that the run itself reports."""
         precision = "bf16-mixed" if self.bfloat16 else "32-true"
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            args = ["--config", "cifar10_synthetic", "--runs_dir", folder, "--run_name", "run"]
-            args += ["--data.num_samples", str(self.num_images), "--trainer.max_epochs", "1"]
+            args = [*self.options, "--runs_dir", folder, "--run_name", "run"]
+            args += ["--trainer.max_epochs", "1"]
             args += ["--data.batch_size", str(self.batch_size), "--trainer.precision", precision]
             train(args)
             metrics = json.loads(next(Path(folder).glob("*/run/metrics.json")).read_text())
@@ -127,14 +141,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num-images", type=int, default=12_800)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--data-dir", default="data/cifar10")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
     for precision in options.precision:
-        contest = Contest(options.num_images, options.batch_size, precision == "bfloat16")
+        bfloat16 = precision == "bfloat16"
+        contest = Contest(options.num_images, options.batch_size, bfloat16, options.data_dir)
         contest.choose_workers()
         contenders = {n: getattr(contest, n) for n in ("raw", "tutorial", "typical", "ours")}
         found = interleave(contenders, options.rounds)
         title = f"images/s, {precision}, batch {options.batch_size}, {options.num_images} images"
+        title += f" ({contest.images})"
         for base in ("raw", "typical"):
             show(f"{title}, {contest.num_workers} workers", found, base)
 
