@@ -59,6 +59,12 @@ class GradientClipping(Callback):
         self._last_read_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        fused = any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers)
+        if fused and _scaler_skips(trainer):
+            raise ValueError(
+                "with 16-bit precision a fused optimizer unscales gradients when they are clipped "
+                "already. Set model.optimizer.fused to false, or trainer.precision to bf16-mixed."
+            )
         self._last_read_step = trainer.global_step
 
     @torch.no_grad()

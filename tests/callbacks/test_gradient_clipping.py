@@ -96,6 +96,14 @@ def half_precision() -> dict[str, Any]:
     return {"plugins": MixedPrecision("16-mixed", "cpu", scaler)}
 
 
+def test_fused_optimizer_in_half_precision_is_refused(tmp_path: Path) -> None:
+    """It would be given gradients that were clipped before they were unscaled."""
+    model, clipping = line(name="AdamW", fused=True), GradientClipping(max_norm=2.5)
+    with pytest.raises(ValueError, match=r"^with 16-bit precision a fused"):
+        fit(tmp_path, model, data(), clipping, **half_precision())
+    fit(tmp_path, line(name="AdamW", fused=True), data(), clipping)
+
+
 def test_gradients_in_half_precision_are_unscaled_first(tmp_path: Path) -> None:
     model, logger = line(), Rows()
     clipping = GradientClipping(max_norm=2.5)
