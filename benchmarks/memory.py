@@ -2,22 +2,26 @@
 
     python -m benchmarks.memory [--ranks 1 2 4] [--num-images 60000]
 
-Each process maps the cached pixels, as each rank of a run does, and gathers every image once. Shown
-are, from Linux's count of the mapping: what one process alone holds of it (resident set) and what
-all hold together, shared pages counted once (proportional set). Then, for one process, the time and
-memory of an epoch of gathering as the number of images grows.
+Each row is a run, ``python -m src.train --trainer.devices N``, that trains a small network on each
+image once. Shown is Linux's count of the mapped pixels when the epoch is over: what one rank holds
+(resident set) and what all hold together, shared pages counted once (proportional set); and the
+latter for all memory of the ranks. Then, for one process, the time and memory of gathering each
+image once, as the number of images grows.
 """
 
 import argparse
+import json
 import multiprocessing
+import subprocess
+import sys
 import tempfile
 import time
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
@@ -34,21 +38,34 @@ CPU = torch.device("cpu")
 class Mapped(ImageDataModule):
     """Images of a file that is mapped, with labels of no meaning."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(image_size_px=32, mean=(0.5,), std=(0.2,), batch_size=128, seed=0)
-        self.path = path
+    num_classes = 10
+
+    def __init__(self, path: str, batch_size: int = 128) -> None:
+        super().__init__(32, mean=(0.5,), std=(0.2,), batch_size=batch_size, seed=0)
+        self.path = Path(path)
 
     def load(self, source: str) -> Arrays:
         images = load_array(self.path)
         return Arrays(images, torch.zeros(len(images), dtype=torch.int64))
 
 
-def mapping_mib(path: Path) -> tuple[float, float]:
-    """Resident and proportional set of the mappings of a file in this process."""
-    total, inside = {"Rss": 0, "Pss": 0}, False
+class Report(Callback):
+    """Write what each rank holds of the pixels, and in all, while all ranks hold it."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        trainer.strategy.barrier()
+        held = {"pixels": mapping_mib(data.path), "all": mapping_mib()}
+        trainer.strategy.barrier()
+        data.path.with_suffix(f".{trainer.global_rank}.json").write_text(json.dumps(held))
+
+
+def mapping_mib(path: Path | None = None) -> tuple[float, float]:
+    """Resident and proportional set of this process, of the mappings of a file or of all."""
+    total, inside = {"Rss": 0, "Pss": 0}, path is None
     for line in Path("/proc/self/smaps").read_text().splitlines():
         key, _, value = line.partition(":")
-        if "-" in key.split()[0]:  # the addresses of another mapping
+        if path and "-" in key.split()[0]:  # the addresses of another mapping
             inside = line.endswith(path.name)
         elif inside and key in total:
             total[key] += int(value.split()[0])
@@ -58,7 +75,7 @@ def mapping_mib(path: Path) -> tuple[float, float]:
 def gather(path: Path) -> tuple[float, Mapped]:
     """Gather every image once, as training does; return the seconds, and what holds the images."""
     torch.set_num_threads(1)
-    data = Mapped(path)
+    data = Mapped(str(path))
     data.trainer = stand_in(CPU)
     data.setup("fit")
     began = time.perf_counter()
@@ -92,25 +109,30 @@ def apart(path: Path) -> tuple[float, float]:
     return measured
 
 
-def rank(path: Path, barrier: Barrier, results: Any) -> None:
-    """Gather beside other processes, and measure while all hold the mapping."""
-    _seconds, _data = gather(path)
-    barrier.wait()
-    results.put(mapping_mib(path))
-    barrier.wait()
+def together(path: Path, count: int) -> tuple[float, float, float]:
+    """MiB of the pixels in one of ``count`` ranks and in all of them; and of all their memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        args = ["--model", "SimpleCNN", "--model.channels", "[4]", "--runs_dir", folder]
+        args += ["--data", "benchmarks.memory.Mapped", "--data.path", str(path)]
+        args += ["--trainer.accelerator", "cpu", "--trainer.devices", str(count)]
+        args += ["--trainer.strategy", "ddp" if count > 1 else "auto", "--trainer.max_epochs", "1"]
+        args += ["--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "1"]
+        args += ["--trainer.callbacks", "benchmarks.memory.Report"]
+        command = [sys.executable, "-m", "src.train", "--config", str(empty(folder)), *args]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    files = [path.with_suffix(f".{rank}.json") for rank in range(count)]
+    held = [json.loads(file.read_text()) for file in files]
+    for file in files:
+        file.unlink()
+    pixels = [h["pixels"] for h in held]
+    return max(r for r, _ in pixels), sum(p for _, p in pixels), sum(h["all"][1] for h in held)
 
 
-def together(path: Path, count: int) -> tuple[float, float]:
-    """MiB of the pixels in one of ``count`` processes, and in all of them together."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=rank, args=(path, barrier, results)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    measured = [results.get(timeout=WAIT_S) for _ in processes]
-    for process in processes:
-        process.join()
-    return max(r for r, _ in measured), sum(p for _, p in measured)
+def empty(folder: str) -> Path:
+    """Write a config that holds no experiment of its own."""
+    path = Path(folder) / "memory.yaml"
+    path.write_text("seed_everything: 0\n")
+    return path
 
 
 def make(folder: str, num_images: int) -> Path:
@@ -140,10 +162,12 @@ def main() -> None:
         size = path.stat().st_size / MIB
         rows, alone = [], 0.0
         for count in options.ranks:
-            one, total = together(path, count)
+            one, total, everything = together(path, count)
             alone = alone or total
-            rows.append([str(count), f"{one:.0f}", f"{total:.0f}", f"{total / alone:.2f}"])
-        columns = ["ranks", "MiB in one", "MiB in all", f"to {options.ranks[0]} rank(s)"]
+            cells = (f"{one:.0f}", f"{total:.0f}", f"{total / alone:.2f}", f"{everything:.0f}")
+            rows.append([str(count), *cells])
+        first = f"to {options.ranks[0]} rank(s)"
+        columns = ["ranks", "pixels in one, MiB", "in all", first, "all memory"]
         table(f"resident pixels of a file of {size:.0f} MiB", columns, rows)
         path.unlink()
         rows = []
