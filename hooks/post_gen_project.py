@@ -219,7 +219,7 @@ def choose_examples(examples: str) -> None:
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
     if examples in FIRST_CONFIG:
         line = f'DEFAULT_CONFIG = "{FIRST_CONFIG[examples]}"'
-        set_line(Path("src/cli.py"), r'DEFAULT_CONFIG = "linear_regression"', line)
+        set_line(Path("src/find.py"), r'DEFAULT_CONFIG = "linear_regression"', line)
 
 
 def unwanted(examples: str) -> list[str]:

@@ -31,9 +31,10 @@ from .callbacks import (
     Throughput,
 )
 from .data.in_memory import InMemoryDataModule
-from .errors import InputError, attribute, explain_parsing
-
-DEFAULT_CONFIG = "linear_regression"
+from .errors import InputError
+from .explain import attribute, explain_parsing
+from .find import DEFAULT_CONFIG, experiment_name, find_resumable
+from .options import COMMAND_LINE, resolve_configs
 
 
 @dataclass
@@ -74,7 +75,7 @@ DEFAULT_CALLBACKS = {
 class Parser(LightningArgumentParser):
     """A parser whose complaints are short; jsonargparse makes one more for each class within."""
 
-    owner = "the command line"
+    owner = COMMAND_LINE
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         if not (args or kwargs.get("nested_key")):
@@ -181,9 +182,9 @@ class ProjectCLI(LightningCLI):
 
     def _choose_folder(self) -> None:
         config, runs_dir = self.config, Path(self.config.runs_dir)
-        experiment = run.experiment_name(self.config_paths[0])
+        experiment = experiment_name(self.config_paths[0])
         if config.resume:
-            self.resume_from = run.find_resumable(config.resume, runs_dir, experiment)
+            self.resume_from = find_resumable(config.resume, runs_dir, experiment)
         if self.resume_from:
             self.folder = self.resume_from.parent.parent
             before = yaml.safe_load((self.folder / "config.yaml").read_text())
@@ -272,58 +273,6 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
         raise InputError(f"trainer: {error}") from error
 
 
-def check_config(path: Path) -> None:
-    """Raise ``InputError`` where a file is no mapping, or options stand beside a ``class_path``."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
-        raise InputError(f"--config {path}: is no valid YAML{where}.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
-    if not isinstance(content.get("callbacks", {}), dict):
-        raise InputError("callbacks: give names and options, as in `checkpoint: {mode: max}`.")
-    for key in ("model", "data"):
-        part = content.get(key)
-        stray = _beside_class_path(part)
-        if stray:
-            name = sorted(stray)[0]
-            raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
-
-
-def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
-    """Replace the names after ``--config`` by paths, and add what they are laid over.
-
-    That is the configuration of the run that ``--resume`` names; else, without any, the default.
-    """
-    parts: list[list[str]] = []
-    paths: list[Path] = []
-    tokens = iter(args)
-    for token in tokens:
-        option, equals, value = token.partition("=")
-        if option not in ("--config", "-c"):
-            parts.append([token])
-            continue
-        value = value if equals else next(tokens, "")
-        if not value or value.startswith("--"):
-            raise InputError(f"{option}: needs the name of a config or a path.")
-        paths.append(run.find_config(value))
-        check_config(paths[-1])
-        parts.append(["--config", str(paths[-1])])
-    base = None if paths else run.find_config(DEFAULT_CONFIG)
-    if resumed := _value_of("--resume", args):
-        experiment = run.experiment_name((paths or [run.find_config(DEFAULT_CONFIG)])[0])
-        runs_dir = Path(_value_of("--runs_dir", args) or "runs")
-        found = run.find_resumable(resumed, runs_dir, experiment)
-        base = found.parent.parent / "config.yaml" if found else base
-        if found and resumed == "auto":  # the configs have only said which experiment
-            parts, paths = [part for part in parts if part[0] != "--config"], []
-    if base:
-        parts, paths = [["--config", str(base)], *parts], [base, *paths]
-    return [token for part in parts for token in part], paths
-
-
 def quiet() -> None:
     """Leave out Lightning's notices about what is not there, and its advice on loaders.
 
@@ -339,17 +288,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
     # our models override it so that it does the same, and quicker
     warnings.filterwarnings("ignore", r".*overriding `LightningModule.optimizer_\{")
-
-
-def _beside_class_path(part: Any) -> set[str]:
-    named = isinstance(part, dict) and "class_path" in part
-    return set(part) - {"class_path", "init_args", "dict_kwargs"} if named else set()
-
-
-def _value_of(option: str, args: Sequence[str]) -> str | None:
-    for number, token in enumerate(args):
-        if token.startswith(f"{option}="):
-            return token.partition("=")[2]
-        if token == option and number + 1 < len(args):
-            return args[number + 1]
-    return None

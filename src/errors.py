@@ -1,24 +1,12 @@
-"""Turn what goes wrong with a person's input into a few lines that help."""
+"""Bad input, said in a few lines, and the statuses that commands exit with.
 
-import re
+Nothing slow is imported here; ``explain`` knows the errors of PyTorch, Lightning and the parser.
+"""
+
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import lightning
-from jsonargparse import ArgumentParser
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
-
-from .callbacks.monitor_check import MonitorCheck, snake_case
-from .checks import suggest
-
-PACKAGE = Path(__file__).parent
-LIGHTNING = Path(lightning.__file__).parent
-INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
 STATUS_BAD_INPUT = 2
 STATUS_INTERRUPTED = 130
 
@@ -29,153 +17,15 @@ class InputError(Exception):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Print bad input as at most three lines on standard error and exit with status 2.
+    """Print an ``InputError`` as at most three lines on standard error and exit with status 2.
 
-    Bad input is what the parser refuses, and what this package or Lightning's own checks raise
-    later. All else is a crash and keeps its traceback.
+    All else is a crash and keeps its traceback, but for Ctrl-C.
     """
     try:
         yield
-    except (InputError, MisconfigurationException, *INPUT_ERRORS) as error:
-        message = explain(error)
-        if message is None:
-            raise
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
+    except InputError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print("error: " + "\n  ".join(lines[:3]), file=sys.stderr, flush=True)
         raise SystemExit(STATUS_BAD_INPUT) from error
     except KeyboardInterrupt:
         raise SystemExit(STATUS_INTERRUPTED) from None
-
-
-def explain(error: BaseException) -> str | None:
-    """Say what was wrong with the input, or None where the error is not about input."""
-    if isinstance(error, InputError):
-        return str(error)
-    trace = root_of(error).__traceback__
-    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
-    if settings_refused or isinstance(error, MisconfigurationException):
-        return f"trainer: {error}"
-    return attribute(error) if raised_in(trace, PACKAGE) else None
-
-
-def raised_in(trace: TracebackType | None, folder: Path) -> bool:
-    """Tell whether an exception was raised by a line of the files in ``folder``."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
-
-
-def attribute(error: BaseException) -> str:
-    """Repeat what an exception says, with the part of the configuration that raised it in front."""
-    cause = root_of(error)
-    owner = owner_of(cause.__traceback__)
-    named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
-    return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
-
-
-def root_of(error: BaseException) -> BaseException:
-    """Follow an exception to the one that it was raised from first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def owner_of(trace: TracebackType | None) -> str:
-    """Name the part of the configuration whose object was at work when an exception was raised."""
-    owner = ""
-    while trace is not None:
-        this = trace.tb_frame.f_locals.get("self")
-        if isinstance(this, LightningModule):
-            owner = "model."
-        elif isinstance(this, LightningDataModule):
-            owner = "data."
-        elif isinstance(this, MonitorCheck):
-            owner = ""  # it names the callback that it speaks of
-        elif isinstance(this, Callback):
-            owner = f"callbacks.{snake_case(type(this).__name__)}."
-        trace = trace.tb_next
-    return owner
-
-
-def explain_parsing(
-    text: str, error: BaseException | None, parser: ArgumentParser, owner: str
-) -> str:
-    """Reduce jsonargparse's nested report to its innermost finding, with the nearest right name.
-
-    Args:
-        text: The report.
-        error: What it was made from; may hold the explanation of a parser within.
-        parser: The parser that reports.
-        owner: Whose options these are.
-    """
-    found = re.search(r'Parser key "([^"]+)"', text)
-    key = found[1] if found else ""
-    while error is not None:
-        if isinstance(error, InputError):
-            return f"{key}.{error}"
-        error = error.__cause__
-    if found := re.search(r"unrecognized arguments: (\S+)", text):
-        return _unknown_option(found[1], parser, owner)
-    if found := re.search(r"Option '([^']+)' is not accepted", text):
-        return _unknown_option(f"--{found[1]}", parser, owner)
-    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
-        return _unknown_option(f"--{found[1]}.{found[2]}", parser, owner)
-    if found := re.search(r"arguments are required: ([^\n]+)", text):
-        return f"{found[1]}: {owner} needs it. Give it a value."
-    if found := re.search(r"Expected a dot import path string: (\S+)", text):
-        known = _known_classes(key)
-        hint = suggest(found[1], known) if known else "Give its path, as in package.module.Name."
-        return f"{key or owner}: there is no class `{found[1]}`. {hint}"
-    if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
-        return f"{key}: cannot import it: {found[1].rstrip('.')}."
-    if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
-        return f"{key}: `{_given(text)}` is no {found[1]}."
-    if "Expected a" in text:
-        return _wrong_type(text, key)
-    return f"{key}: {_first_line(text)}" if key else _first_line(text)
-
-
-def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
-    if not argument.startswith("-"):
-        return f"{argument}: is no option. Options begin with --, as in --trainer.max_epochs 5."
-    name = argument.lstrip("-").partition("=")[0]
-    known = [str(action.dest) for action in parser._actions]
-    names = {option.removesuffix("+") for option in known if option.split(".")[-1] != "help"}
-    parent, parts = "", name.split(".")
-    for part in parts:
-        children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
-        if part not in children:
-            whose = parent.rstrip(".") or owner
-            return f"{parent}{part}: {whose} has no such option. {suggest(part, children)}"
-        parent += f"{part}."
-    return f"{name}: there is no such option."
-
-
-def _known_classes(key: str) -> list[str]:
-    from . import data, models
-
-    home: Any = {"model": models, "data": data}.get(key)
-    return [n for n, c in vars(home).items() if isinstance(c, type)] if home else []
-
-
-def _wrong_type(text: str, key: str) -> str:
-    wanted = re.findall(r"Expected (?:a|an) (.+?)(?:\. Got value: .*)?$", text, re.M)
-    names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
-    kinds = list(dict.fromkeys(name for name in names if name != "NoneType"))
-    given = _given(text)
-    literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
-    if literals:
-        return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
-    kinds = ["list" if kind == "Sequence" else kind for kind in kinds]
-    wish = " or ".join([*(kinds or ["options"]), *(["null"] if "NoneType" in names else [])])
-    return f"{key}: `{given}` has the wrong type. Give {wish}."
-
-
-def _given(text: str) -> str:
-    found = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
-    return found[1] if found else "it"
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip(" -") for line in text.splitlines() if "Parser key" not in line]
-    return next((line for line in lines if line), "cannot be this value. See --print_config.")

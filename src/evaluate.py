@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import run
-from .cli import ProjectCLI
 from .errors import InputError, readable
+from .find import find_run
+from .options import check_options
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -22,8 +22,18 @@ def main(args: Sequence[str] | None = None) -> int:
         options, rest = known.parse_known_args(sys.argv[1:] if args is None else args)
         if options.split not in ("val", "test"):
             raise InputError(f"--split {options.split}: is no split. Use `test` or `val`.")
-        found = run.find_run(options.run, Path(options.runs_dir))
-        evaluate(found, options.split, rest)
+        found = find_run(options.run, Path(options.runs_dir))
+        if found.folder is not None:
+            rest = ["--config", str(found.folder / "config.yaml"), *rest]
+        elif not any(token.startswith("--config") for token in rest):
+            raise InputError(
+                f"RUN {found.checkpoint}: has no config.yaml beside it. Give the --config it was "
+                "trained with."
+            )
+        check_options(rest)
+        from .evaluation import evaluate  # takes seconds: PyTorch and Lightning
+
+        evaluate(found.checkpoint, options.split, rest)
     return 0
 
 
@@ -32,27 +42,6 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See {self.prog} --help.")
-
-
-def evaluate(found: run.Run, split: str, args: list[str]) -> None:
-    """Print the metrics of a checkpoint on a split, with settings from its run and ``args``."""
-    checkpoint = run.load_checkpoint(found.checkpoint)
-    if found.folder is not None:
-        args = ["--config", str(found.folder / "config.yaml"), *args]
-    elif not any(token.startswith("--config") for token in args):
-        raise InputError(
-            f"RUN {found.checkpoint}: has no config.yaml beside it. Give the --config it was "
-            "trained with."
-        )
-    cli = ProjectCLI(args, training=False)
-    run.check_matches(found.checkpoint, checkpoint, cli.model)
-    cli.check_fit()
-    cli.model.load_state_dict(checkpoint["state_dict"])
-    loop = cli.trainer.test if split == "test" else cli.trainer.validate
-    (metrics,) = loop(cli.model, datamodule=cli.datamodule, verbose=False) or [{}]
-    if cli.trainer.is_global_zero:
-        rows = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
-        run.print_table(f"{split} split", [*rows, ("checkpoint", str(found.checkpoint))])
 
 
 if __name__ == "__main__":

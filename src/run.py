@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -24,39 +24,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from .checks import suggest
+from .find import ROOT
 from .optim import HORIZON
-
-ROOT = Path(__file__).parent.parent
-CONFIGS = ROOT / "configs"
-CHECKPOINTS = "checkpoints"
-
-
-class Run(NamedTuple):
-    """A run found again: its folder (none for a lone file) and a checkpoint of it."""
-
-    folder: Path | None
-    checkpoint: Path
-
-
-def find_config(name: str) -> Path:
-    """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
-
-    Raises:
-        FileNotFoundError: There is none; the message names the nearest and all there are.
-    """
-    for path in (Path(name), Path(name, "config.yaml"), CONFIGS / f"{name}.yaml", CONFIGS / name):
-        if path.is_file():
-            return path
-    known = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
-    raise FileNotFoundError(f"--config {name}: no such config. {suggest(name, known, True)}")
-
-
-def experiment_name(config: Path) -> str:
-    """Name the experiment of a configuration: its file's, or its run's if a run saved it."""
-    if (config.parent / "environment.json").exists():
-        return config.resolve().parent.parent.name
-    return config.stem
 
 
 def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
@@ -88,61 +57,6 @@ def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
             f"--resume {folder}"
         )
     return folder
-
-
-def find_run(spec: str, runs_dir: Path) -> Run:
-    """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
-
-    Raises:
-        FileNotFoundError: There is no such run, or no checkpoint in it.
-    """
-    path = Path(spec)
-    if spec == "last" and not path.exists():
-        runs = list_runs(runs_dir)
-        if not runs:
-            raise FileNotFoundError(f"RUN last: there is no run in {runs_dir}. Train one first.")
-        path = runs[0]
-    if path.is_file():
-        folder = path.parent.parent
-        return Run(folder if (folder / "config.yaml").exists() else None, path)
-    if not path.is_dir():
-        known = [str(p) for p in list_runs(runs_dir)][:5]
-        raise FileNotFoundError(
-            f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
-            + suggest(spec, known)
-        )
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / CHECKPOINTS / name).is_file():
-            return Run(path, path / CHECKPOINTS / name)
-    raise FileNotFoundError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")
-
-
-def list_runs(runs_dir: Path) -> list[Path]:
-    """List the folders of runs that have a checkpoint, newest first."""
-    found = {p.parent.parent / "config.yaml" for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
-    configs = [config for config in found if config.exists()]
-    newest = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
-    return [config.parent for config in newest]
-
-
-def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
-    """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
-
-    Raises:
-        FileNotFoundError: A run is named that is not there.
-    """
-    if spec == "auto":
-        unfinished = [
-            folder / CHECKPOINTS / "last.ckpt"
-            for folder in list_runs(runs_dir)
-            if folder.parent.name == experiment and not (folder / "metrics.json").exists()
-        ]
-        return next((path for path in unfinished if path.is_file()), None)
-    found = find_run(spec, runs_dir)
-    if found.folder is None:
-        raise FileNotFoundError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
-    last = found.folder / CHECKPOINTS / "last.ckpt"
-    return last if Path(spec).suffix != ".ckpt" and last.is_file() else found.checkpoint
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,28 +1,10 @@
 """Train a model, test its best checkpoint, and leave everything in the folder of the run."""
 
-import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
-
-from . import run
-from .callbacks.monitor_check import check_monitors
-from .cli import ProjectCLI
-from .data.in_memory import InMemoryDataModule
-from .errors import STATUS_INTERRUPTED, readable
-
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
+from .errors import readable
+from .options import check_options
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -31,91 +13,13 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.
     """
+    given = sys.argv[1:] if args is None else args
     with readable():
-        cli = ProjectCLI(sys.argv[1:] if args is None else args)
-        assert cli.folder is not None
-        with run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step):
-            try:
-                train(cli, cli.folder)
-            except SystemExit as stop:
-                # Lightning answers Ctrl-C in the test, where nothing is to be saved, with status 1.
-                if cli.trainer.interrupted and stop.code == 1:
-                    return STATUS_INTERRUPTED
-                raise
+        check_options(given)
+        from .training import train  # takes seconds: PyTorch and Lightning
+
+        train(given)
     return 0
-
-
-def train(cli: ProjectCLI, folder: Path) -> None:
-    """Fit, test the best state, and write and print what came out."""
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    prepare(cli)
-    pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
-    remember_signature(model)
-    trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    if has_test(model, data):
-        trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if not trainer.is_global_zero:
-        return
-    metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    if cli.measured is not None:
-        metrics["samples_per_s"] = cli.measured.samples_per_s
-        metrics["train_seconds"] = cli.measured.train_seconds
-    dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-    if not dry:
-        run.write_json(folder / "metrics.json", metrics)
-    shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
-    rows = [(name, run.format_value(value)) for name, value in shown.items()]
-    rows += getattr(model, "report", dict)().items()
-    rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
-    run.print_table(type(model).__name__, rows)
-
-
-def prepare(cli: ProjectCLI) -> None:
-    """Find out what is wrong before a folder is made or processes are started for devices."""
-    data = cli.datamodule
-    check_monitors(cli.trainer, cli.model)
-    if cli.resume_from:
-        checkpoint = run.load_checkpoint(cli.resume_from)
-        run.check_matches(cli.resume_from, checkpoint, cli.model)
-        run.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
-    if isinstance(data, InMemoryDataModule):
-        data.check_batch_sizes(cli.trainer.world_size)
-        if run.is_rank_zero():
-            data.prepare_data()
-    cli.check_fit()
-
-
-def pass_over_idle_hooks(objects: Sequence[object]) -> None:
-    """Have Lightning leave out the hooks of a training step that nobody has defined.
-
-    It calls each one of each callback and of the model, at 2 to 5 microseconds a call, unless there
-    is nothing to call.
-    """
-    for part in objects:
-        for hook in STEP_HOOKS:
-            if not is_overridden(hook, part):
-                setattr(part, hook, None)
-
-
-def remember_signature(model: LightningModule) -> None:
-    """Have Python keep what Lightning asks it in each step: the arguments of ``training_step``."""
-    function: Any = type(model).training_step
-    function.__signature__ = inspect.signature(function)
-
-
-def is_result(name: str) -> bool:
-    """Tell whether a metric belongs in the table: a result, and not a reading on the way."""
-    on_the_way = ("lr", "grad/", "momentum", "weight_decay", "memory_mib")
-    return not name.startswith(on_the_way) and not name.endswith("_step")
-
-
-def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
-    """Tell whether there is a test step and data for it."""
-    source = data if data is not None and is_overridden("test_dataloader", data) else model
-    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)
 
 
 if __name__ == "__main__":

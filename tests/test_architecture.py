@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.errors import PACKAGE
+from src.find import PACKAGE
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Beside itself and third parties, what each part may import of this project.
@@ -16,10 +16,14 @@ ALLOWED = {
     "optim": {"checks", "muon"},
     "muon": set(),
     "readings": set(),
-    "run": {"optim", "checks"},
+    "run": {"find", "optim"},
     "checks": set(),
-    "errors": {"callbacks", "data", "models", "checks"},
-    "cli": {"callbacks", "data", "errors", "models", "run"},
+    "errors": set(),
+    "find": {"checks", "errors"},
+    "signatures": {"find"},
+    "options": {"checks", "errors", "find", "signatures"},
+    "explain": {"callbacks", "checks", "errors", "find", "options"},
+    "cli": {"callbacks", "data", "errors", "explain", "find", "models", "options", "run"},
 }
 
 
@@ -88,4 +92,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 2850
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3160

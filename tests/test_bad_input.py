@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import evaluate, models, run, train
-from src.cli import DEFAULT_CONFIG
+from src import evaluate, models, train
+from src.find import CONFIGS, DEFAULT_CONFIG
 from tests.commands import fails
 from tests.conftest import TINY
 
-CONFIGS = ", ".join(
-    sorted(str(p.relative_to(run.CONFIGS).with_suffix("")) for p in run.CONFIGS.rglob("*.yaml"))
+KNOWN = ", ".join(
+    sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
 )
 MODEL = next(name for name, found in vars(models).items() if isinstance(found, type))
 GIVE_RUN = "Give a run folder, a .ckpt file, or `last`."
@@ -60,7 +60,7 @@ CASES: list[tuple[str, list[str], str]] = [
         "unknown config",
         ["--config", DEFAULT_CONFIG[:-1]],
         f"--config {DEFAULT_CONFIG[:-1]}: no such config. Did you mean `{DEFAULT_CONFIG}`? "
-        f"Available: {CONFIGS}.",
+        f"Available: {KNOWN}.",
     ),
     ("config without a name", ["--config"], "--config: needs the name of a config or a path."),
     (

@@ -24,7 +24,8 @@ from lightning.pytorch.profilers import SimpleProfiler
 from src.callbacks import Progress
 from src.cli import NoProfiler, ProjectCLI
 from src.evaluate import main as evaluate
-from src.train import main as train, pass_over_idle_hooks, remember_signature
+from src.train import main as train
+from src.training import pass_over_idle_hooks, remember_signature
 from tests.commands import TRAIN, TWO, same, state, stop_in_step
 from tests.conftest import TINY
 from tests.tiny import TinyModel

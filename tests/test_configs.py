@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from src import data
-from src.cli import DEFAULT_CONFIG
-from src.run import CONFIGS
+from src.find import CONFIGS, DEFAULT_CONFIG
 from src.train import main as train
 from tests.small import small
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from src import data, models
 from src.cli import ProjectCLI
-from src.run import CONFIGS
+from src.find import CONFIGS
 from tests.fitting import fit
 from tests.small import small
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.run import ROOT
+from src.find import ROOT
 from tests.template.baking import bake, files, run
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text())

@@ -4,8 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from src.cli import DEFAULT_CONFIG
-from src.run import CONFIGS, ROOT
+from src.find import CONFIGS, DEFAULT_CONFIG, ROOT
 from tests.template.baking import commit, copy_template, run
 
 RECIPE = Path(__file__).parent / "recipe"

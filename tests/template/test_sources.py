@@ -221,7 +221,7 @@ def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
     ("path", "change"),
     [
         ("pyproject.toml", ('license = "MIT"', 'license = {text = "MIT"}')),
-        ("src/cli.py", ("DEFAULT_CONFIG = ", "DEFAULT_CONFIG: str = ")),
+        ("src/find.py", ("DEFAULT_CONFIG = ", "DEFAULT_CONFIG: str = ")),
         ("Makefile", ("EXTRAS ?= ", "EXTRAS = ")),
     ],
 )

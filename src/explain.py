@@ -1,0 +1,146 @@
+"""Turn what PyTorch, Lightning and the parser say of bad input into a few lines that help."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import lightning
+from jsonargparse import ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from .callbacks.monitor_check import MonitorCheck, snake_case
+from .checks import suggest
+from .errors import InputError
+from .find import PACKAGE
+from .options import unknown_class, unknown_option
+
+LIGHTNING = Path(lightning.__file__).parent
+INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise ``InputError`` for what this package or Lightning's own checks say of bad input."""
+    try:
+        yield
+    except (MisconfigurationException, *INPUT_ERRORS) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        raise InputError(message) from error
+
+
+def explain(error: BaseException) -> str | None:
+    """Say what was wrong with the input, or None where the error is not about input."""
+    trace = root_of(error).__traceback__
+    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
+    if settings_refused or isinstance(error, MisconfigurationException):
+        return f"trainer: {error}"
+    return attribute(error) if raised_in(trace, PACKAGE) else None
+
+
+def raised_in(trace: TracebackType | None, folder: Path) -> bool:
+    """Tell whether an exception was raised by a line of the files in ``folder``."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
+
+
+def attribute(error: BaseException) -> str:
+    """Repeat what an exception says, with the part of the configuration that raised it in front."""
+    cause = root_of(error)
+    owner = owner_of(cause.__traceback__)
+    named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
+    return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
+
+
+def root_of(error: BaseException) -> BaseException:
+    """Follow an exception to the one that it was raised from first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def owner_of(trace: TracebackType | None) -> str:
+    """Name the part of the configuration whose object was at work when an exception was raised."""
+    owner = ""
+    while trace is not None:
+        this = trace.tb_frame.f_locals.get("self")
+        if isinstance(this, LightningModule):
+            owner = "model."
+        elif isinstance(this, LightningDataModule):
+            owner = "data."
+        elif isinstance(this, MonitorCheck):
+            owner = ""  # it names the callback that it speaks of
+        elif isinstance(this, Callback):
+            owner = f"callbacks.{snake_case(type(this).__name__)}."
+        trace = trace.tb_next
+    return owner
+
+
+def explain_parsing(
+    text: str, error: BaseException | None, parser: ArgumentParser, owner: str
+) -> str:
+    """Reduce jsonargparse's nested report to its innermost finding, with the nearest right name.
+
+    Args:
+        text: The report.
+        error: What it was made from; may hold the explanation of a parser within.
+        parser: The parser that reports.
+        owner: Whose options these are.
+    """
+    found = re.search(r'Parser key "([^"]+)"', text)
+    key = found[1] if found else ""
+    while error is not None:
+        if isinstance(error, InputError):
+            return f"{key}.{error}"
+        error = error.__cause__
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        return _unknown_option(found[1], parser, owner)
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        return _unknown_option(f"--{found[1]}", parser, owner)
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown_option(f"--{found[1]}.{found[2]}", parser, owner)
+    if found := re.search(r"arguments are required: ([^\n]+)", text):
+        return f"{found[1]}: {owner} needs it. Give it a value."
+    if found := re.search(r"Expected a dot import path string: (\S+)", text):
+        return unknown_class(key or owner, found[1])
+    if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
+        return f"{key}: cannot import it: {found[1].rstrip('.')}."
+    if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
+        return f"{key}: `{_given(text)}` is no {found[1]}."
+    if "Expected a" in text:
+        return _wrong_type(text, key)
+    return f"{key}: {_first_line(text)}" if key else _first_line(text)
+
+
+def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
+    known = {str(action.dest).removesuffix("+") for action in parser._actions}
+    names = {name for name in known if name.split(".")[-1] not in ("help", "print_shtab")}
+    return unknown_option(argument, names, owner)
+
+
+def _wrong_type(text: str, key: str) -> str:
+    wanted = re.findall(r"Expected (?:a|an) (.+?)(?:\. Got value: .*)?$", text, re.M)
+    names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
+    kinds = list(dict.fromkeys(name for name in names if name != "NoneType"))
+    given = _given(text)
+    literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
+    if literals:
+        return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
+    kinds = ["list" if kind == "Sequence" else kind for kind in kinds]
+    wish = " or ".join([*(kinds or ["options"]), *(["null"] if "NoneType" in names else [])])
+    return f"{key}: `{given}` has the wrong type. Give {wish}."
+
+
+def _given(text: str) -> str:
+    found = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", text)
+    return found[1] if found else "it"
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip(" -") for line in text.splitlines() if "Parser key" not in line]
+    return next((line for line in lines if line), "cannot be this value. See --print_config.")

@@ -1,0 +1,261 @@
+"""The options that are given, checked by their names before torch is imported.
+
+Names are refused here only where that is certain; the parser in ``cli`` judges all that passes.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .checks import suggest
+from .errors import InputError
+from .find import DEFAULT_CONFIG, PACKAGE, experiment_name, find_config, find_resumable
+from .signatures import Class, find_class, module_file, parameters, parse
+
+COMMAND_LINE = "the command line"
+NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
+HOMES = {"model": PACKAGE / "models/__init__.py", "data": PACKAGE / "data/__init__.py"}
+# Modules with no model or datamodule of their own that a short name could mean.
+PLAIN = {"torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "tensorboard"}
+PLAIN |= {"numpy", "PIL", "yaml", "rich", "matplotlib", PACKAGE.name, *sys.stdlib_module_names}
+
+
+def check_options(args: Sequence[str]) -> None:
+    """Raise ``InputError`` for a name on the command line or in a config that is certainly none."""
+    tokens, _ = resolve_configs(list(args))
+    if any(re.fullmatch(r"-h|--([\w.]+\.)?help(=.*)?", token) for token in tokens):
+        return
+    known = parser_options()
+    if known is None:
+        return
+    given = Given(*known)
+    while tokens:
+        token = tokens.pop(0)
+        option, equals, value = token.partition("=")
+        if not equals and tokens and not tokens[0].startswith("--"):
+            value = tokens.pop(0)
+        if option == "--":
+            return
+        if option == "--config":
+            given.folders.append(Path(value).parent)
+            for name, part in items(read_yaml(Path(value))):
+                given.take(name, part)
+        elif option.startswith("--"):
+            given.take(option.lstrip("-"), read_yaml(value))
+        elif re.fullmatch(r"[^-\s]\S*", token):
+            raise InputError(unknown_option(token, (), COMMAND_LINE))
+
+
+class Given:
+    """The options given so far: of which class the model, the data and each callback are.
+
+    Args:
+        names: Of all options of the parser, with dots.
+        declared: Of these, those whose value is a class with options of its own; None: any class.
+    """
+
+    def __init__(self, names: set[str], declared: dict[str, Class | None]) -> None:
+        self.names = names
+        self.declared = declared
+        self.classes = dict(declared)
+        self.folders = [Path()]  # where a file could be that a short name means
+        self.others_imported = "lightning" in sys.modules  # with them, further short names
+
+    def take(self, name: str, value: Any) -> None:
+        """Check one option by its dotted name, and those within its value."""
+        if not NAME.fullmatch(name):
+            return
+        path = rf"(?<![\w.])(?!{PACKAGE.name}\.)[A-Za-z_]\w*\.[A-Za-z_]"
+        self.others_imported |= bool(re.search(path, str(value)))
+        for owner in self.classes:
+            if f"{name}.".startswith(f"{owner}."):
+                self._take_part(owner, name.removeprefix(owner)[1:], value)
+                return
+        parts = name.split(".")
+        is_group = any(n.startswith(f"{parts[0]}.") for n in self.names)
+        name = ".".join(parts[: 1 + is_group])
+        if name not in self.names:
+            raise InputError(unknown_option(f"--{name}", self.names, COMMAND_LINE))
+        if is_group and isinstance(value, dict):
+            for key, part in items(value):
+                self.take(f"{name}.{key}", part)
+        elif is_group and len(parts) == 1:  # a file, perhaps, that chooses classes
+            self.classes |= {key: None for key in self.classes if key.startswith(f"{name}.")}
+
+    def _take_part(self, owner: str, name: str, value: Any) -> None:
+        if not name and isinstance(value, dict):
+            if "class_path" in value:
+                self._choose(owner, value["class_path"])
+                value = {"init_args": value.get("init_args")}
+            for key, part in items(value.get("init_args", value)):
+                self.take(f"{owner}.{key}", part)
+        elif name in ("", "class_path"):
+            self._choose(owner, value)
+        elif found := self.classes[owner]:
+            name, known = name.split(".")[0], parameters(found)
+            if known is not None and name not in {*known, "init_args", "dict_kwargs"}:
+                raise InputError(f"{owner}.{unknown_option(f'--{name}', known, found.node.name)}")
+
+    def _choose(self, owner: str, path: Any) -> None:
+        module, _, name = str(path).rpartition(".")
+        file = module_file(module) if module else HOMES.get(owner)
+        found = self.declared[owner] if path is None else find_class(file, name) if file else None
+        self.classes[owner] = found
+        is_short = isinstance(path, str) and path.isidentifier() and owner in HOMES
+        if is_short and not found and not self._may_mean_something(path):
+            raise InputError(unknown_class(owner, path))
+
+    def _may_mean_something(self, name: str) -> bool:
+        is_file = any(Path(folder, name).exists() for folder in self.folders)
+        return is_file or self.others_imported or is_mentioned(name)
+
+
+def unknown_option(argument: str, names: Iterable[str], owner: str) -> str:
+    """Say that there is no such option among ``names`` (dotted), and which was probably meant."""
+    if not argument.startswith("-"):
+        return f"{argument}: is no option. Options begin with --, as in --trainer.max_epochs 5."
+    name = argument.lstrip("-").partition("=")[0]
+    parent, parts = "", name.split(".")
+    for part in parts:
+        children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
+        if part not in children:
+            whose = parent.rstrip(".") or owner
+            return f"{parent}{part}: {whose} has no such option. {suggest(part, children)}"
+        parent += f"{part}."
+    return f"{name}: there is no such option."
+
+
+def unknown_class(owner: str, name: str) -> str:
+    """Say that a short name stands for no class, and which was probably meant."""
+    body = parse(HOMES[owner]).body if owner in HOMES else []
+    known = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    known |= {alias.asname or alias.name for node in imports for alias in node.names}
+    hint = suggest(name, known) if known else "Give its path, as in package.module.Name."
+    return f"{owner}: there is no class `{name}`. {hint}"
+
+
+def is_mentioned(name: str) -> bool:
+    """Tell whether the package may know a class of that name, be it from another package."""
+    text = "\n".join(path.read_text(errors="replace") for path in PACKAGE.rglob("*.py"))
+    imports = re.findall(r"(?m)^\s*(?:from (\w+)\S* import |import (\w+))", text)
+    return bool({*sum(imports, ())} - {*PLAIN, ""} or re.search(rf"\b{name}\b", text))
+
+
+@cache
+def parser_options() -> tuple[set[str], dict[str, Class | None]] | None:
+    """Read from ``cli.py`` what ``Given`` needs; None where that has more than can be followed."""
+    file = PACKAGE / "cli.py"
+    names = {"config", "print_config", "seed_everything", "model", "data", "trainer"}  # Lightning's
+    classes: dict[str, Class | None] = {"model": None, "data": None}
+    for call in (node for node in ast.walk(parse(file)) if isinstance(node, ast.Call)):
+        settings = {keyword.arg: keyword.value for keyword in call.keywords}
+        method = re.fullmatch(r"parser\.(\w+)", ast.unparse(call.func))
+        if {"nargs", "trainer_class"} & settings.keys():
+            return None
+        if not method or method[1] in ("set_defaults", "link_arguments", "parse_args"):
+            continue
+        option = re.fullmatch(r"(?:'-\w', )?'--(\w+)'", ", ".join(map(ast.unparse, call.args)))
+        if method[1] != "add_argument" or not option:
+            return None
+        names.add(option[1])
+        kind = find_class(file, ast.unparse(settings.get("type", ast.Constant(None))))
+        if not kind or not kind.node.decorator_list or kind.node.bases:
+            continue
+        for node in kind.node.body:
+            if isinstance(node, ast.AnnAssign):
+                field = f"{option[1]}.{ast.unparse(node.target)}"
+                names.add(field)
+                classes[field] = find_class(
+                    file, ast.unparse(node.annotation).removesuffix(" | None")
+                )
+    source = module_file("lightning.pytorch")
+    trainer = find_class(source, "Trainer") if source else None
+    known = parameters(trainer) if trainer else None
+    return names | {f"trainer.{name}" for name in known or ()}, classes
+
+
+def items(value: Any) -> list[tuple[str, Any]]:
+    """List what a mapping holds under names; nothing else holds anything."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    return [(name, part) for name, part in pairs if isinstance(name, str)]
+
+
+def read_yaml(source: str | Path) -> Any:
+    """Read a file, or a value as the parser would; what cannot be read stays as it is."""
+    try:
+        return yaml.safe_load(source.read_text() if isinstance(source, Path) else source)
+    except (OSError, ValueError, yaml.YAMLError):
+        return source
+
+
+def check_config(path: Path) -> None:
+    """Raise ``InputError`` where a file is no mapping, or options stand beside a ``class_path``."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise InputError(f"--config {path}: is no valid YAML{where}.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
+    if not isinstance(content.get("callbacks", {}), dict):
+        raise InputError("callbacks: give names and options, as in `checkpoint: {mode: max}`.")
+    for key in ("model", "data"):
+        part = content.get(key)
+        stray = _beside_class_path(part)
+        if stray:
+            name = sorted(stray)[0]
+            raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
+
+
+def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
+    """Replace the names after ``--config`` by paths, and add what they are laid over.
+
+    That is the configuration of the run that ``--resume`` names; else, without any, the default.
+    """
+    parts: list[list[str]] = []
+    paths: list[Path] = []
+    tokens = iter(args)
+    for token in tokens:
+        option, equals, value = token.partition("=")
+        if option not in ("--config", "-c"):
+            parts.append([token])
+            continue
+        value = value if equals else next(tokens, "")
+        if not value or value.startswith("--"):
+            raise InputError(f"{option}: needs the name of a config or a path.")
+        paths.append(find_config(value))
+        check_config(paths[-1])
+        parts.append(["--config", str(paths[-1])])
+    base = None if paths else find_config(DEFAULT_CONFIG)
+    if resumed := _value_of("--resume", args):
+        experiment = experiment_name((paths or [find_config(DEFAULT_CONFIG)])[0])
+        runs_dir = Path(_value_of("--runs_dir", args) or "runs")
+        found = find_resumable(resumed, runs_dir, experiment)
+        base = found.parent.parent / "config.yaml" if found else base
+        if found and resumed == "auto":  # the configs have only said which experiment
+            parts, paths = [part for part in parts if part[0] != "--config"], []
+    if base:
+        parts, paths = [["--config", str(base)], *parts], [base, *paths]
+    return [token for part in parts for token in part], paths
+
+
+def _beside_class_path(part: Any) -> set[str]:
+    named = isinstance(part, dict) and "class_path" in part
+    return set(part) - {"class_path", "init_args", "dict_kwargs"} if named else set()
+
+
+def _value_of(option: str, args: Sequence[str]) -> str | None:
+    for number, token in enumerate(args):
+        if token.startswith(f"{option}="):
+            return token.partition("=")[2]
+        if token == option and number + 1 < len(args):
+            return args[number + 1]
+    return None
