@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -28,12 +30,14 @@ from .callbacks import (
     LRMonitor,
     MonitorCheck,
     Progress,
+    RandomState,
     Throughput,
 )
+from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
 from .errors import InputError
 from .explain import attribute, explain_parsing
-from .find import DEFAULT_CONFIG, experiment_name, find_resumable
+from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
 from .options import COMMAND_LINE, resolve_configs
 
 
@@ -187,6 +191,7 @@ class ProjectCLI(LightningCLI):
             self.resume_from = find_resumable(config.resume, runs_dir, experiment)
         if self.resume_from:
             self.folder = self.resume_from.parent.parent
+            warn_of_damage(self.resume_from)
             before = yaml.safe_load((self.folder / "config.yaml").read_text())
             run.check_resumable(before, yaml.safe_load(self._dump()))
         elif run.is_rank_zero():
@@ -227,6 +232,7 @@ class ProjectCLI(LightningCLI):
             MonitorCheck(),
             run.RunFiles(self.folder, self._dump()),
             GracefulStop(),
+            RandomState(),
             *(callback for callback in chosen if callback is not None),
             *(others if isinstance(others, list) else [others]),
         ]
@@ -245,6 +251,16 @@ def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
         if here is not None and here != there:
             has = f"has {there}. Set it to {there}." if there is not None else "has none."
             raise InputError(f"model.{name}: {here}, but {type(data).__name__} {has}")
+
+
+def warn_of_damage(chosen: Path) -> None:
+    """Say which checkpoints of a run were passed over for an older one."""
+    since = chosen.stat().st_mtime
+    newer = [path for path in chosen.parent.glob("*.ckpt") if path.stat().st_mtime > since]
+    for path in newer if run.is_rank_zero() else []:
+        if found := damage(path):
+            text = f"{path} is damaged ({found}). Going on from {chosen.name}, which is older."
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def follow_torchrun(settings: dict[str, Any]) -> None:
@@ -268,7 +284,12 @@ class NoProfiler(PassThroughProfiler):
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
     try:
-        return Trainer(**{**settings, "profiler": settings["profiler"] or NoProfiler()})
+        plugins = settings["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, WholeCheckpointIO()]
+        profiler = settings["profiler"] or NoProfiler()
+        return Trainer(**{**settings, "plugins": plugins, "profiler": profiler})
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise InputError(f"trainer: {error}") from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import run
+from . import checkpoints, run
 from .cli import ProjectCLI
 from .explain import explained
 
@@ -11,9 +11,9 @@ from .explain import explained
 @explained()
 def evaluate(path: Path, split: str, args: Sequence[str]) -> None:
     """Print the metrics of a checkpoint on a split, with the settings in ``args``."""
-    checkpoint = run.load_checkpoint(path)
+    checkpoint = checkpoints.load_checkpoint(path)
     cli = ProjectCLI(args, training=False)
-    run.check_matches(path, checkpoint, cli.model)
+    checkpoints.check_matches(path, checkpoint, cli.model)
     cli.check_fit()
     cli.model.load_state_dict(checkpoint["state_dict"])
     loop = cli.trainer.test if split == "test" else cli.trainer.validate

@@ -1,5 +1,9 @@
 """Where the configs and runs are that a command line names."""
 
+import hashlib
+import zipfile
+import zlib
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +15,8 @@ PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parent
 CONFIGS = ROOT / "configs"
 CHECKPOINTS = "checkpoints"
+SEAL = b"sha256:"
+SEAL_LENGTH = len(SEAL) + 64
 
 
 class Run(NamedTuple):
@@ -67,6 +73,34 @@ def find_run(spec: str, runs_dir: Path) -> Run:
     raise InputError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")
 
 
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a file that should be a checkpoint; None: it is whole.
+
+    A checkpoint of this project ends with its checksum (see ``sealed`` in ``checkpoints.py``); of
+    another, each part has one (CRC-32).
+    """
+    status = path.stat()
+    return _damage(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _damage(path: Path, *version: int) -> str | None:
+    try:
+        with path.open("rb") as content, zipfile.ZipFile(content) as file:
+            if file.comment.startswith(SEAL):
+                content.seek(0)
+                left, checksum = version[0] - SEAL_LENGTH, hashlib.sha256()
+                while left > 0 and (piece := content.read(min(left, 2**20))):
+                    checksum.update(piece)
+                    left -= len(piece)
+                is_whole = file.comment[len(SEAL) :] == checksum.hexdigest().encode()
+                return None if is_whole else "bad checksum"
+            part = file.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return f"bad checksum of {part}" if part else None
+
+
 def list_runs(runs_dir: Path) -> list[Path]:
     """List the folders of runs that have a checkpoint, newest first."""
     found = {p.parent.parent / "config.yaml" for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
@@ -83,13 +117,28 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
     """
     if spec == "auto":
         unfinished = [
-            folder / CHECKPOINTS / "last.ckpt"
+            folder
             for folder in list_runs(runs_dir)
             if folder.parent.name == experiment and not (folder / "metrics.json").exists()
         ]
-        return next((path for path in unfinished if path.is_file()), None)
+        return newest_whole(unfinished[0]) if unfinished else None
     found = find_run(spec, runs_dir)
     if found.folder is None:
         raise InputError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
-    last = found.folder / CHECKPOINTS / "last.ckpt"
-    return last if Path(spec).suffix != ".ckpt" and last.is_file() else found.checkpoint
+    return found.checkpoint if Path(spec).suffix == ".ckpt" else newest_whole(found.folder)
+
+
+def newest_whole(folder: Path) -> Path:
+    """Find the newest checkpoint of a run that is not damaged.
+
+    Raises:
+        InputError: All are.
+    """
+    paths = sorted(
+        (folder / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    whole = next((path for path in paths if not damage(path)), None)
+    if whole is None:
+        found = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
+        raise InputError(f"--resume {folder}: no checkpoint is whole ({found}).\nBegin a new run.")
+    return whole

@@ -13,7 +13,9 @@ def due(trainer: Trainer, step: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def write(trainer: Trainer, step: int, values: Mapping[str, Tensor | float]) -> None:
+def write(
+    trainer: Trainer, step: int, values: Mapping[str, Tensor | float], done: bool = False
+) -> None:
     """Write values to all loggers, and where callbacks look for them.
 
     For single values, with nothing to average over batches or devices: ``self.log``, which can,
@@ -23,12 +25,17 @@ def write(trainer: Trainer, step: int, values: Mapping[str, Tensor | float]) -> 
         trainer: The trainer.
         step: Optimizer steps taken before the one that the values are of.
         values: By name; tensors are (), all on one device, and read together.
+        done: Whether nothing more comes for this row.
     """
     for known in (trainer.callback_metrics, trainer.logged_metrics):
-        known.update({name: torch.as_tensor(value) for name, value in values.items()})
+        for name, value in values.items():
+            number = None if isinstance(value, Tensor) else torch.float64
+            known[name] = torch.as_tensor(value, dtype=number)
     on_device = [value for value in values.values() if isinstance(value, Tensor)]
     read = iter(torch.stack(on_device).tolist() if on_device else [])
     row = {name: next(read) if isinstance(v, Tensor) else v for name, v in values.items()}
     row["epoch"] = trainer.current_epoch
     for logger in trainer.loggers:
         logger.log_metrics(row, step)
+        if done:
+            logger.save()

@@ -2,11 +2,10 @@
 
 import csv
 import datetime
+import io
 import json
 import os
-import pickle
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -59,63 +58,24 @@ def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
     return folder
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds plain values only.
-
-    Raises:
-        ValueError: It is cut short, no checkpoint, or holds objects that would run code.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" (`{found[1]}`)" if found else ""
-        raise ValueError(
-            f"RUN {path}: holds objects{what} that could run code, or is damaged.\n"
-            "Use a checkpoint written by this project."
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise ValueError(
-            f"RUN {path}: is cut short or no checkpoint ({reason}).\n"
-            "Use another checkpoint of the run."
-        ) from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"RUN {path}: is no checkpoint of a LightningModule: no `state_dict`.")
-    return checkpoint
-
-
-def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
-    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model."""
-    there, here = checkpoint["state_dict"], model.state_dict()
-    wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
-    shapes = [n for n in here if n in there and here[n].shape != there[n].shape]
-    if wrong or shapes:
-        name = (shapes or wrong)[0]
-        found = tuple(there[name].shape) if name in there else "missing"
-        wanted = tuple(here[name].shape) if name in here else "unknown"
-        raise ValueError(
-            f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
-            f"configured: `{name}` is {found} there and {wanted} here.\n"
-            "Give the configuration it was trained with."
-        )
-
-
-def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
-    """Raise ``ValueError`` where nothing of the run that a checkpoint belongs to is left to do."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    steps = checkpoint["global_step"]
-    limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
-    for name, (done, limit) in limits.items():
-        if limit is not None and limit != -1 and done >= limit:
-            raise ValueError(
-                f"--resume {path.parent.parent}: is done, with {epochs} epochs and {steps} steps. "
-                f"Set trainer.{name} to more than {done} to go on."
-            )
+# Settings that change what a resumed run comes to, but for those that change how fast.
+INEXACT = (
+    "data",
+    "callbacks.gradient",
+    "callbacks.lookahead",
+    "trainer.accumulate",
+    "trainer.prec",
+)
+PACE = (
+    *("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "timeout_s"),
+    *("device_resident", "cache_dir", "val_batch_size"),
+)
 
 
 def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for a setting that a resumed run can no longer change.
+
+    Of others that keep it from being exact, say so on standard error.
 
     Args:
         before: Resolved configuration of the run.
@@ -129,6 +89,13 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"{key.replace('.init_args', '')}: {new.get(key)}, but the run to resume has "
                 f"{old.get(key)}. A resumed run keeps its model, optimizer, schedule and seed."
             )
+    inexact = [key for key in changed if key.startswith(INEXACT) and not key.endswith(PACE)]
+    for key in inexact if is_rank_zero() else []:
+        name = key.replace(".init_args", "")
+        text = (
+            f"{name}: {new.get(key)}, before {old.get(key)}. The run ends otherwise than it would."
+        )
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     schedule = now["model"].get("init_args", {}).get("lr_scheduler") or {}
     horizon = HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
     if horizon and horizon not in schedule and schedule.get("interval") is None:
@@ -193,27 +160,45 @@ class MetricsCSV(Logger):
             return
         fresh = self._num_written == 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w" if fresh else "a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if fresh:
-                writer.writeheader()
-            writer.writerows(self._rows[self._num_written :])
+        lines = io.StringIO(newline="")
+        writer = csv.DictWriter(lines, self._columns)
+        if fresh:
+            writer.writeheader()
+        writer.writerows(self._rows[self._num_written :])
+        if fresh:
+            write_whole(self.path, lines.getvalue())
+        else:
+            with self.path.open("a", newline="") as file:
+                file.write(lines.getvalue())
         self._num_written = len(self._rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
+    @property
+    def num_rows(self) -> int:
+        """Rows so far."""
+        return len(self._rows)
+
     @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Go on with the rows written before optimizer step ``step``."""
+    def resume(self, num_rows: int) -> None:
+        """Go on after the first ``num_rows`` rows of the file that is there."""
         if self.path.exists():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
-                rows = [row for row in reader if int(row["step"]) < step]
+                rows = [row for _, row in zip(range(num_rows), reader, strict=False)]
                 self._columns = list(reader.fieldnames or self._columns)
             self._rows = [{k: v for k, v in row.items() if v != ""} for row in rows]
             self._num_written = 0
+
+
+def last_metrics(folder: Path) -> dict[str, float]:
+    """Read the last value of each metric in the ``metrics.csv`` of a run."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {name: value for row in rows for name, value in row.items() if value}
+    return {name: float(value) for name, value in found.items() if name not in ("step", "epoch")}
 
 
 class TensorBoard(TensorBoardLogger):
@@ -226,9 +211,13 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         self.experiment.flush()
 
+    def resume(self, step: int) -> None:
+        """Have TensorBoard leave out what was logged for ``step`` and later."""
+        self._kwargs["purge_step"] = step
+
 
 class RunFiles(Callback):
-    """Write ``config.yaml`` and ``environment.json`` when a run begins.
+    """Write ``config.yaml`` and ``environment.json`` when a run begins, and resume its metrics.
 
     Args:
         folder: Folder of the run.
@@ -238,6 +227,7 @@ class RunFiles(Callback):
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = config
+        self._num_rows = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
@@ -245,12 +235,26 @@ class RunFiles(Callback):
         if trainer.is_global_zero and not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
-            (self.folder / "config.yaml").write_text(self.config)
+            write_whole(self.folder / "config.yaml", self.config)
             write_json(self.folder / "environment.json", environment(trainer))
-        if trainer.global_step:
-            for logger in trainer.loggers:
-                if isinstance(logger, MetricsCSV):
-                    logger.resume(trainer.global_step)
+        for logger in trainer.loggers if trainer.global_step else []:
+            if isinstance(logger, MetricsCSV):
+                logger.resume(self._num_rows)
+            elif isinstance(logger, TensorBoard):
+                logger.resume(trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsCSV):
+                checkpoint["metrics_rows"] = logger.num_rows
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._num_rows = checkpoint.get("metrics_rows", 0)
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -274,9 +278,14 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` so that ``path`` holds all of it or what it held before."""
+    """Write ``content`` as JSON, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds all of it or what it held before."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.write_text(text, newline="")
     os.replace(part, path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from . import run
+from . import checkpoints, run
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
@@ -48,6 +48,8 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     remember_signature(model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if cli.resume_from and not metrics:  # ended before, after its last step
+        metrics = run.last_metrics(folder)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if has_test(model, data):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
@@ -55,7 +57,7 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     if not trainer.is_global_zero:
         return
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    if cli.measured is not None:
+    if cli.measured is not None and cli.measured.num_samples:
         metrics["samples_per_s"] = cli.measured.samples_per_s
         metrics["train_seconds"] = cli.measured.train_seconds
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -73,9 +75,10 @@ def prepare(cli: ProjectCLI) -> None:
     data = cli.datamodule
     check_monitors(cli.trainer, cli.model)
     if cli.resume_from:
-        checkpoint = run.load_checkpoint(cli.resume_from)
-        run.check_matches(cli.resume_from, checkpoint, cli.model)
-        run.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
+        checkpoint = checkpoints.load_checkpoint(cli.resume_from)
+        checkpoints.check_matches(cli.resume_from, checkpoint, cli.model)
+        if (cli.resume_from.parent.parent / "metrics.json").exists():
+            checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
         if run.is_rank_zero():

@@ -10,12 +10,14 @@ from src.find import PACKAGE
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Beside itself and third parties, what each part may import of this project.
 ALLOWED = {
-    "models": {"checks", "optim", "readings"},
+    "models": {"checks", "optim", "readings", "resuming"},
     "data": {"checks"},
-    "callbacks": {"checks", "readings"},
+    "callbacks": {"checks", "readings", "resuming"},
     "optim": {"checks", "muon"},
     "muon": set(),
     "readings": set(),
+    "resuming": set(),
+    "checkpoints": {"find"},
     "run": {"find", "optim"},
     "checks": set(),
     "errors": set(),
@@ -23,7 +25,10 @@ ALLOWED = {
     "signatures": {"find"},
     "options": {"checks", "errors", "find", "signatures"},
     "explain": {"callbacks", "checks", "errors", "find", "options"},
-    "cli": {"callbacks", "data", "errors", "explain", "find", "models", "options", "run"},
+    "cli": {
+        *("callbacks", "checkpoints", "data", "errors", "explain", "find", "models", "options"),
+        "run",
+    },
 }
 
 
@@ -92,4 +97,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3160
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3450

@@ -18,6 +18,7 @@ from tests.commands import (
     fails,
     same,
     stop_in_step,
+    survives_kills,
 )
 
 CIFAR = ["--config", "cifar10"]
@@ -168,6 +169,13 @@ def test_compiled_network(tmp_path: Path) -> None:
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+@pytest.mark.slow
+def test_kills() -> None:
+    settings = ["--callbacks.checkpoint.every_n_steps", "1", "--trainer.log_every_n_steps", "2"]
+    extras = ["--model.dropout", "0.2", "--callbacks.lookahead.every_n_steps", "2"]
+    survives_kills(6, *TINY_IMAGES, *settings, *extras)
 
 
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

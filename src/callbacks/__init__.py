@@ -8,4 +8,5 @@ from .lookahead import Lookahead as Lookahead
 from .lr_monitor import LRMonitor as LRMonitor
 from .monitor_check import MonitorCheck as MonitorCheck
 from .progress import Progress as Progress
+from .random_state import RandomState as RandomState
 from .throughput import Throughput as Throughput

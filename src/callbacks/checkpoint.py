@@ -12,8 +12,8 @@ from ..checks import at_least
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    Lightning's own writes ``last`` only when a better state was found; here it is written at the
-    end of every epoch, and every ``every_n_steps`` within.
+    Lightning's own writes ``last`` only when a better state was found; here it is written after
+    every epoch, when all of it has been logged, and every ``every_n_steps`` within.
 
     Args:
         monitor: Metric whose best value makes ``best.ckpt``. Where not given, ``val/loss`` if the
@@ -59,13 +59,32 @@ class Checkpoint(ModelCheckpoint):
         # A run that ends within an epoch, at `max_steps` or `max_time`, is saved here: saved at the
         # end of the epoch, it would count as whole, and what is left be skipped when resumed.
         ends = (trainer.should_stop or step == trainer.max_steps) and not trainer.is_last_batch
-        if (due or ends) and step != self._last_saved_step:
+        # Of an epoch saved in its last step, Lightning would leave out validation when resumed.
+        if ((due and not trainer.is_last_batch) or ends) and step != self._last_saved_step:
             self.write_last(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        if trainer.is_last_batch:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._last_saved_step:
             self.write_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step != self._last_saved_step:
+            self.write_last(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loop["epoch_progress"], loop["epoch_loop.val_loop.batch_progress"]
+        if epochs["current"]["ready"] > epochs["current"]["started"]:
+            # Between two epochs: as if the next had not been thought of.
+            for part in (epochs["total"], epochs["current"]):
+                part["ready"] -= 1
+        if batches["current"]["ready"] > batches["current"]["completed"]:
+            # Within validation: as if it began, since its metrics are in no checkpoint.
+            for part in (batches["total"], batches["current"]):
+                part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
     def write_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt`` as of now, on all ranks together."""

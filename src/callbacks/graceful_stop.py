@@ -11,25 +11,28 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .checkpoint import Checkpoint
 
 AGREE_EVERY = 10  # steps: each agreement makes the devices wait for one another
+# Names of signals, as not every system has each, to exit statuses. SLURM warns by SIGUSR1.
+STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
 
 
 class GracefulStop(Callback):
-    """At Ctrl-C or SIGTERM finish the step, write ``last.ckpt`` and exit with 130 or 143.
+    """At Ctrl-C, SIGTERM or SIGUSR1 finish the step, write ``last.ckpt``, and exit with a status.
 
-    A second signal ends the process at once. Several devices agree on the step to stop at: the next
-    one that ``AGREE_EVERY`` divides.
+    In validation the batch is finished, and validation begins anew when the run is resumed. A
+    second signal ends the process at once. Several devices agree on where to stop: after the next
+    step that ``AGREE_EVERY`` divides, or the next batch of validation.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._agreed: int | None = None
         self._step = 0
-        self._saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)  # Lightning restores them at the end
+        for name in STATUSES:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._receive)  # Lightning restores them
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,25 +42,37 @@ class GracefulStop(Callback):
         if stepped and (trainer.world_size == 1 or self._step % AGREE_EVERY == 0):
             self._agree(trainer)
             if self._agreed and not trainer.is_last_batch:
-                for checkpoint in trainer.checkpoint_callbacks:
-                    if isinstance(checkpoint, Checkpoint):
-                        checkpoint.write_last(trainer)
-                self._saved = True
+                save(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Not in `on_train_batch_end`: the metrics of a step are logged after that.
-        if self._saved:
-            self._leave()
+        if self._agreed:
+            raise SystemExit(self._agreed)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)
-        self._leave()  # the end of the epoch before has been saved
+        self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
         self._agree(trainer)
-        self._leave()
+        if self._agreed:
+            save(trainer)
+            raise SystemExit(self._agreed)
 
     def _agree(self, trainer: Trainer) -> None:
         self._agreed = self._received
@@ -65,11 +80,14 @@ class GracefulStop(Callback):
             mine = torch.tensor(float(self._received or 0), device=trainer.strategy.root_device)
             self._agreed = int(trainer.strategy.reduce(mine, reduce_op="max")) or None
 
-    def _leave(self) -> None:
-        if self._agreed is not None:
-            raise SystemExit(128 + self._agreed)
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
+        self._received = STATUSES[signal.Signals(number).name]
         print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
         signal.signal(number, signal.SIG_DFL)
+
+
+def save(trainer: Trainer) -> None:
+    """Write ``last.ckpt``, unless that is switched off."""
+    for checkpoint in trainer.checkpoint_callbacks:
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint.write_last(trainer)

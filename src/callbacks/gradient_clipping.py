@@ -66,6 +66,8 @@ class GradientClipping(Callback):
                 "already. Set model.optimizer.fused to false, or trainer.precision to bf16-mixed."
             )
         self._last_read_step = trainer.global_step
+        for kept in (self._norms, self._sizes):  # of a run that is resumed
+            kept[:] = [value.to(pl_module.device) for value in kept]
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -113,10 +115,17 @@ class GradientClipping(Callback):
         self._check(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_skipped": self.num_skipped}
+        return {
+            "num_skipped": self.num_skipped,
+            "first_step": self._first_step,
+            "norms": [norm.cpu() for norm in self._norms],
+            "sizes": [size.cpu() for size in self._sizes],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_skipped = state_dict["num_skipped"]
+        self._first_step = state_dict["first_step"]
+        self._norms, self._sizes = state_dict["norms"], state_dict["sizes"]
 
     def _read(self, trainer: Trainer) -> dict[str, Tensor | float]:
         self._check(trainer)

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from .. import readings
+
 
 class Throughput(Callback):
     """Measure training alone: validation, checkpoints and start-up are not counted.
@@ -62,10 +64,12 @@ class Throughput(Callback):
         )
         self.num_samples += int(samples)
         self.train_seconds += self._epoch_seconds
-        rate = float(samples) / max(self._epoch_seconds, 1e-9)
-        pl_module.log("samples_per_s", rate, sync_dist=True)
-        memory = _peak_memory_mib(pl_module.device)
-        pl_module.log("memory_mib", memory, sync_dist=True, reduce_fx="max")
+        peak = torch.tensor(_peak_memory_mib(pl_module.device), device=pl_module.device)
+        values = {
+            "samples_per_s": float(samples) / max(self._epoch_seconds, 1e-9),
+            "memory_mib": trainer.strategy.reduce(peak, reduce_op="max"),
+        }
+        readings.write(trainer, trainer.global_step - 1, values)
 
     def _pause(self, trainer: Trainer) -> None:
         if self._since is not None:

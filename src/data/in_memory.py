@@ -319,6 +319,8 @@ class InMemoryDataModule(LightningDataModule):
             sampler=sampler,
             collate_fn=partial(_collate, self.collate_fn) if self.collate_fn else _identity,
             pin_memory=self._on_gpu() if self.pin_memory is None else self.pin_memory,
+            # Its own: a loader takes a random number at each pass, and models draw from the rest.
+            generator=torch.Generator().manual_seed(self.seed),
             **self.loader_options,
         )
 

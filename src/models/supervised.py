@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from .. import optim, readings
+from .. import optim, readings, resuming
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -92,6 +92,7 @@ class SupervisedModule(LightningModule):
         self.test_metrics = self.train_metrics.clone(prefix="test/")
         self._unread: list[Batch] = []
         self._last_read_step = 0
+        self._seen: list[dict[str, Any]] | None = None
         initialize(network, weight_init)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -127,6 +128,27 @@ class SupervisedModule(LightningModule):
         if self.compile_mode:
             self.network.compile(mode=self.compile_mode)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Of the epoch so far, for its metrics to come out the same when the run is resumed.
+        seen = {
+            "states": resuming.metric_states(self.train_metrics),
+            "unread": [[part.cpu() for part in batch] for batch in self._unread],
+            "last_read_step": self._last_read_step,
+        }
+        checkpoint["train_metrics"] = resuming.gather(self.trainer, seen)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seen = checkpoint.get("train_metrics")
+
+    def on_train_start(self) -> None:
+        trainer = self.trainer
+        if self._seen is not None and len(self._seen) == trainer.world_size:
+            seen = self._seen[trainer.global_rank]
+            resuming.restore_metrics(self.train_metrics, seen["states"])
+            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in seen["unread"]]
+            self._last_read_step = seen["last_read_step"]
+        self._seen = None
+
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off
         self.train_metrics.reset()
@@ -139,14 +161,15 @@ class SupervisedModule(LightningModule):
             means = self.train_metrics(*self._take_unread())
             mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
             values = {f"{name}_step": mean(value) for name, value in means.items()}
-            readings.write(trainer, step - 1, values)
-            for logger in trainer.loggers:  # nothing more comes for this row
-                logger.save()
+            readings.write(trainer, step - 1, values, done=True)
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
             self.train_metrics.update(*self._take_unread())
-        self._log_and_reset(self.train_metrics)
+        trainer, metrics = self.trainer, self.train_metrics
+        # Not by `self.log`, whose row would come after the checkpoint of the epoch.
+        readings.write(trainer, trainer.global_step - 1, metrics.compute(), done=True)
+        metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.val_metrics.update(self(batch[0]), batch[1])

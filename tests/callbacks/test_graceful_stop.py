@@ -9,9 +9,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.callbacks import Checkpoint, GracefulStop
+from src.run import MetricsCSV, RunFiles
 from tests.fitting import Line, fit, noisy_line
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+TWICE = {"val_check_interval": 0.5}  # an epoch
 
 
 class Send(Callback):
@@ -56,9 +60,11 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[floa
         # Within an accumulated step: after it.
         (Send(signal.SIGTERM, batch=4), {"accumulate_grad_batches": 3}, 143, 2),
         (Send(signal.SIGTERM, batch=6), {"accumulate_grad_batches": 3}, 143, 2),
-        # In validation: before the next epoch, or at the end of the run.
-        (Send(signal.SIGINT, validation=1), {"limit_val_batches": 1}, 130, 8),
-        (Send(signal.SIGINT, validation=2), {"limit_val_batches": 1}, 130, 16),
+        (Send(signal.SIGUSR1, batch=5), {}, 143, 5),
+        # In validation: after the batch, which need not be the last.
+        (Send(signal.SIGINT, validation=1), {"limit_val_batches": 3}, 130, 8),
+        (Send(signal.SIGINT, validation=2), {"limit_val_batches": 3}, 130, 16),
+        (Send(signal.SIGTERM, validation=1), {**TWICE, "limit_val_batches": 3}, 143, 4),
     ],
 )
 def test_stops_after_the_step_and_saves(
@@ -102,16 +108,55 @@ def test_handlers_are_restored_after_a_run(tmp_path: Path, crash: bool) -> None:
     recorded = Send(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="crash") if crash else nullcontext():
         train(tmp_path, recorded, Crash())
-    assert [getattr(h, "__name__", "") for h in recorded.handlers] == ["_receive", "_receive"]
+    assert [getattr(h, "__name__", "") for h in recorded.handlers] == ["_receive"] * 3
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
-@pytest.mark.parametrize("batch", [5, 8, 13])
-def test_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path: Path, batch: int) -> None:
-    expected, _ = train(tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("sent", "options"),
+    [
+        (Send(signal.SIGTERM, batch=5), {}),
+        (Send(signal.SIGTERM, batch=8), {}),
+        (Send(signal.SIGTERM, batch=13), {}),
+        (Send(signal.SIGTERM, validation=1), {}),
+        (Send(signal.SIGTERM, validation=2), {}),
+        (Send(signal.SIGTERM, validation=1), TWICE),
+        (Send(signal.SIGTERM, validation=2), TWICE),
+        (Send(signal.SIGTERM, validation=3), TWICE),
+        (Send(signal.SIGTERM, validation=2), {"check_val_every_n_epoch": 2, "max_epochs": 5}),
+    ],
+)
+def test_stopped_and_resumed_run_is_the_run_that_was_not(
+    tmp_path: Path, sent: Send, options: dict[str, Any]
+) -> None:
+    """Weights, rows, and how often what was validated."""
+
+    class Count(Callback):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+
+        def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            self.seen.append((trainer.global_step, args[-1]))
+
+    settings = {"limit_val_batches": 3, "log_every_n_steps": 3, **options}
+
+    def rows(logger: MetricsCSV) -> list[str]:
+        return logger.path.read_text().splitlines()
+
+    whole, count = MetricsCSV(tmp_path / "whole"), Count()
+    expected, _ = train(tmp_path / "whole", Checkpoint(), count, logger=whole, **settings)
+    folder, again = tmp_path / "parts", Count()
+    files = RunFiles(folder, "")
+    first, second = MetricsCSV(folder), MetricsCSV(folder)
     with pytest.raises(SystemExit):
-        train(tmp_path, Send(signal.SIGTERM, batch=batch), Checkpoint())
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    found, made = train(tmp_path, Checkpoint(), ckpt_path=last)
-    assert made.global_step == 16
+        train(folder, sent, Checkpoint(), files, logger=first, **settings)
+    last = folder / "checkpoints" / "last.ckpt"
+    found, made = train(
+        folder, Checkpoint(), RunFiles(folder, ""), again, logger=second, ckpt_path=last, **settings
+    )
     assert found == expected
+    assert made.global_step == 8 * settings.get("max_epochs", 2)
+    assert rows(second) == rows(whole)
+    # What was broken off is done again, from its beginning.
+    assert again.seen == count.seen[-len(again.seen) :]
+    assert again.seen[0][1] == 0

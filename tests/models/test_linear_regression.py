@@ -7,7 +7,7 @@ import torch
 
 from src.models import LinearRegression
 from src.train import main as train
-from tests.commands import same
+from tests.commands import same, survives_kills
 from tests.fitting import Given, fit, trainer
 
 # With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5.
@@ -92,3 +92,8 @@ def test_experiment_finds_the_true_weights(
     assert model.layer.weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
     assert train([*args, "--run_name", "again"]) == 0
     assert same(run.with_name("again"), run)  # seed 0 is a seed
+
+
+@pytest.mark.slow
+def test_kills() -> None:
+    survives_kills(6, "--callbacks.checkpoint.every_n_steps", "7", "--trainer.max_epochs", "3")

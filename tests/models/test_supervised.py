@@ -58,7 +58,7 @@ def test_losses_are_means_over_samples(
     fit(tmp_path, model, squares(), logger=logger, **options)
     assert logger.column("train/loss_step") == pytest.approx(rows)
     assert logger.column("train/loss") == means
-    assert model.logged == ["train/loss"] * len(means)  # nothing in a step
+    assert model.logged == []  # by Lightning, which takes long
 
 
 @pytest.mark.parametrize("log_every_n_steps", [1, 50])
@@ -85,7 +85,7 @@ def test_evaluation_counts_each_sample_once(tmp_path: Path) -> None:
     assert float(made.callback_metrics["val/loss"]) == 11.0
     tested = trainer(tmp_path).test(model, datamodule=data, verbose=False)
     assert tested == [{"test/loss": 11.0}]
-    assert sorted(set(model.logged)) == ["test/loss", "train/loss", "val/loss"]
+    assert sorted(set(model.logged)) == ["test/loss", "val/loss"]
 
 
 def test_further_metrics_are_those_of_all_samples(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Checkpoints as files: written whole or not at all, and opened as plain values."""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+
+from .find import SEAL, SEAL_LENGTH, damage
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint aside, flush it to disk, and rename it.
+
+    A file of its name is whole at any moment: the one before or the new one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if "://" in str(path):  # not a file of this machine
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        whole = Path(path)
+        part = whole.with_name(f"{whole.name}.part")
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                for piece in sealed(buffer.getbuffer()):
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, whole)
+            flush_folder(whole.parent)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(
+                f"{whole} cannot be written ({error.strerror}). The checkpoints there are as they "
+                f"were.\nMake room, then go on with --resume {whole.parent.parent}"
+            ) from None
+
+
+def sealed(archive: memoryview) -> Iterator[bytes | memoryview]:
+    """Yield a zip archive, as torch writes, in pieces, with its checksum as comment.
+
+    An archive ends with the length of its comment, in two bytes, and the comment.
+    """
+    checksum = hashlib.sha256()
+    for piece in (archive[:-2], SEAL_LENGTH.to_bytes(2, "little")):
+        checksum.update(piece)
+        yield piece
+    yield SEAL + checksum.hexdigest().encode()
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that holds plain values only.
+
+    Raises:
+        ValueError: It is cut short, no checkpoint, or holds objects that would run code.
+    """
+    if zipfile.is_zipfile(path) and (reason := damage(path)):
+        raise ValueError(f"RUN {path}: is damaged ({reason}).\nUse another checkpoint of the run.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" (`{found[1]}`)" if found else ""
+        raise ValueError(
+            f"RUN {path}: holds objects{what} that could run code, or is damaged.\n"
+            "Use a checkpoint written by this project."
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise ValueError(
+            f"RUN {path}: is cut short or no checkpoint ({reason}).\n"
+            "Use another checkpoint of the run."
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"RUN {path}: is no checkpoint of a LightningModule: no `state_dict`.")
+    return checkpoint
+
+
+def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
+    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model."""
+    there, here = checkpoint["state_dict"], model.state_dict()
+    wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
+    shapes = [n for n in here if n in there and here[n].shape != there[n].shape]
+    if wrong or shapes:
+        name = (shapes or wrong)[0]
+        found = tuple(there[name].shape) if name in there else "missing"
+        wanted = tuple(here[name].shape) if name in here else "unknown"
+        raise ValueError(
+            f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
+            f"configured: `{name}` is {found} there and {wanted} here.\n"
+            "Give the configuration it was trained with."
+        )
+
+
+def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raise ``ValueError`` where nothing of the run that a checkpoint belongs to is left to do."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    steps = checkpoint["global_step"]
+    limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
+    for name, (done, limit) in limits.items():
+        if limit is not None and limit != -1 and done >= limit:
+            raise ValueError(
+                f"--resume {path.parent.parent}: is done, with {epochs} epochs and {steps} steps. "
+                f"Set trainer.{name} to more than {done} to go on."
+            )

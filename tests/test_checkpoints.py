@@ -1,0 +1,194 @@
+"""A checkpoint is whole or absent, and one that is damaged is passed over."""
+
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.checkpoints import WholeCheckpointIO
+from src.evaluate import main as evaluate
+from src.find import damage
+from src.train import main as train
+from tests.commands import TRAIN, fails, same
+from tests.conftest import TINY
+from tests.soak import differences, flat
+
+LONGER = ["--model.lr_scheduler.total_steps", "12", "--trainer.max_epochs"]
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """A run of two epochs that was to have four, as if it had been killed."""
+    assert train([*TINY, *LONGER, "2", "--runs_dir", str(tmp_path), "--run_name", "parts"]) == 0
+    folder = tmp_path / "tiny" / "parts"
+    (folder / "metrics.json").unlink()
+    return folder
+
+
+def flip(path: Path, place: int | None = None) -> None:
+    """Change one bit at a place, or in the midst of the largest tensor."""
+    if place is None:
+        with zipfile.ZipFile(path) as file:
+            largest = max(file.infolist(), key=lambda part: part.file_size)
+            place = path.read_bytes().index(file.read(largest)) + largest.file_size // 2
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint({"weight": torch.ones(3)}, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match=r"last\.ckpt cannot be written \(No space left on device\)"):
+        WholeCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_written_to_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    for name in ("fsync", "replace"):
+        call = getattr(os, name)
+
+        def record(*args: Any, call: Any = call, name: str = name) -> None:
+            calls.append(name)
+            call(*args)
+
+        monkeypatch.setattr(os, name, record)
+    WholeCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder's list of names
+
+
+def test_full_disk_stops_the_run(interrupted: Path) -> None:
+    checkpoints = {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()}
+    limit = min(map(len, checkpoints.values())) - 1  # bytes a file
+    done = subprocess.run(
+        [sys.executable, *TRAIN, "--resume", str(interrupted), "--trainer.max_epochs", "4"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    path = interrupted / "checkpoints"
+    assert re.fullmatch(
+        rf"error: callbacks\.checkpoint: {path}/\w+\.ckpt cannot be written \(File too large\)\. "
+        rf"The checkpoints there are as they were\.\n"
+        rf"  Make room, then go on with --resume {interrupted}\n",
+        done.stderr,
+    ), done.stderr
+    assert {path: path.read_bytes() for path in path.iterdir()} == checkpoints
+    assert train(["--resume", str(interrupted), "--trainer.max_epochs", "4"]) == 0
+
+
+def test_a_flipped_bit_is_found_unless_it_means_nothing(tiny_run: Path, tmp_path: Path) -> None:
+    path, original = tmp_path / "copy.ckpt", tiny_run / "checkpoints" / "last.ckpt"
+    expected = dict(flat(torch.load(original, weights_only=True)))
+    num_found = 0
+    for place in range(7, original.stat().st_size, 97):
+        shutil.copy(original, path)
+        flip(path, place)
+        if damage(path):
+            num_found += 1
+        else:
+            found = dict(flat(torch.load(path, weights_only=True)))
+            assert differences(expected, found) == [], place
+    assert num_found > 100
+    shutil.copy(original, path)
+    assert damage(path) is None
+    flip(path)
+    assert damage(path) == "bad checksum"
+    torch.save({"weight": torch.ones(1000)}, path)  # by somebody else
+    assert damage(path) is None
+    flip(path)
+    assert str(damage(path)).startswith("bad checksum of ")
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
+def test_damaged_checkpoint_is_passed_over(
+    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    assert train([*TINY, *LONGER, "4", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
+    last = interrupted / "checkpoints" / "last.ckpt"
+    if how == "flipped":
+        flip(last)
+    else:
+        os.truncate(last, 5000 if how == "cut" else 0)
+    os.utime(last)
+    shutil.move(tmp_path / "tiny" / "whole", tmp_path / "whole")
+    capsys.readouterr()
+    go_on = ["--resume", "auto", "--trainer.max_epochs", "4", "--runs_dir", str(tmp_path)]
+    assert train([*TINY, *go_on]) == 0
+    told = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"warning: {last} is damaged \(.+\)\. Going on from best\.ckpt, which is older\.\n", told
+    )
+    assert same(interrupted, tmp_path / "whole")
+
+
+def test_nothing_whole_is_left(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        os.truncate(interrupted / "checkpoints" / name, 100)
+    message = f"--resume {interrupted}: no checkpoint is whole (…"
+    fails(train, ["--resume", str(interrupted)], message, capsys)
+    best = interrupted / "checkpoints" / "best.ckpt"
+    fails(evaluate, [str(interrupted)], f"RUN {best}: is cut short or no checkpoint (…", capsys)
+
+
+def test_damaged_weights_are_not_evaluated(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = interrupted / "checkpoints" / "best.ckpt"
+    flip(best)
+    fails(evaluate, [str(interrupted)], f"RUN {best}: is damaged (…", capsys)
+
+
+def test_what_keeps_a_resumed_run_from_being_exact_is_said(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--resume", str(interrupted), "--trainer.max_epochs", "4"]
+    capsys.readouterr()
+    assert train([*args, "--data.batch_size", "48", "--data.num_workers", "1"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: data.batch_size: 48, before 32. The run ends otherwise than it would."
+    ]
+
+
+def test_run_killed_in_its_test_is_finished(tmp_path: Path, interrupted: Path) -> None:
+    """Nothing is left to train, but metrics.json is missing."""
+    assert train([*TINY, *LONGER, "2", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
+    whole = tmp_path / "tiny" / "whole"
+    before = (interrupted / "metrics.csv").read_text()
+    rows = before.splitlines()[:-1]  # without that of the test
+    (interrupted / "metrics.csv").write_text("\n".join(rows) + "\n")
+    assert train(["--resume", str(interrupted)]) == 0
+    measured = ("samples_per_s", "train_seconds", "memory_mib")
+    found, expected = (
+        {
+            k: v
+            for k, v in json.loads((run / "metrics.json").read_text()).items()
+            if k not in measured
+        }
+        for run in (interrupted, whole)
+    )
+    assert found == expected
