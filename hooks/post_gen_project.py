@@ -17,7 +17,7 @@ from pathlib import Path
 Answers = dict[str, str]
 
 COPIED = [
-    *("src", "tests", "configs", "Makefile", "pyproject.toml", "requirements.lock"),
+    *("src", "tests", "configs", "scripts", "Makefile", "pyproject.toml", "requirements.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info")
@@ -238,8 +238,9 @@ def rename_package(new: str) -> None:
     shutil.move("src", new)
     # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
-    folders = [Path(name) for name in (new, "tests", "configs")]
-    files = [p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".yaml")]
+    folders = [Path(name) for name in (new, "tests", "configs", "scripts")]
+    suffixes = (".py", ".yaml", ".sbatch")
+    files = [p for folder in folders for p in folder.rglob("*") if p.suffix in suffixes]
     for path in [*files, Path("Makefile"), Path("pyproject.toml")]:
         write(path, re.sub(pattern, new, read(path)))
     set_line(Path("pyproject.toml"), r'files = \["src", "tests"\]', f'files = ["{new}", "tests"]')

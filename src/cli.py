@@ -134,7 +134,8 @@ class ProjectCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Go on with a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
-            "unfinished run of the experiment if there is one, else a new run.",
+            "unfinished run of the experiment if there is one (of this run_name, where given), "
+            "else a new run.",
         )
         parser.add_argument("--callbacks", type=Callbacks, help="Named callbacks, null: off.")
         parser.set_defaults(
@@ -188,14 +189,16 @@ class ProjectCLI(LightningCLI):
         config, runs_dir = self.config, Path(self.config.runs_dir)
         experiment = experiment_name(self.config_paths[0])
         if config.resume:
-            self.resume_from = find_resumable(config.resume, runs_dir, experiment)
+            name = config.run_name
+            self.resume_from = find_resumable(config.resume, runs_dir, experiment, name)
         if self.resume_from:
             self.folder = self.resume_from.parent.parent
             warn_of_damage(self.resume_from)
             before = yaml.safe_load((self.folder / "config.yaml").read_text())
             run.check_resumable(before, yaml.safe_load(self._dump()))
         elif run.is_rank_zero():
-            self.folder = run.new_folder(runs_dir, experiment, config.run_name)
+            again = config.resume == "auto"
+            self.folder = run.new_folder(runs_dir, experiment, config.run_name, again)
         else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
             self.folder = runs_dir / experiment
 

@@ -109,8 +109,14 @@ def list_runs(runs_dir: Path) -> list[Path]:
     return [config.parent for config in newest]
 
 
-def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
+def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
     """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
+
+    Args:
+        spec: Its value.
+        runs_dir: Folder of all runs.
+        experiment: Whose unfinished runs ``auto`` means.
+        run_name: The only one of them that it means, where given.
 
     Raises:
         InputError: A run is named that is not there.
@@ -119,7 +125,9 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str) -> Path | None:
         unfinished = [
             folder
             for folder in list_runs(runs_dir)
-            if folder.parent.name == experiment and not (folder / "metrics.json").exists()
+            if folder.parent.name == experiment
+            and run_name in (None, folder.name)
+            and not (folder / "metrics.json").exists()
         ]
         return newest_whole(unfinished[0]) if unfinished else None
     found = find_run(spec, runs_dir)

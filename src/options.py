@@ -238,7 +238,7 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
     if resumed := _value_of("--resume", args):
         experiment = experiment_name((paths or [find_config(DEFAULT_CONFIG)])[0])
         runs_dir = Path(_value_of("--runs_dir", args) or "runs")
-        found = find_resumable(resumed, runs_dir, experiment)
+        found = find_resumable(resumed, runs_dir, experiment, _value_of("--run_name", args))
         base = found.parent.parent / "config.yaml" if found else base
         if found and resumed == "auto":  # the configs have only said which experiment
             parts, paths = [part for part in parts if part[0] != "--config"], []

@@ -23,12 +23,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from .find import ROOT
+from .find import CHECKPOINTS, ROOT
 from .optim import HORIZON
 
 
-def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
+def new_folder(runs_dir: Path, experiment: str, run_name: str | None, again: bool) -> Path:
     """Choose the folder of a new run, without making it.
+
+    Args:
+        runs_dir: Folder of all runs.
+        experiment: Name of the experiment.
+        run_name: Name of the run; the time where not given.
+        again: Whether a folder may be used that a run left before its first checkpoint.
 
     Raises:
         ValueError: The name is taken, or is no plain name.
@@ -50,7 +56,10 @@ def new_folder(runs_dir: Path, experiment: str, run_name: str | None) -> Path:
         if run_name or not folder.exists():
             break
         folder = folder.with_name(f"{name}_{number}")
-    if folder.exists():
+    is_empty = (
+        again and not (folder / CHECKPOINTS).exists() and not (folder / "metrics.json").exists()
+    )
+    if folder.exists() and not is_empty:
         raise ValueError(
             f"--run_name {name}: {folder} exists. Choose another name, or go on with it: "
             f"--resume {folder}"
