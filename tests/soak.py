@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it, and compare it with one that was never killed.
 
-    python -m tests.soak [--kills 100] [--seed 0] [ARGS of src.train, without a run's name]
+    python -m tests.soak [--kills 100] [--seed 0] [OPTIONS of a run]
 
 Each trial begins a run, kills its process (SIGKILL) at a moment drawn from the seconds that a whole
 run takes, goes on with ``--resume auto`` and lets it finish; every third trial kills twice. A run

@@ -51,7 +51,7 @@ VISION = re.compile(
 def expected_files(case: dict[str, str]) -> set[str]:
     kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore", ".gitattributes"}
     kept |= {".pre-commit-config.yaml", "README.md"}
-    for folder in ("src", "tests", "configs"):
+    for folder in ("src", "tests", "configs", "scripts"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
     kept -= {name for name in kept if name.startswith("tests/template/")}
     kept -= {"configs/overlays/wandb.yaml", "configs/overlays/mlflow.yaml"}
