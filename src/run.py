@@ -236,7 +236,6 @@ class RunFiles(Callback):
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = config
-        self._num_rows = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
@@ -246,11 +245,6 @@ class RunFiles(Callback):
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             write_whole(self.folder / "config.yaml", self.config)
             write_json(self.folder / "environment.json", environment(trainer))
-        for logger in trainer.loggers if trainer.global_step else []:
-            if isinstance(logger, MetricsCSV):
-                logger.resume(self._num_rows)
-            elif isinstance(logger, TensorBoard):
-                logger.resume(trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -263,7 +257,11 @@ class RunFiles(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._num_rows = checkpoint.get("metrics_rows", 0)
+        for logger in trainer.loggers if trainer.state.fn == "fit" else []:
+            if isinstance(logger, MetricsCSV):
+                logger.resume(checkpoint.get("metrics_rows", 0))
+            elif isinstance(logger, TensorBoard):
+                logger.resume(checkpoint["global_step"])
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

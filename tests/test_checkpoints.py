@@ -192,3 +192,4 @@ def test_run_killed_in_its_test_is_finished(tmp_path: Path, interrupted: Path) -
         for run in (interrupted, whole)
     )
     assert found == expected
+    assert len((interrupted / "metrics.csv").read_text().splitlines()) == len(before.splitlines())
