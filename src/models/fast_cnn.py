@@ -136,8 +136,7 @@ class FastCNN(SupervisedModule):
         return (self._mirrored(views[0]) + self._mirrored(views[1])) / 2
 
     def _mirrored(self, images: Tensor) -> Tensor:
-        outputs: Tensor = self.network(images) + self.network(images.flip(3))
-        return outputs / 2
+        return (super().forward(images) + super().forward(images.flip(3))) / 2
 
 
 class BatchNorm(nn.Module):

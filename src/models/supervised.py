@@ -110,14 +110,13 @@ class SupervisedModule(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.network(inputs)
-        return outputs
+        # The graphs of a compiled network write the next outputs to the same place.
+        return outputs.clone() if self.compile_mode else outputs
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
         outputs = self(inputs)
-        # The graphs of a compiled network write the next outputs to the same place.
-        kept = outputs.detach().clone() if self.compile_mode else outputs.detach()
-        self._unread.append((kept, targets))
+        self._unread.append((outputs.detach(), targets))
         loss = self.loss(outputs, targets)
         if self.l1_penalty:
             weights = (p for p in self.network.parameters() if p.ndim > 1)
