@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from lightning.pytorch import LightningModule
 from src.train import main as train
 
 TRAIN = ["-m", "src.train"]
-TWO = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+
+
+def devices(number: int) -> list[str]:
+    """Options for as many CPU processes."""
+    chosen = {"devices": str(number), "accelerator": "cpu", "strategy": "ddp"}
+    return [text for name, value in chosen.items() for text in (f"--trainer.{name}", value)]
+
+
+TWO = devices(2)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *TRAIN]
 
 
 def state(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
@@ -74,25 +83,45 @@ def survives_kills(number: int, *args: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def alone_and_together(
-    args: list[str], folder: Path, launcher: list[str], options: list[str]
-) -> tuple[Path, Path]:
-    """Train in this process, and in two as a user starts them; return both runs."""
-    assert train([*args, "--runs_dir", str(folder / "one")]) == 0
-    done = subprocess.run(
-        [sys.executable, *launcher, *args, *options, "--runs_dir", str(folder / "two")],
+def start(*args: str) -> subprocess.Popen[str]:
+    """Start Python as a user does, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *args],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+
+
+def finish(process: subprocess.Popen[str], status: int = 0, timeout_s: float = 120) -> str:
+    """Wait until a process, and whoever else writes where it does, has ended; return its errors."""
+    try:
+        _, errors = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    assert process.returncode == status, errors
+    return errors
+
+
+def alone_and_together(args: list[str], folder: Path, *launchers: list[str]) -> tuple[Path, Path]:
+    """Train in this process, and in several as a user starts them; return both runs.
+
+    Args:
+        args: Arguments of the training.
+        folder: Folder for the runs.
+        launchers: What starts the several: command and options, one for each machine.
+    """
+    assert train([*args, "--runs_dir", str(folder / "one")]) == 0
+    several = [start(*words, *args, "--runs_dir", str(folder / "several")) for words in launchers]
+    for process in several:
+        finish(process)
     (one,) = folder.glob("one/*/*")
-    (two,) = folder.glob("two/*/*")  # one folder, made by one process
-    return one, two
+    (run,) = folder.glob("several/*/*")  # one folder, made by one process
+    return one, run
 
 
-def assert_close(first: Path, second: Path, metrics: list[str]) -> None:
+def assert_close(first: Path, second: Path, metrics: Sequence[str] = ()) -> None:
     """Check that two runs ended with the same weights and metrics, but for rounding."""
     one, two = state(first), state(second)
     for name in {**one, **two}:
