@@ -1,7 +1,6 @@
 """The command line: Lightning's own, with this project's names, callbacks and run folders."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from .callbacks import (
 )
 from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
+from .devices import follow_torchrun
 from .errors import InputError
 from .explain import attribute, explain_parsing
 from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
@@ -264,15 +264,6 @@ def warn_of_damage(chosen: Path) -> None:
         if found := damage(path):
             text = f"{path} is damaged ({found}). Going on from {chosen.name}, which is older."
             print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def follow_torchrun(settings: dict[str, Any]) -> None:
-    """Where ``torchrun`` started this process and no devices are named, use what it started."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and settings["devices"] == "auto":
-        settings["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
-        settings["num_nodes"] = int(os.environ["WORLD_SIZE"]) // settings["devices"]
-        if settings["strategy"] == "auto" and os.environ["WORLD_SIZE"] != "1":
-            settings["strategy"] = "ddp"
 
 
 class NoProfiler(PassThroughProfiler):

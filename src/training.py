@@ -12,6 +12,7 @@ from . import checkpoints, run
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
+from .devices import end_others, leave_at_exit
 from .errors import STATUS_INTERRUPTED
 from .explain import explained
 
@@ -37,7 +38,12 @@ def train(args: Sequence[str]) -> None:
             # Lightning answers Ctrl-C in the test, where nothing is to be saved, with status 1.
             if cli.trainer.interrupted and stop.code == 1:
                 raise SystemExit(STATUS_INTERRUPTED) from None
+            leave_at_exit(cli.trainer)  # all devices stop at the same step
             raise
+        except Exception:
+            end_others(cli.trainer)
+            raise
+    leave_at_exit(cli.trainer)
 
 
 def fit_and_test(cli: ProjectCLI, folder: Path) -> None:

@@ -25,9 +25,10 @@ ALLOWED = {
     "signatures": {"find"},
     "options": {"checks", "errors", "find", "signatures"},
     "explain": {"callbacks", "checks", "errors", "find", "options"},
+    "devices": set(),
     "cli": {
-        *("callbacks", "checkpoints", "data", "errors", "explain", "find", "models", "options"),
-        "run",
+        *("callbacks", "checkpoints", "data", "devices", "errors", "explain", "find", "models"),
+        *("options", "run"),
     },
 }
 
