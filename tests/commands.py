@@ -94,13 +94,20 @@ def start(*args: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], status: int = 0, timeout_s: float = 120) -> str:
-    """Wait until a process, and whoever else writes where it does, has ended; return its errors."""
+def finish(process: subprocess.Popen[str], status: int | None = 0, timeout_s: float = 120) -> str:
+    """Wait until a process, and whoever else writes where it does, has ended; return its errors.
+
+    Args:
+        process: The process.
+        status: What it must end with; None: anything but 0.
+        timeout_s: Seconds to wait.
+    """
     try:
         _, errors = process.communicate(timeout=timeout_s)
     finally:
         process.kill()
-    assert process.returncode == status, errors
+    ok = process.returncode != 0 if status is None else process.returncode == status
+    assert ok, f"status {process.returncode}: {errors}"
     return errors
 
 
