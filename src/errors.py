@@ -3,12 +3,16 @@
 Nothing slow is imported here; ``explain`` knows the errors of PyTorch, Lightning and the parser.
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 STATUS_BAD_INPUT = 2
 STATUS_INTERRUPTED = 130
+
+LET_SPEAK_S = 10.0
 
 
 class InputError(Exception):
@@ -24,6 +28,10 @@ def readable() -> Iterator[None]:
     try:
         yield
     except InputError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # Most often all devices of a machine find the same error. The first says it, and as it
+            # ends, so does this process; who is still there after a while has found its own.
+            time.sleep(LET_SPEAK_S)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print("error: " + "\n  ".join(lines[:3]), file=sys.stderr, flush=True)
         raise SystemExit(STATUS_BAD_INPUT) from error

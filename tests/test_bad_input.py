@@ -1,14 +1,15 @@
 """Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from src import evaluate, models, train
+from src import errors, evaluate, models, train
 from src.find import CONFIGS, DEFAULT_CONFIG
-from tests.commands import fails
+from tests.commands import TORCHRUN, TRAIN, TWO, fails, finish, start
 from tests.conftest import TINY
 
 KNOWN = ", ".join(
@@ -368,3 +369,42 @@ def test_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # It had begun, so its folder stays, without a checkpoint of what went wrong.
     assert (tmp_path / "tiny/run/config.yaml").exists()
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "wrong", "message", "status"),
+    [
+        (
+            TORCHRUN,
+            ["--model.optmizer.lr", "1"],
+            "model.optmizer: TinyModel has no such option. Did you mean `optimizer`?",
+            1,  # torchrun's own
+        ),
+        # Found when the data are read, on all devices at once.
+        (
+            [*TRAIN, *TWO],
+            ["--data.subset", "1000"],
+            "data.subset: 1000 is more than the 96 training samples.",
+            2,
+        ),
+    ],
+    ids=["torchrun", "ddp"],
+)
+def test_several_devices_say_it_once(
+    launcher: list[str], wrong: list[str], message: str, status: int, tmp_path: Path
+) -> None:
+    args = [*TINY, *wrong, "--runs_dir", str(tmp_path / "runs")]
+    said = finish(start(*launcher, *args), status)
+    assert said.count("error: ") == said.count(f"error: {message}\n") == 1
+    assert "rank1" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_error_of_one_device_is_said_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    fails(train.main, ["--config", "nope"], "--config nope: no such config…", capsys)
+    assert waited == [errors.LET_SPEAK_S]
