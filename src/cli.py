@@ -277,13 +277,18 @@ class NoProfiler(PassThroughProfiler):
 
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
+    plugins = settings["plugins"] or []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins = [*plugins, WholeCheckpointIO()]
+    profiler = settings["profiler"] or NoProfiler()
+    chosen = {**settings, "plugins": plugins, "profiler": profiler}
+    if chosen["strategy"] == "fsdp":
+        from .fsdp import FullySharded  # takes a while, and few need it
+
+        chosen["strategy"] = FullySharded()
     try:
-        plugins = settings["plugins"] or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins = [*plugins, WholeCheckpointIO()]
-        profiler = settings["profiler"] or NoProfiler()
-        return Trainer(**{**settings, "plugins": plugins, "profiler": profiler})
+        return Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise InputError(f"trainer: {error}") from error
 
