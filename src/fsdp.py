@@ -1,12 +1,17 @@
 """Share the weights of a model out over its devices."""
 
 from functools import partial
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import distribute_tensor
+from torch.optim import Optimizer
 
 
 class FullySharded(ModelParallelStrategy):
@@ -29,12 +34,42 @@ class FullySharded(ModelParallelStrategy):
             mesh = self.device_mesh["data_parallel"]
             model.configure_model = partial(shard, model, mesh)  # type: ignore[method-assign]
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        # Lightning's takes an optimizer's numbers for places in the model, not in the groups; and
+        # fails where an optimizer has no state.
+        path = self.broadcast(checkpoint_path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
+        model = self.lightning_module
+        assert model is not None
+        whole = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(model, checkpoint["state_dict"], options=whole)
+        if model.trainer.training:
+            states = checkpoint["optimizer_states"]
+            for optimizer, state in zip(self.optimizers, states, strict=True):
+                load_shared(optimizer, state)
+        return checkpoint
+
+
+def load_shared(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Set an optimizer to a state that speaks of whole parameters, sharing it out as they are."""
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        values = state["state"].get(number, {})
+        for name, value in values.items():
+            if getattr(value, "shape", None) == parameter.shape:
+                mesh, placements = parameter.device_mesh, parameter.placements
+                values[name] = distribute_tensor(value.to(mesh.device_type), mesh, placements)
+    optimizer.load_state_dict(state)
+
 
 def shard(model: LightningModule, mesh: DeviceMesh) -> None:
     """Share out each layer's parameters; they are brought together for as long as it computes."""
     for layer in list(model.modules()):
         if isinstance(layer, FSDPModule) or next(layer.parameters(recurse=False), None) is None:
             continue
-        fully_shard(layer, mesh=mesh)
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = parameter.data.contiguous()  # it takes no other, such as channels_last
+        shared = fully_shard(layer, mesh=mesh)
         if mesh.device_type == "cpu":
-            layer.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+            shared.set_force_sum_reduction_for_comms(True)  # gloo has no mean

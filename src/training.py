@@ -60,6 +60,7 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     if has_test(model, data):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    reported: dict[str, str] = getattr(model, "report", dict)()
     if not trainer.is_global_zero:
         return
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -71,7 +72,7 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
         run.write_json(folder / "metrics.json", metrics)
     shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
-    rows += getattr(model, "report", dict)().items()
+    rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
     run.print_table(type(model).__name__, rows)
 

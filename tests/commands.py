@@ -18,9 +18,9 @@ from src.train import main as train
 TRAIN = ["-m", "src.train"]
 
 
-def devices(number: int) -> list[str]:
-    """Options for as many CPU processes."""
-    chosen = {"devices": str(number), "accelerator": "cpu", "strategy": "ddp"}
+def devices(number: int, strategy: str = "ddp", accelerator: str = "cpu") -> list[str]:
+    """Options for as many processes."""
+    chosen = {"devices": str(number), "accelerator": accelerator, "strategy": strategy}
     return [text for name, value in chosen.items() for text in (f"--trainer.{name}", value)]
 
 

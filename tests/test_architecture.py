@@ -26,8 +26,10 @@ ALLOWED = {
     "options": {"checks", "errors", "find", "signatures"},
     "explain": {"callbacks", "checks", "errors", "find", "options"},
     "devices": set(),
+    "fsdp": set(),
     "cli": {
-        *("callbacks", "checkpoints", "data", "devices", "errors", "explain", "find", "models"),
+        *("callbacks", "checkpoints", "data", "devices", "errors", "explain", "find", "fsdp"),
+        "models",
         *("options", "run"),
     },
 }
@@ -98,4 +100,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3450
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3580

@@ -138,12 +138,25 @@ def test_images(
     )
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_crop_and_flip_alike(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "strategy", "options"),
+    [
+        (2, "ddp", []),
+        pytest.param(4, "ddp", [], marks=pytest.mark.slow),
+        pytest.param(
+            *(2, "fsdp", ["--model.optimizer", "{name: MuonSGD, lr: 0.1}"]), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["two", "four", "weights shared out"],
+)
+def test_processes_crop_and_flip_alike(
+    number: int, strategy: str, options: list[str], tmp_path: Path
+) -> None:
     sizes = {"num_samples": 99, "num_val_samples": 19, "num_test_samples": 31}  # all odd
     args = [*TINY_IMAGES, *(text for n, v in sizes.items() for text in (f"--data.{n}", str(v)))]
     long = ["--trainer.max_epochs", "5", "--callbacks.gradient_clipping.max_norm", "0.5"]
-    one, several = alone_and_together([*args, *long], tmp_path, [*TRAIN, *devices(number)])
+    launcher = [*TRAIN, *devices(number, strategy)]
+    one, several = alone_and_together([*args, *long, *options], tmp_path, launcher)
     metrics = ["val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     if number == 2:  # of three samples in a last batch, a fourth device repeats one
         metrics.append("train/loss")

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.nn.utils import clip_grad_value_, get_total_norm
 from torch.optim import Optimizer
@@ -59,6 +60,11 @@ class GradientClipping(Callback):
         self._last_read_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "each device would see the norm of its own part with PyTorch's first FSDP. "
+                "Set trainer.strategy to fsdp, which is the second."
+            )
         fused = any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers)
         if fused and _scaler_skips(trainer):
             raise ValueError(

@@ -38,6 +38,8 @@ class Lookahead(Callback):
         self._num_steps = int(steps)
         self._last_step = trainer.global_step
         current = averaged(pl_module)
+        if any(hasattr(tensor, "full_tensor") for tensor in current):
+            raise ValueError("averages whole weights. Set trainer.strategy to ddp, not fsdp.")
         if not self._slow:
             self._slow = [tensor.detach().clone() for tensor in current]
         self._slow = [slow.to(now.device) for slow, now in zip(self._slow, current, strict=True)]

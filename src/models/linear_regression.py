@@ -41,9 +41,9 @@ class LinearRegression(SupervisedModule):
         super().on_test_epoch_end()
         truth = self._truth()
         if truth is not None:
-            weights, bias = truth
-            weight_error = (self.layer.weight[0] - weights).abs().max()
-            bias_error = (self.layer.bias - bias).abs().max()
+            (weights, bias), (true_weights, true_bias) = self._found(), truth
+            weight_error = (weights - true_weights).abs().max()
+            bias_error = (bias - true_bias).abs().max()
             errors = {"test/weight_error": weight_error, "test/bias_error": bias_error}
             self.log_dict(errors, sync_dist=True)
 
@@ -51,12 +51,18 @@ class LinearRegression(SupervisedModule):
         """Rows for the table at the end of a run: the weights found, beside the true ones."""
         if self.layer.in_features > 8:
             return {}
-        rows = {"weights": _format(self.layer.weight[0]), "bias": _format(self.layer.bias)}
+        weights, bias = self._found()
+        rows = {"weights": _format(weights), "bias": _format(bias)}
         truth = self._truth()
         if truth is not None:
             rows["weights"] += f"  (true {_format(truth[0])})"
             rows["bias"] += f"  (true {_format(truth[1])})"
         return rows
+
+    def _found(self) -> tuple[Tensor, Tensor]:
+        """Weights (F,) and bias (1,); where devices share them out, all must ask together."""
+        weight, bias = (getattr(p, "full_tensor", p.detach)() for p in self.layer.parameters())
+        return weight[0], bias
 
     def _truth(self) -> tuple[Tensor, Tensor] | None:
         data: Any = getattr(self.trainer, "datamodule", None)
