@@ -3,11 +3,16 @@
 import atexit
 import os
 import signal
-from collections.abc import MutableMapping
+import sys
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import distributed
+
+LOOK_EVERY_S = 5.0
 
 
 def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
@@ -35,6 +40,29 @@ def end_others(trainer: Trainer) -> None:
     launcher = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(signal.SIGKILL)  # while they wait, Python answers no other
+
+
+@contextmanager
+def ending_with_first() -> Iterator[None]:
+    """In a process that another one started for its device, end when that one is gone.
+
+    On GPUs it may wait for the other in the midst of a sum over devices, for half an hour.
+    """
+    first = int(os.environ.setdefault("FIRST_DEVICE_PID", str(os.getpid())))
+    done = threading.Event()
+    if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() == first:
+        threading.Thread(target=_end_with, args=(first, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _end_with(first: int, done: threading.Event) -> None:
+    while not done.wait(LOOK_EVERY_S):
+        if os.getppid() != first:
+            print("the process of the first device is gone: ending too", file=sys.stderr)
+            os._exit(1)
 
 
 def _leave() -> None:

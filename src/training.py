@@ -12,7 +12,7 @@ from . import checkpoints, run
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
-from .devices import end_others, leave_at_exit
+from .devices import end_others, ending_with_first, leave_at_exit
 from .errors import STATUS_INTERRUPTED
 from .explain import explained
 
@@ -31,7 +31,8 @@ def train(args: Sequence[str]) -> None:
     """Make the run that the arguments ask for."""
     cli = ProjectCLI(args)
     assert cli.folder is not None
-    with run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step):
+    unused = run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step)
+    with ending_with_first(), unused:
         try:
             fit_and_test(cli, cli.folder)
         except SystemExit as stop:

@@ -11,6 +11,12 @@ from tests.commands import TORCHRUN, TRAIN, TWO, assert_close, finish, start
 from tests.conftest import TINY
 
 
+def options_of(**settings: object) -> list[str]:
+    """Options for ``Killed``."""
+    named = [("", "tests.killed.Killed"), *((f".{n}", str(v)) for n, v in settings.items())]
+    return [text for name, value in named for text in (f"--trainer.callbacks{name}", value)]
+
+
 @pytest.mark.parametrize(
     ("launcher", "options", "message"),
     [
@@ -27,10 +33,9 @@ def test_killed_process(
     assert train([*args, "--run_name", "whole"]) == 0
     whole, parts = (tmp_path / "tiny" / name for name in ("whole", "parts"))
 
-    killed = {"callbacks": "tests.killed.Killed", "callbacks.rank": rank, "callbacks.step": 7}
-    when = [text for name, value in killed.items() for text in (f"--trainer.{name}", str(value))]
-    process = start(*launcher, *args, *options, *when, "--run_name", "parts")
-    assert re.search(message, finish(process, status=None, timeout_s=60))
+    killed = [*args, *options, *options_of(rank=rank, step=7)]
+    process = start(*launcher, *killed, "--run_name", "parts")
+    assert re.search(message, finish(process, status=None, timeout_s=100))
     assert not (parts / "metrics.json").exists()  # as of a run that is done
     saved = torch.load(parts / "checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 6  # the end of the second epoch
@@ -38,3 +43,20 @@ def test_killed_process(
     go_on = ["--resume", str(parts), "--trainer.callbacks", "null", "--runs_dir", str(tmp_path)]
     assert train([*go_on, "--trainer.devices", "1", "--trainer.strategy", "auto"]) == 0
     assert_close(parts, whole, ["val/acc", "val/loss", "test/acc", "test/loss", "steps"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "crash", "status", "message"),
+    [
+        (0, "true", 1, "RuntimeError: crash"),
+        (0, "false", -9, "the process of the first device is gone: ending too"),
+        (1, "false", -9, "terminated with code -9"),
+    ],
+)
+def test_processes_that_wait_for_ever(
+    rank: int, crash: str, status: int, message: str, tmp_path: Path
+) -> None:
+    killed = options_of(rank=rank, step=4, crash=crash, stuck="true")
+    process = start(*TRAIN, *TINY, *TWO, *killed, "--runs_dir", str(tmp_path))
+    assert message in finish(process, status, timeout_s=100)
