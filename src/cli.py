@@ -24,9 +24,11 @@ from .callbacks import (
     GracefulStop,
     GradientAccumulation,
     GradientClipping,
+    LayerCheck,
     Lookahead,
     LRMonitor,
     MonitorCheck,
+    Nonfinite,
     Progress,
     Throughput,
 )
@@ -42,6 +44,8 @@ class Callbacks:
     """Each can be set by its name, or switched off with ``null``.
 
     Args:
+        nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
+        layer_check: Name the first layer that makes NaN or infinity.
         gradient_clipping: Limit gradients before each step.
         gradient_accumulation: Several batches for one optimizer step.
         lookahead: Average weights, and go on from the average.
@@ -52,7 +56,9 @@ class Callbacks:
         progress: Show how the run gets on.
     """
 
-    gradient_clipping: GradientClipping | None = None
+    nonfinite: Nonfinite | None = None
+    layer_check: LayerCheck | None = None
+    gradient_clipping: GradientClipping | None = None  # after what leaves steps out
     gradient_accumulation: GradientAccumulation | None = None
     lookahead: Lookahead | None = None
     lr_monitor: LRMonitor | None = None
@@ -64,6 +70,7 @@ class Callbacks:
 
 # On unless switched off: they need no choice.
 DEFAULT_CALLBACKS = {
+    "nonfinite": Nonfinite,
     "gradient_accumulation": GradientAccumulation,
     "lr_monitor": LRMonitor,
     "checkpoint": Checkpoint,

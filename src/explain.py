@@ -7,9 +7,11 @@ from pathlib import Path
 from types import TracebackType
 
 import lightning
+import torch
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loops import _EvaluationLoop
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
 from .checks import suggest
@@ -26,7 +28,7 @@ def explained() -> Iterator[None]:
     """Raise ``InputError`` for what this package or Lightning's own checks say of bad input."""
     try:
         yield
-    except (MisconfigurationException, *INPUT_ERRORS) as error:
+    except (MisconfigurationException, torch.OutOfMemoryError, *INPUT_ERRORS) as error:
         message = explain(error)
         if message is None:
             raise
@@ -36,10 +38,35 @@ def explained() -> Iterator[None]:
 def explain(error: BaseException) -> str | None:
     """Say what was wrong with the input, or None where the error is not about input."""
     trace = root_of(error).__traceback__
+    if isinstance(error, torch.OutOfMemoryError):
+        return out_of_memory(error)
     settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
     return attribute(error) if raised_in(trace, PACKAGE) else None
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """Say with which batch size the memory of a device ran out, and how to do with less."""
+    parts = list(at_work(error.__traceback__))
+    evaluates = any(isinstance(part, _EvaluationLoop) for part in parts)
+    trainer = next((part for part in parts if isinstance(part, Trainer)), None)
+    name = "val_batch_size" if evaluates else "batch_size"
+    size = getattr(getattr(trainer, "datamodule", None), name, "this size")
+    accumulating = "" if evaluates else " with callbacks.gradient_accumulation.batches"
+    found = re.search(r"Tried to allocate [^.]*(\.\d+)? \w+", str(error))
+    return (
+        f"data.{name}: {size}: the device's memory is too small for it"
+        f"{f' ({found[0]})' if found else ''}.\n"
+        f"Use a smaller data.{name}{accumulating}, or --trainer.precision bf16-mixed."
+    )
+
+
+def at_work(trace: TracebackType | None) -> Iterator[object]:
+    """List whose methods were at work when an exception was raised, the outermost first."""
+    while trace is not None:
+        yield trace.tb_frame.f_locals.get("self")
+        trace = trace.tb_next
 
 
 def raised_in(trace: TracebackType | None, folder: Path) -> bool:
@@ -67,8 +94,7 @@ def root_of(error: BaseException) -> BaseException:
 def owner_of(trace: TracebackType | None) -> str:
     """Name the part of the configuration whose object was at work when an exception was raised."""
     owner = ""
-    while trace is not None:
-        this = trace.tb_frame.f_locals.get("self")
+    for this in at_work(trace):
         if isinstance(this, LightningModule):
             owner = "model."
         elif isinstance(this, LightningDataModule):
@@ -77,7 +103,6 @@ def owner_of(trace: TracebackType | None) -> str:
             owner = ""  # it names the callback that it speaks of
         elif isinstance(this, Callback):
             owner = f"callbacks.{snake_case(type(this).__name__)}."
-        trace = trace.tb_next
     return owner
 
 

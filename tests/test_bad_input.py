@@ -10,6 +10,7 @@ from src import evaluate, models, train
 from src.find import CONFIGS, DEFAULT_CONFIG
 from tests.commands import fails
 from tests.conftest import TINY
+from tests.tiny import TinyModel
 
 KNOWN = ", ".join(
     sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
@@ -354,17 +355,65 @@ def test_devices_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         fails(train.main, [*TINY, "--trainer.accelerator", "gpu"], message, capsys)
 
 
-def test_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # Two layers of weights near 1e29 have outputs beyond float32, of which softmax is NaN.
-    diverging = ["--model.optimizer", "{name: SGD, lr: 1e30}", "--model.lr_scheduler", "null"]
-    args = [*TINY, *diverging, "--callbacks.gradient_clipping.max_norm", "1e9"]
+# Two layers of weights near 1e29 have outputs beyond float32, of which softmax is NaN.
+DIVERGING = ["--model.optimizer", "{name: SGD, lr: 1e30}", "--model.lr_scheduler", "null"]
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_loss_that_is_not_finite(
+    clips: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clipping = "--callbacks.gradient_clipping"
+    args = [*TINY, *DIVERGING, *([f"{clipping}.max_norm", "1e9"] if clips else [clipping, "null"])]
     fails(
         train.main,
         [*args, "--runs_dir", str(tmp_path), "--run_name", "run"],
-        "callbacks.gradient_clipping.on_nonfinite: the gradient of optimizer step 1 has norm nan.\n"
-        "  Lower the learning rate, look at the data, or set on_nonfinite to `skip`.",
+        "callbacks.nonfinite: the loss of optimizer step 1 is nan.\n"
+        "  Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
+        "--config overlays/debug names the layer.",
         capsys,
     )
     # It had begun, so its folder stays, without a checkpoint of what went wrong.
     assert (tmp_path / "tiny/run/config.yaml").exists()
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_layer_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*TINY, "--config", "overlays/debug", *DIVERGING, "--runs_dir", str(tmp_path)]
+    fails(
+        train.main,
+        [*args, "--callbacks.gradient_clipping", "null"],
+        "callbacks.layer_check: layer `network.3` (Linear) is the first whose output is not "
+        "finite, at optimizer step 1.\n"
+        "  Its input and weights are finite.",
+        capsys,
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_memory_that_runs_out(
+    command: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee …")
+
+    for step in ("training_step", "test_step"):
+        monkeypatch.setattr(TinyModel, step, run_out)
+    size = {"train": "data.batch_size: 32", "evaluate": "data.val_batch_size: 16"}[command]
+    remedies = {
+        "train": "Use a smaller data.batch_size with callbacks.gradient_accumulation.batches, or "
+        "--trainer.precision bf16-mixed.",
+        "evaluate": "Use a smaller data.val_batch_size, or --trainer.precision bf16-mixed.",
+    }
+    args = {"train": [*TINY, "--runs_dir", str(tmp_path)], "evaluate": [str(tiny_run)]}
+    fails(
+        {"train": train.main, "evaluate": evaluate.main}[command],
+        args[command],
+        f"{size}: the device's memory is too small for it (Tried to allocate 2.00 GiB).\n"
+        f"  {remedies[command]}",
+        capsys,
+    )
