@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -18,7 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import data as data, models as models, run  # naming them makes short names known
+from . import data as data, models as models, run, safe_yaml  # naming them makes short names known
 from .callbacks import (
     Checkpoint,
     GracefulStop,
@@ -34,7 +34,7 @@ from .callbacks import (
 )
 from .data.in_memory import InMemoryDataModule
 from .errors import InputError
-from .explain import attribute, explain_parsing
+from .explain import attribute, explain_parsing, explain_unparsed
 from .find import DEFAULT_CONFIG, experiment_name, find_resumable
 from .options import COMMAND_LINE, resolve_configs
 
@@ -79,6 +79,9 @@ DEFAULT_CALLBACKS = {
 }
 
 
+READ_YAML = get_loader("yaml")
+
+
 class Parser(LightningArgumentParser):
     """A parser whose complaints are short; jsonargparse makes one more for each class within."""
 
@@ -113,6 +116,7 @@ class ProjectCLI(LightningCLI):
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
         quiet()
+        set_loader("yaml", read_yaml)  # also of files that a value names
         arguments, self.config_paths = resolve_configs(list(args))
         super().__init__(
             LightningModule,
@@ -149,7 +153,15 @@ class ProjectCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except InputError:
+            raise
+        except Exception as error:
+            message = explain_unparsed(error)
+            if message is None:
+                raise
+            raise InputError(message) from error
 
     def before_instantiate_classes(self) -> None:
         config = self.config
@@ -243,6 +255,12 @@ class ProjectCLI(LightningCLI):
         config: Namespace = self.config.clone()
         config.run_name = config.resume = None
         return str(self.parser.dump(config, skip_none=False))
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML as the parser does, unless it would grow without end."""
+    safe_yaml.check_size(text)
+    return READ_YAML(text)
 
 
 def check_sizes(model: LightningModule, data: LightningDataModule) -> None:

@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import jsonargparse
 import lightning
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loops import _EvaluationLoop
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
 from .checks import suggest
@@ -20,6 +23,7 @@ from .find import PACKAGE
 from .options import unknown_class, unknown_option
 
 LIGHTNING = Path(lightning.__file__).parent
+PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
 
 
@@ -28,7 +32,7 @@ def explained() -> Iterator[None]:
     """Raise ``InputError`` for what this package or Lightning's own checks say of bad input."""
     try:
         yield
-    except (MisconfigurationException, torch.OutOfMemoryError, *INPUT_ERRORS) as error:
+    except Exception as error:
         message = explain(error)
         if message is None:
             raise
@@ -40,6 +44,11 @@ def explain(error: BaseException) -> str | None:
     trace = root_of(error).__traceback__
     if isinstance(error, torch.OutOfMemoryError):
         return out_of_memory(error)
+    if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
+        what = f"{type(error).__name__}: {_first_line(str(error))}"
+        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    if not isinstance(error, (MisconfigurationException, *INPUT_ERRORS)):
+        return None
     settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
@@ -140,6 +149,19 @@ def explain_parsing(
     if "Expected a" in text:
         return _wrong_type(text, key)
     return f"{key}: {_first_line(text)}" if key else _first_line(text)
+
+
+def explain_unparsed(error: Exception) -> str | None:
+    """Say at which option a parser has failed itself; None where another's code has."""
+    trace = error.__traceback__
+    if not isinstance(error, yaml.YAMLError) and not any(raised_in(trace, p) for p in PARSERS):
+        return None
+    option = ""
+    while trace is not None:
+        option = trace.tb_frame.f_locals.get("option_string") or option
+        trace = trace.tb_next
+    problem = getattr(error, "problem", None) or f"{type(error).__name__}: {error}"
+    return f"{option.lstrip('-') or 'options'}: cannot be read ({_first_line(problem)})."
 
 
 def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:
