@@ -164,14 +164,14 @@ class ProjectCLI(LightningCLI):
             raise InputError(message) from error
 
     def before_instantiate_classes(self) -> None:
-        config = self.config
-        if config.seed_everything is False:
-            raise InputError("seed_everything: false, but every run is seeded. Give a number.")
         if self.training:
             self._choose_folder()
 
     def _set_seed(self) -> None:
         seed = self.config.seed_everything
+        if seed is None or seed is False:
+            given = "null" if seed is None else "false"
+            raise InputError(f"seed_everything: {given}, but every run is seeded. Give a number.")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything: {seed} is not in [0, 2**32).")
         super()._set_seed()

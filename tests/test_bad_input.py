@@ -212,6 +212,11 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--seed_everything", "false"],
         "seed_everything: false, but every run is seeded. Give a number.",
     ),
+    (
+        "no seed",
+        ["--seed_everything", "null"],
+        "seed_everything: null, but every run is seeded. Give a number.",
+    ),
     ("run name", ["--run_name", "a/b"], "--run_name 'a/b': is not the name of a folder."),
     (
         "run to resume",
