@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
@@ -25,6 +26,7 @@ from .options import unknown_class, unknown_option
 LIGHTNING = Path(lightning.__file__).parent
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
+SETUP_ERRORS = (TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 @contextmanager
@@ -47,12 +49,16 @@ def explain(error: BaseException) -> str | None:
     if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
         what = f"{type(error).__name__}: {_first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
-    if not isinstance(error, (MisconfigurationException, *INPUT_ERRORS)):
+    # Before a loop has begun, Lightning has had nothing but settings to stumble over.
+    idle = not any(isinstance(part, _Loop) for part in at_work(trace))
+    kinds = (ValueError, *(SETUP_ERRORS if idle else ()))
+    if not isinstance(error, (MisconfigurationException, *INPUT_ERRORS, *kinds)):
         return None
-    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
+    settings_refused = isinstance(error, kinds) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
-    return attribute(error) if raised_in(trace, PACKAGE) else None
+    is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
+    return attribute(error) if is_ours else None
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:

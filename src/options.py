@@ -206,8 +206,12 @@ def check_config(path: Path) -> None:
         raise InputError(f"--config {path}: is no valid YAML{where(error)}.") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
-    if not isinstance(content.get("callbacks", {}), dict):
-        raise InputError("callbacks: give names and options, as in `checkpoint: {mode: max}`.")
+    for key, example in {
+        "callbacks": "checkpoint: {mode: max}",
+        "trainer": "max_epochs: 5",
+    }.items():
+        if not isinstance(content.get(key, {}), dict):
+            raise InputError(f"{key}: give names and options, as in `{example}`.")
     for key in ("model", "data"):
         part = content.get(key)
         stray = _beside_class_path(part)

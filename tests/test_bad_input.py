@@ -164,6 +164,7 @@ CASES: list[tuple[str, list[str], str]] = [
         "model.lr_scheduler: OneCycleLR refuses its settings: …",
     ),
     ("interval longer than an epoch", ["--trainer.val_check_interval", "500"], "trainer: …"),
+    ("interval that is none", ["--trainer.val_check_interval", "{}"], "trainer: …"),
     ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
     (
         "workers needed",
@@ -212,11 +213,6 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--seed_everything", "false"],
         "seed_everything: false, but every run is seeded. Give a number.",
     ),
-    (
-        "no seed",
-        ["--seed_everything", "null"],
-        "seed_everything: null, but every run is seeded. Give a number.",
-    ),
     ("run name", ["--run_name", "a/b"], "--run_name 'a/b': is not the name of a folder."),
     (
         "run to resume",
@@ -252,6 +248,14 @@ def test_train(
         (
             "callbacks: [1]\nmodel: tests.tiny.TinyModel",
             "callbacks: give names and options, as in `checkpoint: {{mode: max}}`.",
+        ),
+        (
+            "trainer: 3\nmodel: tests.tiny.TinyModel",
+            "trainer: give names and options, as in `max_epochs: 5`.",
+        ),
+        (
+            "seed_everything: null\nmodel: tests.tiny.TinyModel",
+            "seed_everything: null, but every run is seeded. Give a number.",
         ),
         ("modl: 3", "modl: the command line has no such option. Did you mean `model`?"),
         (

@@ -70,7 +70,9 @@ def one_option(draw: st.DrawFn) -> tuple[str, Any]:
     if draw(st.integers(0, 9)) == 0:
         gap = draw(st.integers(0, len(name)))
         name = name[:gap] + name[gap + 1 :]
-    likely = st.sampled_from([0, 1, 2, 8, 0.5, 1.0, True, None, "val/loss", "max", [4], {}])
+    likely: st.SearchStrategy[Any] = st.sampled_from(
+        [0, 1, 2, 8, 0.5, 1.0, True, None, "val/loss", "max", [4], {}]
+    )
     return name, draw(likely | likely | VALUES)
 
 
