@@ -44,6 +44,7 @@ EXAMPLES = {
         "tests/data/test_augment.py",
         "tests/data/test_cifar10.py",
         "tests/data/test_image_folder.py",
+        "tests/data/test_hostile_images.py",
         "tests/data/test_images.py",
         "tests/data/test_synthetic_images.py",
         "tests/models/test_fast_cnn.py",

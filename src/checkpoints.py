@@ -5,7 +5,9 @@ import io
 import os
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
 from .find import SEAL, SEAL_LENGTH, damage
+
+# What reading a damaged checkpoint may raise, beside `pickle.UnpicklingError`.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(AssertionError, ArithmeticError, zipfile.BadZipFile, struct.error, zlib.error),
+)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -76,12 +84,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that holds plain values only.
 
     Raises:
-        ValueError: It is cut short, no checkpoint, or holds objects that would run code.
+        ValueError: It is cut short or changed, no checkpoint, or holds objects that would run code.
     """
     if zipfile.is_zipfile(path) and (reason := damage(path)):
         raise ValueError(f"RUN {path}: is damaged ({reason}).\nUse another checkpoint of the run.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" (`{found[1]}`)" if found else ""
@@ -89,25 +97,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"RUN {path}: holds objects{what} that could run code, or is damaged.\n"
             "Use a checkpoint written by this project."
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0][:80]
+    except UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:80]
         raise ValueError(
             f"RUN {path}: is cut short or no checkpoint ({reason}).\n"
             "Use another checkpoint of the run."
         ) from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict):
         raise ValueError(f"RUN {path}: is no checkpoint of a LightningModule: no `state_dict`.")
-    return checkpoint
+    return dict(checkpoint)
 
 
 def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
     """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model."""
     there, here = checkpoint["state_dict"], model.state_dict()
     wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
-    shapes = [n for n in here if n in there and here[n].shape != there[n].shape]
+    shapes = [n for n in here if n in there and here[n].shape != getattr(there[n], "shape", None)]
     if wrong or shapes:
         name = (shapes or wrong)[0]
-        found = tuple(there[name].shape) if name in there else "missing"
+        found = tuple(getattr(there[name], "shape", ())) if name in there else "missing"
         wanted = tuple(here[name].shape) if name in here else "unknown"
         raise ValueError(
             f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
@@ -118,8 +127,16 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
 
 def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     """Raise ``ValueError`` where nothing of the run that a checkpoint belongs to is left to do."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    steps = checkpoint["global_step"]
+    try:
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        steps = checkpoint["global_step"]
+    except (LookupError, TypeError):
+        raise ValueError(
+            f"--resume {path.parent.parent}: {path.name} does not tell how far the run has come. "
+            "Resume from a checkpoint that this project wrote in training."
+        ) from None
+    if not (path.parent.parent / "metrics.json").exists():
+        return  # if nothing is left to train, it was killed before its end
     limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
     for name, (done, limit) in limits.items():
         if limit is not None and limit != -1 and done >= limit:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -19,15 +19,17 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import data as data, models as models, run  # naming them makes short names known
+from . import data as data, models as models, run, safe_yaml  # naming them makes short names known
 from .callbacks import (
     Checkpoint,
     GracefulStop,
     GradientAccumulation,
     GradientClipping,
+    LayerCheck,
     Lookahead,
     LRMonitor,
     MonitorCheck,
+    Nonfinite,
     Progress,
     RandomState,
     Throughput,
@@ -36,7 +38,7 @@ from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
 from .devices import follow_torchrun
 from .errors import InputError
-from .explain import attribute, explain_parsing
+from .explain import attribute, explain_parsing, explain_unparsed
 from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
 from .options import COMMAND_LINE, resolve_configs
 
@@ -46,6 +48,8 @@ class Callbacks:
     """Each can be set by its name, or switched off with ``null``.
 
     Args:
+        nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
+        layer_check: Name the first layer that makes NaN or infinity.
         gradient_clipping: Limit gradients before each step.
         gradient_accumulation: Several batches for one optimizer step.
         lookahead: Average weights, and go on from the average.
@@ -56,7 +60,9 @@ class Callbacks:
         progress: Show how the run gets on.
     """
 
-    gradient_clipping: GradientClipping | None = None
+    nonfinite: Nonfinite | None = None
+    layer_check: LayerCheck | None = None
+    gradient_clipping: GradientClipping | None = None  # after what leaves steps out
     gradient_accumulation: GradientAccumulation | None = None
     lookahead: Lookahead | None = None
     lr_monitor: LRMonitor | None = None
@@ -68,12 +74,16 @@ class Callbacks:
 
 # On unless switched off: they need no choice.
 DEFAULT_CALLBACKS = {
+    "nonfinite": Nonfinite,
     "gradient_accumulation": GradientAccumulation,
     "lr_monitor": LRMonitor,
     "checkpoint": Checkpoint,
     "throughput": Throughput,
     "progress": Progress,
 }
+
+
+READ_YAML = get_loader("yaml")
 
 
 class Parser(LightningArgumentParser):
@@ -110,6 +120,7 @@ class ProjectCLI(LightningCLI):
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
         quiet()
+        set_loader("yaml", read_yaml)  # also of files that a value names
         arguments, self.config_paths = resolve_configs(list(args))
         super().__init__(
             LightningModule,
@@ -147,17 +158,25 @@ class ProjectCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except InputError:
+            raise
+        except Exception as error:
+            message = explain_unparsed(error)
+            if message is None:
+                raise
+            raise InputError(message) from error
 
     def before_instantiate_classes(self) -> None:
-        config = self.config
-        if config.seed_everything is False:
-            raise InputError("seed_everything: false, but every run is seeded. Give a number.")
         if self.training:
             self._choose_folder()
 
     def _set_seed(self) -> None:
         seed = self.config.seed_everything
+        if seed is None or seed is False:
+            given = "null" if seed is None else "false"
+            raise InputError(f"seed_everything: {given}, but every run is seeded. Give a number.")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything: {seed} is not in [0, 2**32).")
         super()._set_seed()
@@ -245,6 +264,12 @@ class ProjectCLI(LightningCLI):
         config: Namespace = self.config.clone()
         config.run_name = config.resume = None
         return str(self.parser.dump(config, skip_none=False))
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML as the parser does, unless it would grow without end."""
+    safe_yaml.check_size(text)
+    return READ_YAML(text)
 
 
 def check_sizes(model: LightningModule, data: LightningDataModule) -> None:

@@ -6,10 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import jsonargparse
 import lightning
+import torch
+import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
 from .checks import suggest
@@ -18,7 +24,9 @@ from .find import PACKAGE
 from .options import unknown_class, unknown_option
 
 LIGHTNING = Path(lightning.__file__).parent
+PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
+SETUP_ERRORS = (TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 @contextmanager
@@ -26,7 +34,7 @@ def explained() -> Iterator[None]:
     """Raise ``InputError`` for what this package or Lightning's own checks say of bad input."""
     try:
         yield
-    except (MisconfigurationException, *INPUT_ERRORS) as error:
+    except Exception as error:
         message = explain(error)
         if message is None:
             raise
@@ -36,10 +44,44 @@ def explained() -> Iterator[None]:
 def explain(error: BaseException) -> str | None:
     """Say what was wrong with the input, or None where the error is not about input."""
     trace = root_of(error).__traceback__
-    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
+    if isinstance(error, torch.OutOfMemoryError):
+        return out_of_memory(error)
+    if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
+        what = f"{type(error).__name__}: {_first_line(str(error))}"
+        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    # Before a loop has begun, Lightning has had nothing but settings to stumble over.
+    idle = not any(isinstance(part, _Loop) for part in at_work(trace))
+    kinds = (ValueError, *(SETUP_ERRORS if idle else ()))
+    if not isinstance(error, (MisconfigurationException, *INPUT_ERRORS, *kinds)):
+        return None
+    settings_refused = isinstance(error, kinds) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
-    return attribute(error) if raised_in(trace, PACKAGE) else None
+    is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
+    return attribute(error) if is_ours else None
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """Say with which batch size the memory of a device ran out, and how to do with less."""
+    parts = list(at_work(error.__traceback__))
+    evaluates = any(isinstance(part, _EvaluationLoop) for part in parts)
+    trainer = next((part for part in parts if isinstance(part, Trainer)), None)
+    name = "val_batch_size" if evaluates else "batch_size"
+    size = getattr(getattr(trainer, "datamodule", None), name, "this size")
+    accumulating = "" if evaluates else " with callbacks.gradient_accumulation.batches"
+    found = re.search(r"Tried to allocate [^.]*(\.\d+)? \w+", str(error))
+    return (
+        f"data.{name}: {size}: the device's memory is too small for it"
+        f"{f' ({found[0]})' if found else ''}.\n"
+        f"Use a smaller data.{name}{accumulating}, or --trainer.precision bf16-mixed."
+    )
+
+
+def at_work(trace: TracebackType | None) -> Iterator[object]:
+    """List whose methods were at work when an exception was raised, the outermost first."""
+    while trace is not None:
+        yield trace.tb_frame.f_locals.get("self")
+        trace = trace.tb_next
 
 
 def raised_in(trace: TracebackType | None, folder: Path) -> bool:
@@ -67,8 +109,7 @@ def root_of(error: BaseException) -> BaseException:
 def owner_of(trace: TracebackType | None) -> str:
     """Name the part of the configuration whose object was at work when an exception was raised."""
     owner = ""
-    while trace is not None:
-        this = trace.tb_frame.f_locals.get("self")
+    for this in at_work(trace):
         if isinstance(this, LightningModule):
             owner = "model."
         elif isinstance(this, LightningDataModule):
@@ -77,7 +118,6 @@ def owner_of(trace: TracebackType | None) -> str:
             owner = ""  # it names the callback that it speaks of
         elif isinstance(this, Callback):
             owner = f"callbacks.{snake_case(type(this).__name__)}."
-        trace = trace.tb_next
     return owner
 
 
@@ -115,6 +155,19 @@ def explain_parsing(
     if "Expected a" in text:
         return _wrong_type(text, key)
     return f"{key}: {_first_line(text)}" if key else _first_line(text)
+
+
+def explain_unparsed(error: Exception) -> str | None:
+    """Say at which option a parser has failed itself; None where another's code has."""
+    trace = error.__traceback__
+    if not isinstance(error, yaml.YAMLError) and not any(raised_in(trace, p) for p in PARSERS):
+        return None
+    option = ""
+    while trace is not None:
+        option = trace.tb_frame.f_locals.get("option_string") or option
+        trace = trace.tb_next
+    problem = getattr(error, "problem", None) or f"{type(error).__name__}: {error}"
+    return f"{option.lstrip('-') or 'options'}: cannot be read ({_first_line(problem)})."
 
 
 def _unknown_option(argument: str, parser: ArgumentParser, owner: str) -> str:

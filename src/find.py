@@ -87,6 +87,10 @@ def damage(path: Path) -> str | None:
 def _damage(path: Path, *version: int) -> str | None:
     try:
         with path.open("rb") as content, zipfile.ZipFile(content) as file:
+            parts = file.infolist()
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            if not stored or sum(part.file_size for part in parts) > version[0]:
+                return "it is compressed"  # and may unpack to any size
             if file.comment.startswith(SEAL):
                 content.seek(0)
                 left, checksum = version[0] - SEAL_LENGTH, hashlib.sha256()

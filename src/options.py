@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from . import safe_yaml
 from .checks import suggest
 from .errors import InputError
 from .find import DEFAULT_CONFIG, PACKAGE, experiment_name, find_config, find_resumable
@@ -190,29 +191,40 @@ def items(value: Any) -> list[tuple[str, Any]]:
 def read_yaml(source: str | Path) -> Any:
     """Read a file, or a value as the parser would; what cannot be read stays as it is."""
     try:
-        return yaml.safe_load(source.read_text() if isinstance(source, Path) else source)
-    except (OSError, ValueError, yaml.YAMLError):
+        return safe_yaml.load(source.read_text() if isinstance(source, Path) else source)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return source
 
 
 def check_config(path: Path) -> None:
     """Raise ``InputError`` where a file is no mapping, or options stand beside a ``class_path``."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = safe_yaml.load(path.read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
-        raise InputError(f"--config {path}: is no valid YAML{where}.") from None
+        raise InputError(f"--config {path}: is no valid YAML{where(error)}.") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
-    if not isinstance(content.get("callbacks", {}), dict):
-        raise InputError("callbacks: give names and options, as in `checkpoint: {mode: max}`.")
+    for key, example in {
+        "callbacks": "checkpoint: {mode: max}",
+        "trainer": "max_epochs: 5",
+    }.items():
+        if not isinstance(content.get(key, {}), dict):
+            raise InputError(f"{key}: give names and options, as in `{example}`.")
     for key in ("model", "data"):
         part = content.get(key)
         stray = _beside_class_path(part)
         if stray:
             name = sorted(stray)[0]
             raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
+
+
+def where(error: Exception) -> str:
+    """Say what a parser of YAML has found, and in which line."""
+    mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+    line = f", line {mark.line + 1}" if mark else ""
+    return f"{line}: {problem}" if problem else line
 
 
 def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
@@ -239,7 +251,9 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
         experiment = experiment_name((paths or [find_config(DEFAULT_CONFIG)])[0])
         runs_dir = Path(_value_of("--runs_dir", args) or "runs")
         found = find_resumable(resumed, runs_dir, experiment, _value_of("--run_name", args))
-        base = found.parent.parent / "config.yaml" if found else base
+        if found:
+            base = find_config(str(found.parent.parent / "config.yaml"))
+            check_config(base)
         if found and resumed == "auto":  # the configs have only said which experiment
             parts, paths = [part for part in parts if part[0] != "--config"], []
     if base:

@@ -1,6 +1,7 @@
 """Write what is read off a training run every few steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -39,3 +40,17 @@ def write(
         logger.log_metrics(row, step)
         if done:
             logger.save()
+
+
+class Found(NamedTuple):
+    """A value in a list: where it stands, and what it is."""
+
+    place: int
+    value: float
+
+
+def first_nonfinite(values: Sequence[Tensor]) -> Found | None:
+    """Find the first of some values (), on one device, that is NaN or infinite."""
+    together = torch.stack(list(values))
+    wrong = torch.nonzero(~torch.isfinite(together))
+    return Found(int(wrong[0]), float(together[wrong[0]])) if len(wrong) else None

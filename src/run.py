@@ -137,6 +137,7 @@ class MetricsCSV(Logger):
         self._columns = ["step", "epoch"]
         self._rows: list[dict[str, Any]] = []
         self._num_written = 0
+        self._num_resumed = 0
 
     @property
     def name(self) -> str:
@@ -165,7 +166,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        if len(self._rows) == self._num_written:
+        if len(self._rows) == max(self._num_written, self._num_resumed):
             return
         fresh = self._num_written == 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +200,7 @@ class MetricsCSV(Logger):
                 rows = [row for _, row in zip(range(num_rows), reader, strict=False)]
                 self._columns = list(reader.fieldnames or self._columns)
             self._rows = [{k: v for k, v in row.items() if v != ""} for row in rows]
+            self._num_resumed = len(self._rows)  # left alone until there is a new row
             self._num_written = 0
 
 

@@ -85,8 +85,7 @@ def prepare(cli: ProjectCLI) -> None:
     if cli.resume_from:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_matches(cli.resume_from, checkpoint, cli.model)
-        if (cli.resume_from.parent.parent / "metrics.json").exists():
-            checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
+        checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
         if run.is_rank_zero():

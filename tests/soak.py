@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ def start(args: list[str], log: Path) -> int:
             status = train(args)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
+        except Exception:  # noqa: BLE001
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     return process
 

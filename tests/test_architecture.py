@@ -22,15 +22,15 @@ ALLOWED = {
     "checks": set(),
     "errors": set(),
     "find": {"checks", "errors"},
+    "safe_yaml": set(),
     "signatures": {"find"},
-    "options": {"checks", "errors", "find", "signatures"},
+    "options": {"checks", "errors", "find", "safe_yaml", "signatures"},
     "explain": {"callbacks", "checks", "errors", "find", "options"},
     "devices": set(),
     "fsdp": set(),
     "cli": {
         *("callbacks", "checkpoints", "data", "devices", "errors", "explain", "find", "fsdp"),
-        "models",
-        *("options", "run"),
+        *("models", "options", "run", "safe_yaml"),
     },
 }
 
@@ -100,4 +100,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3580
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 3950

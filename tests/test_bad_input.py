@@ -1,6 +1,5 @@
 """Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
 
-import pickle
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from src import errors, evaluate, models, train
 from src.find import CONFIGS, DEFAULT_CONFIG
 from tests.commands import TORCHRUN, TRAIN, TWO, fails, finish, start
 from tests.conftest import TINY
+from tests.tiny import TinyModel
 
 KNOWN = ", ".join(
     sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
@@ -165,6 +165,7 @@ CASES: list[tuple[str, list[str], str]] = [
         "model.lr_scheduler: OneCycleLR refuses its settings: …",
     ),
     ("interval longer than an epoch", ["--trainer.val_check_interval", "500"], "trainer: …"),
+    ("interval that is none", ["--trainer.val_check_interval", "{}"], "trainer: …"),
     ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
     (
         "workers needed",
@@ -249,6 +250,14 @@ def test_train(
             "callbacks: [1]\nmodel: tests.tiny.TinyModel",
             "callbacks: give names and options, as in `checkpoint: {{mode: max}}`.",
         ),
+        (
+            "trainer: 3\nmodel: tests.tiny.TinyModel",
+            "trainer: give names and options, as in `max_epochs: 5`.",
+        ),
+        (
+            "seed_everything: null\nmodel: tests.tiny.TinyModel",
+            "seed_everything: null, but every run is seeded. Give a number.",
+        ),
         ("modl: 3", "modl: the command line has no such option. Did you mean `model`?"),
         (
             "trainer: {max_epoch: 2}\nmodel: tests.tiny.TinyModel",
@@ -277,13 +286,6 @@ def test_config_files(
     fails(train.main, ["--config", str(path)], message.format(path=path), capsys)
 
 
-class RunsCode:
-    """Makes a pickle that calls ``print`` when it is opened."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("opened",)
-
-
 def test_checkpoints(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def expect(message: str, *args: str) -> None:
         fails(evaluate.main, args, message, capsys)
@@ -293,15 +295,11 @@ def test_checkpoints(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixtu
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(best.read_bytes()[:500])
     expect(f"RUN {cut}: is cut short or no checkpoint (…", str(cut), "--config", config)
-    evil = tmp_path / "evil.ckpt"
-    evil.write_bytes(pickle.dumps({"state_dict": RunsCode()}))
-    expect(f"RUN {evil}: holds objects…", str(evil), "--config", config)
-    torch.save({"state_dict": RunsCode()}, evil)
-    expect(f"RUN {evil}: holds objects…", str(evil), "--config", config)
-    torch.save({"weights": 3}, evil)
+    other = tmp_path / "other.ckpt"
+    torch.save({"weights": 3}, other)
     expect(
-        f"RUN {evil}: is no checkpoint of a LightningModule: no `state_dict`.",
-        str(evil),
+        f"RUN {other}: is no checkpoint of a LightningModule: no `state_dict`.",
+        str(other),
         "--config",
         config,
     )
@@ -355,15 +353,22 @@ def test_devices_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         fails(train.main, [*TINY, "--trainer.accelerator", "gpu"], message, capsys)
 
 
-def test_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # Two layers of weights near 1e29 have outputs beyond float32, of which softmax is NaN.
-    diverging = ["--model.optimizer", "{name: SGD, lr: 1e30}", "--model.lr_scheduler", "null"]
-    args = [*TINY, *diverging, "--callbacks.gradient_clipping.max_norm", "1e9"]
+# Two layers of weights near 1e29 have outputs beyond float32, of which softmax is NaN.
+DIVERGING = ["--model.optimizer", "{name: SGD, lr: 1e30}", "--model.lr_scheduler", "null"]
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_loss_that_is_not_finite(
+    clips: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clipping = "--callbacks.gradient_clipping"
+    args = [*TINY, *DIVERGING, *([f"{clipping}.max_norm", "1e9"] if clips else [clipping, "null"])]
     fails(
         train.main,
         [*args, "--runs_dir", str(tmp_path), "--run_name", "run"],
-        "callbacks.gradient_clipping.on_nonfinite: the gradient of optimizer step 1 has norm nan.\n"
-        "  Lower the learning rate, look at the data, or set on_nonfinite to `skip`.",
+        "callbacks.nonfinite: the loss of optimizer step 1 is nan.\n"
+        "  Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
+        "--config overlays/debug names the layer.",
         capsys,
     )
     # It had begun, so its folder stays, without a checkpoint of what went wrong.
@@ -408,3 +413,44 @@ def test_error_of_one_device_is_said_too(
     monkeypatch.setenv("LOCAL_RANK", "1")
     fails(train.main, ["--config", "nope"], "--config nope: no such config…", capsys)
     assert waited == [errors.LET_SPEAK_S]
+
+
+def test_layer_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*TINY, "--config", "overlays/debug", *DIVERGING, "--runs_dir", str(tmp_path)]
+    fails(
+        train.main,
+        [*args, "--callbacks.gradient_clipping", "null"],
+        "callbacks.layer_check: layer `network.3` (Linear) is the first whose output is not "
+        "finite, at optimizer step 1.\n"
+        "  Its input and weights are finite.",
+        capsys,
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_memory_that_runs_out(
+    command: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee …")
+
+    for step in ("training_step", "test_step"):
+        monkeypatch.setattr(TinyModel, step, run_out)
+    size = {"train": "data.batch_size: 32", "evaluate": "data.val_batch_size: 16"}[command]
+    remedies = {
+        "train": "Use a smaller data.batch_size with callbacks.gradient_accumulation.batches, or "
+        "--trainer.precision bf16-mixed.",
+        "evaluate": "Use a smaller data.val_batch_size, or --trainer.precision bf16-mixed.",
+    }
+    args = {"train": [*TINY, "--runs_dir", str(tmp_path)], "evaluate": [str(tiny_run)]}
+    fails(
+        {"train": train.main, "evaluate": evaluate.main}[command],
+        args[command],
+        f"{size}: the device's memory is too small for it (Tried to allocate 2.00 GiB).\n"
+        f"  {remedies[command]}",
+        capsys,
+    )

@@ -219,6 +219,7 @@ def test_results_that_are_no_numbers(tmp_path: Path) -> None:
     diverging = ["--model.optimizer", "{name: SGD, lr: 1e30}", "--model.lr_scheduler", "null"]
     best = ["--callbacks.checkpoint.monitor", "val/loss", "--callbacks.checkpoint.mode", "min"]
     args = [*TINY, *diverging, *best, "--callbacks.gradient_clipping", "null"]
+    args += ["--callbacks.nonfinite", "null"]
     assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
     metrics = json.loads((tmp_path / "tiny/run/metrics.json").read_text())
     assert math.isnan(metrics["test/loss"])

@@ -4,9 +4,11 @@ from .checkpoint import Checkpoint as Checkpoint
 from .graceful_stop import GracefulStop as GracefulStop
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
+from .layer_check import LayerCheck as LayerCheck
 from .lookahead import Lookahead as Lookahead
 from .lr_monitor import LRMonitor as LRMonitor
 from .monitor_check import MonitorCheck as MonitorCheck
+from .nonfinite import Nonfinite as Nonfinite
 from .progress import Progress as Progress
 from .random_state import RandomState as RandomState
 from .throughput import Throughput as Throughput

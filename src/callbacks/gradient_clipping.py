@@ -1,6 +1,6 @@
 """Limit gradients before each optimizer step, and watch their size."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,25 +20,18 @@ class GradientClipping(Callback):
     the gradient scaler itself skips non-finite steps while it finds its scale: those are no error.
 
     Logs: grad/norm, the mean norm before clipping since the row before; grad/clipped, the share of
-    steps clipped (0 to 1), both over finite norms (NaN where there is none); with ``on_nonfinite:
-    skip``, grad/skipped, the steps skipped so far.
+    steps clipped (0 to 1), both over finite norms (NaN where there is none).
 
     Args:
         max_norm: Scale all gradients so that their joint 2-norm is at most this.
         max_value: Limit each element to [-max_value, max_value] instead.
-        on_nonfinite: ``stop`` ends the run with an error when norms are next read, and before a
-            checkpoint is written; ``skip`` leaves the step out, at the price of reading each norm.
 
     Raises:
-        FloatingPointError: A gradient was not finite, with ``on_nonfinite: stop``.
+        FloatingPointError: A norm was not finite, found when norms are next read and before a
+            checkpoint is written. ``Nonfinite`` can leave such steps out.
     """
 
-    def __init__(
-        self,
-        max_norm: float | None = None,
-        max_value: float | None = None,
-        on_nonfinite: Literal["stop", "skip"] = "stop",
-    ) -> None:
+    def __init__(self, max_norm: float | None = None, max_value: float | None = None) -> None:
         if max_norm is None and max_value is None:
             raise ValueError("max_norm: null, as max_value is. Give one of them.")
         if max_norm is not None and max_value is not None:
@@ -48,12 +41,8 @@ class GradientClipping(Callback):
         for name, limit in {"max_norm": max_norm, "max_value": max_value}.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}: {limit} is not positive.")
-        if on_nonfinite not in ("stop", "skip"):
-            raise ValueError(f"on_nonfinite: {on_nonfinite!r} is neither `stop` nor `skip`.")
         self.max_norm = max_norm
         self.max_value = max_value
-        self.on_nonfinite = on_nonfinite
-        self.num_skipped = 0
         self._norms: list[Tensor] = []  # (): 2-norm before clipping, one a step since the last row
         self._sizes: list[Tensor] = []  # (): what the limit is compared with
         self._first_step = 0
@@ -66,7 +55,7 @@ class GradientClipping(Callback):
                 "Set trainer.strategy to fsdp, which is the second."
             )
         fused = any(getattr(o, "_step_supports_amp_scaling", False) for o in trainer.optimizers)
-        if fused and _scaler_skips(trainer):
+        if fused and scaler_skips(trainer):
             raise ValueError(
                 "with 16-bit precision a fused optimizer unscales gradients when they are clipped "
                 "already. Set model.optimizer.fused to false, or trainer.precision to bf16-mixed."
@@ -81,6 +70,8 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:  # the step is left out
+            return
         norm = size = total_norm(gradients)
         if self.max_value is not None:
             size = total_norm(gradients, float("inf"))
@@ -88,11 +79,7 @@ class GradientClipping(Callback):
             self._first_step = trainer.global_step
         self._norms.append(norm)
         self._sizes.append(size)
-        if self.on_nonfinite == "skip" and not torch.isfinite(norm):
-            if not _scaler_skips(trainer):
-                self.num_skipped += 1
-            optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
-        elif self.max_norm is not None:
+        if self.max_norm is not None:
             # As by `clip_grads_with_norm_`, which sorts the gradients by device first.
             torch._foreach_mul_(gradients, (self.max_norm / (norm + 1e-6)).clamp(max=1.0))
         else:
@@ -105,10 +92,7 @@ class GradientClipping(Callback):
         step = trainer.global_step
         if readings.due(trainer, step) and step != self._last_read_step:
             self._last_read_step = step
-            values = self._read(trainer)
-            if self.on_nonfinite == "skip":
-                values["grad/skipped"] = float(self.num_skipped)
-            readings.write(trainer, step - 1, values)
+            readings.write(trainer, step - 1, self._read(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)
@@ -122,19 +106,19 @@ class GradientClipping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "num_skipped": self.num_skipped,
             "first_step": self._first_step,
             "norms": [norm.cpu() for norm in self._norms],
             "sizes": [size.cpu() for size in self._sizes],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.num_skipped = state_dict["num_skipped"]
         self._first_step = state_dict["first_step"]
         self._norms, self._sizes = state_dict["norms"], state_dict["sizes"]
 
     def _read(self, trainer: Trainer) -> dict[str, Tensor | float]:
         self._check(trainer)
+        if not self._norms:  # each step since the last row was left out
+            return {"grad/norm": float("nan"), "grad/clipped": float("nan")}
         norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
         finite = torch.isfinite(norms)
         self._forget()
@@ -148,17 +132,14 @@ class GradientClipping(Callback):
         self._sizes.clear()
 
     def _check(self, trainer: Trainer) -> None:
-        if not self._norms or self.on_nonfinite == "skip" or _scaler_skips(trainer):
+        if not self._norms or scaler_skips(trainer):
             return
-        norms = torch.stack(self._norms)
-        wrong = torch.nonzero(~torch.isfinite(norms))
-        if len(wrong):
-            step = self._first_step + int(wrong[0])
-            norm = float(norms[wrong[0]])
+        if found := readings.first_nonfinite(self._norms):
             self._forget()
             raise FloatingPointError(
-                f"on_nonfinite: the gradient of optimizer step {step} has norm {norm}.\n"
-                "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."
+                f"the gradient of optimizer step {self._first_step + found.place} has norm "
+                f"{found.value}.\nLower the learning rate, look at the data, or set "
+                "callbacks.nonfinite.action to `skip`."
             )
 
 
@@ -174,5 +155,6 @@ def total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
     return whole
 
 
-def _scaler_skips(trainer: Trainer) -> bool:
+def scaler_skips(trainer: Trainer) -> bool:
+    """Tell whether a gradient scaler, that of 16-bit precision, leaves out non-finite steps."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -15,6 +15,7 @@ from .images import (
     check_fraction,
     class_folders,
     decode,
+    find_file,
     labelled,
     load_array,
 )
@@ -99,7 +100,7 @@ class CIFAR10DataModule(ImageDataModule):
         archive = self.data_dir / CIFAR10.filename
         if (self.data_dir / CIFAR10.base_folder).is_dir():
             return
-        if archive.exists() and not check_md5(str(archive), CIFAR10.tgz_md5):
+        if archive.exists() and find_file(archive) and not check_md5(str(archive), CIFAR10.tgz_md5):
             raise ValueError(
                 f"data_dir: {archive} is incomplete or not the official archive (its MD5 is not "
                 f"{CIFAR10.tgz_md5}). Remove it, then download it again."

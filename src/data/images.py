@@ -3,6 +3,9 @@
 import hashlib
 import inspect
 import os
+import stat
+import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,8 +23,15 @@ from ..checks import at_least, suggest
 from . import augment as augmentations, philox
 from .in_memory import InMemoryDataModule, Split
 
+FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"]  # by content: EPS is a program
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_VERSION = 2  # raise it when the pixels decoded from the same files change
+# What Pillow raises for files that are damaged, or made to do damage.
+BROKEN: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, NotImplementedError, MemoryError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -193,7 +203,7 @@ def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = 
     """
     key = hashlib.sha256(f"{CACHE_VERSION} {size_px} {resize}".encode())
     for file in files:
-        status = file.stat()
+        status = find_file(file)
         key.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
     path = cache_dir / f"{key.hexdigest()[:16]}.npy"
     if not path.exists():
@@ -201,7 +211,25 @@ def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = 
         with ThreadPoolExecutor() as pool:
             array = np.stack(list(pool.map(read, files)))
         return cached(array, path)
-    return load_array(path)
+    images = load_array(path)
+    if images.shape != (len(files), size_px, size_px, 3) or images.dtype != torch.uint8:
+        raise ValueError(f"{path} is not the array that was saved there. Remove it.")
+    return images
+
+
+def find_file(file: Path) -> os.stat_result:
+    """Look a file up; reading from anything else might never end.
+
+    Raises:
+        ValueError: It is no file, be it a folder, a pipe, a device or a link to nothing.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror}). Remove it.") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file} is no file. Remove it.")
+    return status
 
 
 def cached(array: np.ndarray[Any, Any], path: Path) -> Tensor:
@@ -231,16 +259,24 @@ def save_array(array: np.ndarray[Any, Any], path: Path) -> None:
 
 
 def load_array(path: Path) -> Tensor:
-    """Map an array into memory: read when touched, shared by processes, never written back."""
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    """Map an array into memory: read when touched, shared by processes, never written back.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    find_file(path)
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (ValueError, EOFError, TypeError, SyntaxError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Remove it: it is made anew.") from None
 
 
 def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             size, rgb = upright.size, upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
     if size != (size_px, size_px):

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.nn.utils import get_total_norm
@@ -83,7 +82,6 @@ def test_rows(
     fit(tmp_path, line(lr=0.0), data(), clipping, logger=logger, **options)
     assert logger.column("grad/norm") == pytest.approx(norms)
     assert logger.column("grad/clipped") == pytest.approx(clipped)
-    assert logger.column("grad/skipped") == {}
     assert clipping._norms == clipping._sizes == []
 
 
@@ -120,15 +118,13 @@ def test_gradients_in_half_precision_are_unscaled_first(tmp_path: Path) -> None:
     assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
 
 
-@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
-def test_step_skipped_by_the_scaler_is_no_error(tmp_path: Path, on_nonfinite: Any) -> None:
+def test_step_skipped_by_the_scaler_is_no_error(tmp_path: Path) -> None:
     model, logger = line(), Rows()
-    clipping = GradientClipping(max_norm=2.5, on_nonfinite=on_nonfinite)
+    clipping = GradientClipping(max_norm=2.5)
     bad = data(INPUTS[:2], bad=1, value=float("inf"))
     made = fit(tmp_path, model, bad, clipping, logger=logger, **half_precision())
     assert logger.column("grad/norm") == pytest.approx({0: 5.0, 1: nan}, nan_ok=True)
     assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
-    assert clipping.num_skipped == 0
     plugin: Any = made.precision_plugin
     assert plugin.scaler.get_scale() == 512.0
 
@@ -145,8 +141,8 @@ def test_stop_names_the_step(tmp_path: Path, value: str, log_every_n_steps: int)
             log_every_n_steps=log_every_n_steps,
         )
     assert str(caught.value) == (
-        f"on_nonfinite: the gradient of optimizer step 1 has norm {value}.\n"
-        "Lower the learning rate, look at the data, or set on_nonfinite to `skip`."
+        f"the gradient of optimizer step 1 has norm {value}.\n"
+        "Lower the learning rate, look at the data, or set callbacks.nonfinite.action to `skip`."
     )
 
 
@@ -168,45 +164,6 @@ def test_no_checkpoint_has_weights_that_are_not_numbers(
     assert all(torch.isfinite(v).all() for c in found for v in c["state_dict"].values())
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_skipping_is_as_if_the_batch_were_not_there(tmp_path: Path, optimizer: str) -> None:
-    settings = {"momentum": 0.9} if optimizer == "SGD" else {}
-    found = []
-    for given in (data(bad=1, value=float("inf")), data(INPUTS[::2])):
-        model, logger = line(0.1, optimizer, weight_decay=0.1, **settings), Rows()
-        clipping = GradientClipping(max_norm=1.0, on_nonfinite="skip")
-        made = fit(tmp_path, model, given, clipping, logger=logger)
-        found.append((model.weights, made.optimizers[0].state_dict()["state"], clipping, logger))
-    (skipped, state, counting, rows), (expected, state_expected, _, rows_expected) = found
-    assert skipped == expected
-    assert str(state) == str(state_expected)
-    assert counting.num_skipped == 1
-    assert rows.column("grad/skipped") == {0: 0, 1: 1, 2: 1}
-    first, last = rows_expected.column("grad/norm").values()
-    assert rows.column("grad/norm") == pytest.approx({0: first, 1: nan, 2: last}, nan_ok=True)
-
-
-def test_skipping_leaves_out_the_whole_accumulated_step(tmp_path: Path) -> None:
-    model, clipping = line(), GradientClipping(max_norm=2.5, on_nonfinite="skip")
-    inputs = torch.cat([INPUTS[:2], INPUTS[:1], INPUTS[:1]])
-    fit(tmp_path, model, data(inputs, 1, float("nan")), clipping, accumulate_grad_batches=2)
-    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
-    assert clipping.num_skipped == 1
-
-
-def test_skipped_steps_are_counted_over_a_resumption(tmp_path: Path) -> None:
-    def train(max_epochs: int, path: Path | None) -> tuple[Trainer, GradientClipping]:
-        clipping = GradientClipping(max_norm=1.0, on_nonfinite="skip")
-        given = data(bad=1, value=float("nan"))
-        made = fit(tmp_path, line(), given, clipping, ckpt_path=path, max_epochs=max_epochs)
-        return made, clipping
-
-    made, clipping = train(1, None)
-    assert clipping.num_skipped == 1
-    made.save_checkpoint(tmp_path / "model.ckpt")
-    assert train(2, tmp_path / "model.ckpt")[1].num_skipped == 2
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -221,10 +178,6 @@ def test_skipped_steps_are_counted_over_a_resumption(tmp_path: Path) -> None:
         ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
         ({"max_value": -1.0}, "max_value: -1.0 is not positive."),
         ({"max_norm": float("nan")}, "max_norm: nan is not positive."),
-        (
-            {"max_norm": 1.0, "on_nonfinite": "ignore"},
-            "on_nonfinite: 'ignore' is neither `stop` nor `skip`.",
-        ),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:

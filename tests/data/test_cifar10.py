@@ -13,6 +13,7 @@ from torchvision.datasets.utils import calculate_md5
 from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CIFAR10DataModule
 from tests.data.pictures import save_image, shades
 from tests.data.serving import serve, targets, trainer
+from tests.test_hostile import MakesFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,6 +174,17 @@ def test_official_batches_that_are_incomplete(official: Path) -> None:
         f"data_dir: {official / CIFAR10.base_folder} is incomplete or not the official one (MD5). "
         "Remove it, then unpack or download it again."
     )
+
+
+@pytest.mark.parametrize("name", ["data_batch_2", "test_batch", "batches.meta"])
+def test_batches_of_others_are_not_unpickled(name: str, official: Path) -> None:
+    """Official files are pickles, which could run code: they are opened by their MD5 alone."""
+    payload = MakesFolder(official / "made by the payload")
+    (official / CIFAR10.base_folder / name).write_bytes(pickle.dumps(payload))
+    assert refusal(cifar10(official)).startswith(
+        f"data_dir: {official / CIFAR10.base_folder} is incomplete or not the official one (MD5)."
+    )
+    assert not payload.folder.exists()
 
 
 def test_official_archive(archive: Path) -> None:

@@ -43,7 +43,7 @@ IDS = ["-".join(case.values()) for case in CASES]
 # Which example a file belongs to is seen from its name.
 REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
 VISION = re.compile(
-    r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|image_experiments|image_folder|images|pictures"
+    r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|hostile_images|image_experiments|image_folder|images|pictures"
     r"|simple_cnn|synthetic_images)\.(py|yaml)$"
 )
 
