@@ -282,13 +282,11 @@ def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
 
 
 def warn_of_damage(chosen: Path) -> None:
-    """Say which checkpoints of a run were passed over for an older one."""
-    since = chosen.stat().st_mtime
-    newer = [path for path in chosen.parent.glob("*.ckpt") if path.stat().st_mtime > since]
-    for path in newer if run.is_rank_zero() else []:
-        if found := damage(path):
-            text = f"{path} is damaged ({found}). Going on from {chosen.name}, which is older."
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Say that the last checkpoint of a run was passed over for another."""
+    last = chosen.with_name("last.ckpt")
+    if last != chosen and last.exists() and run.is_rank_zero() and (found := damage(last)):
+        text = f"{last} is damaged ({found}). Going on from {chosen.name}."
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class NoProfiler(PassThroughProfiler):

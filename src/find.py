@@ -141,16 +141,16 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | N
 
 
 def newest_whole(folder: Path) -> Path:
-    """Find the newest checkpoint of a run that is not damaged.
+    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not.
 
     Raises:
         InputError: All are.
     """
-    paths = sorted(
-        (folder / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
+    found = (folder / CHECKPOINTS).glob("*.ckpt")
+    order = {path: (path.name == "last.ckpt", path.stat().st_mtime) for path in found}
+    paths = sorted(order, key=lambda path: order[path], reverse=True)
     whole = next((path for path in paths if not damage(path)), None)
     if whole is None:
-        found = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
-        raise InputError(f"--resume {folder}: no checkpoint is whole ({found}).\nBegin a new run.")
+        wrong = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
+        raise InputError(f"--resume {folder}: no checkpoint is whole ({wrong}).\nBegin a new run.")
     return whole

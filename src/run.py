@@ -218,9 +218,18 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
 
+        self._step: int | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        # What is logged of a step in several parts has its epoch once.
+        first, self._step = step != self._step, step
+        super().log_metrics({k: v for k, v in metrics.items() if first or k != "epoch"}, step)
+
     @rank_zero_only
     def save(self) -> None:
-        self.experiment.flush()
+        if self._experiment is not None:  # it is made when something is logged
+            self.experiment.flush()
 
     def resume(self, step: int) -> None:
         """Have TensorBoard leave out what was logged for ``step`` and later."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.checkpoints import WholeCheckpointIO
 from src.evaluate import main as evaluate
@@ -134,15 +135,12 @@ def test_damaged_checkpoint_is_passed_over(
         flip(last)
     else:
         os.truncate(last, 5000 if how == "cut" else 0)
-    os.utime(last)
     shutil.move(tmp_path / "tiny" / "whole", tmp_path / "whole")
     capsys.readouterr()
     go_on = ["--resume", "auto", "--trainer.max_epochs", "4", "--runs_dir", str(tmp_path)]
     assert train([*TINY, *go_on]) == 0
     told = capsys.readouterr().err
-    assert re.fullmatch(
-        rf"warning: {last} is damaged \(.+\)\. Going on from best\.ckpt, which is older\.\n", told
-    )
+    assert re.fullmatch(rf"warning: {last} is damaged \(.+\)\. Going on from best\.ckpt\.\n", told)
     assert same(interrupted, tmp_path / "whole")
 
 
@@ -193,3 +191,27 @@ def test_run_killed_in_its_test_is_finished(tmp_path: Path, interrupted: Path) -
     )
     assert found == expected
     assert len((interrupted / "metrics.csv").read_text().splitlines()) == len(before.splitlines())
+
+
+def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
+    """What was logged after the checkpoint that a run goes on from is not shown twice."""
+
+    def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(run)).Reload()
+        measured = ("samples_per_s", "memory_mib")
+        return {
+            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+            if tag not in measured
+        }
+
+    assert train([*TINY, *LONGER, "4", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
+    last = interrupted / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert train(["--resume", str(interrupted), "--trainer.max_epochs", "3"]) == 0
+    last.write_bytes(before)  # as if killed before the next
+    (interrupted / "metrics.json").unlink()
+    assert train(["--resume", str(last), "--trainer.max_epochs", "4"]) == 0
+    assert curves(interrupted) == curves(tmp_path / "tiny" / "whole")
+    rows = [(p / "metrics.csv").read_text().count("\n") for p in (tmp_path / "tiny").iterdir()]
+    assert rows[0] == rows[1]

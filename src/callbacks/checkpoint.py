@@ -38,6 +38,7 @@ class Checkpoint(ModelCheckpoint):
         )
         self.every_n_steps = every_n_steps
         self._last_saved_step = 0
+        self._resumed_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -50,6 +51,9 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_saved_step = trainer.global_step
+        epochs = trainer.fit_loop.epoch_progress.current
+        if epochs.ready == epochs.processed:  # there is nothing new until the end of the next
+            self._resumed_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,13 +67,18 @@ class Checkpoint(ModelCheckpoint):
         if ((due and not trainer.is_last_batch) or ends) and step != self._last_saved_step:
             self.write_last(trainer)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing yet: schedules by epoch have not been stepped, nor all been logged."""
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._last_saved_step:
-            self.write_last(trainer)
+        self._write_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        if trainer.global_step != self._last_saved_step:
+        self._write_epoch(trainer, pl_module)
+
+    def _write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_last_batch and trainer.global_step != self._resumed_step:
+            super().on_train_epoch_end(trainer, pl_module)
             self.write_last(trainer)
 
     def on_save_checkpoint(

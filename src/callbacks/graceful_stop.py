@@ -60,18 +60,17 @@ class GracefulStop(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._stop(trainer)
+            self._agree(trainer)
+            if self._agreed:
+                save(trainer)
+                raise SystemExit(self._agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop(trainer)
+        self._agree(trainer)  # to leave when `Checkpoint` has saved the epoch before
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop(trainer)
-
-    def _stop(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(trainer)
         if self._agreed:
-            save(trainer)
             raise SystemExit(self._agreed)
 
     def _agree(self, trainer: Trainer) -> None:
