@@ -228,11 +228,13 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        if self._experiment is not None:  # it is made when something is logged
-            self.experiment.flush()
+        self.experiment.flush()
 
+    @rank_zero_only
     def resume(self, step: int) -> None:
         """Have TensorBoard leave out what was logged for ``step`` and later."""
+        self.experiment.close()  # Lightning has begun a file already
+        self._experiment = None
         self._kwargs["purge_step"] = step
 
 

@@ -51,7 +51,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_saved_step = trainer.global_step
-        epochs = trainer.fit_loop.epoch_progress.current
+        epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.ready == epochs.processed:  # there is nothing new until the end of the next
             self._resumed_step = trainer.global_step
 
