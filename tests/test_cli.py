@@ -320,6 +320,27 @@ def test_hooks_that_do_nothing_are_not_called() -> None:
         [False, False, False, True],
     ]
     assert list(model.state_dict()) == list(TinyModel().state_dict())
+    pass_over_idle_hooks([model], ["configure_gradient_clipping"])
+    assert not callable(model.configure_gradient_clipping)
+
+
+def test_clipping_by_the_trainer_still_works(tmp_path: Path) -> None:
+    """Lightning's own: steps of plain SGD are at most as long as the gradient may be."""
+    sgd = ["--model.optimizer", "{name: SGD, lr: 1.0}", "--model.lr_scheduler", "null"]
+    args = [*TINY, *sgd, "--callbacks.gradient_clipping", "null", "--trainer.max_steps", "1"]
+    once = ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "null"]
+    args += [*once, "--callbacks.early_stopping", "null", "--runs_dir", str(tmp_path)]
+    for name, options in (("free", []), ("clipped", ["--trainer.gradient_clip_val", "0.001"])):
+        assert train([*args, *options, "--run_name", name]) == 0
+    free, clipped = (state(tmp_path / "tiny" / name) for name in ("free", "clipped"))
+    start = ProjectCLI([*TINY, "--runs_dir", str(tmp_path)], training=False).model.state_dict()
+
+    def length(after: dict[str, torch.Tensor]) -> float:
+        moved = [(after[name] - start[name]).flatten() for name in start]
+        return float(torch.cat(moved).norm())
+
+    assert length(free) > 0.01
+    assert length(clipped) == pytest.approx(0.001, rel=1e-3)
 
 
 @pytest.mark.parametrize(
