@@ -5,9 +5,7 @@ import io
 import os
 import pickle
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
-from .find import SEAL, SEAL_LENGTH, damage
+from .find import SEAL, SEAL_LENGTH, UNZIPPABLE, damage
 
 # What reading a damaged checkpoint may raise, beside `pickle.UnpicklingError`.
 UNREADABLE: tuple[type[Exception], ...] = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
-    *(AssertionError, ArithmeticError, zipfile.BadZipFile, struct.error, zlib.error),
+    *UNZIPPABLE,
+    *(TypeError, AttributeError, AssertionError, ArithmeticError),
 )
 
 

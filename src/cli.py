@@ -120,7 +120,7 @@ class ProjectCLI(LightningCLI):
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
         quiet()
-        set_loader("yaml", read_yaml)  # also of files that a value names
+        set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
         arguments, self.config_paths = resolve_configs(list(args))
         super().__init__(
             LightningModule,
@@ -310,6 +310,8 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
         from .fsdp import FullySharded  # takes a while, and few need it
 
         chosen["strategy"] = FullySharded()
+    if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
+        raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
     try:
         return Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:

@@ -14,7 +14,6 @@ from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
-from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
@@ -22,11 +21,11 @@ from .checks import suggest
 from .errors import InputError
 from .find import PACKAGE
 from .options import unknown_class, unknown_option
+from .safe_yaml import SizeError
 
 LIGHTNING = Path(lightning.__file__).parent
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
-SETUP_ERRORS = (TypeError, AttributeError, LookupError, ArithmeticError)
 
 
 @contextmanager
@@ -49,12 +48,7 @@ def explain(error: BaseException) -> str | None:
     if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
         what = f"{type(error).__name__}: {_first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
-    # Before a loop has begun, Lightning has had nothing but settings to stumble over.
-    idle = not any(isinstance(part, _Loop) for part in at_work(trace))
-    kinds = (ValueError, *(SETUP_ERRORS if idle else ()))
-    if not isinstance(error, (MisconfigurationException, *INPUT_ERRORS, *kinds)):
-        return None
-    settings_refused = isinstance(error, kinds) and raised_in(trace, LIGHTNING)
+    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
     is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
@@ -159,14 +153,14 @@ def explain_parsing(
 
 def explain_unparsed(error: Exception) -> str | None:
     """Say at which option a parser has failed itself; None where another's code has."""
-    trace = error.__traceback__
-    if not isinstance(error, yaml.YAMLError) and not any(raised_in(trace, p) for p in PARSERS):
+    trace, is_large = error.__traceback__, isinstance(error, SizeError)
+    if not is_large and not any(raised_in(trace, folder) for folder in PARSERS):
         return None
     option = ""
     while trace is not None:
         option = trace.tb_frame.f_locals.get("option_string") or option
         trace = trace.tb_next
-    problem = getattr(error, "problem", None) or f"{type(error).__name__}: {error}"
+    problem = str(error) if is_large else f"{type(error).__name__}: {error}"
     return f"{option.lstrip('-') or 'options'}: cannot be read ({_first_line(problem)})."
 
 

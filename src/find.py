@@ -1,6 +1,7 @@
 """Where the configs and runs are that a command line names."""
 
 import hashlib
+import struct
 import zipfile
 import zlib
 from functools import cache
@@ -17,6 +18,12 @@ CONFIGS = ROOT / "configs"
 CHECKPOINTS = "checkpoints"
 SEAL = b"sha256:"
 SEAL_LENGTH = len(SEAL) + 64
+
+# What reading a damaged archive may raise.
+UNZIPPABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 class Run(NamedTuple):
@@ -90,7 +97,7 @@ def _damage(path: Path, *version: int) -> str | None:
             parts = file.infolist()
             stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
             if not stored or sum(part.file_size for part in parts) > version[0]:
-                return "it is compressed"  # and may unpack to any size
+                return "compressed, and may unpack to any size"
             if file.comment.startswith(SEAL):
                 content.seek(0)
                 left, checksum = version[0] - SEAL_LENGTH, hashlib.sha256()
@@ -99,10 +106,10 @@ def _damage(path: Path, *version: int) -> str | None:
                     left -= len(piece)
                 is_whole = file.comment[len(SEAL) :] == checksum.hexdigest().encode()
                 return None if is_whole else "bad checksum"
-            part = file.testzip()
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError) as error:
+            damaged = file.testzip()
+    except UNZIPPABLE as error:
         return str(error) or type(error).__name__
-    return f"bad checksum of {part}" if part else None
+    return f"bad checksum of {damaged}" if damaged else None
 
 
 def list_runs(runs_dir: Path) -> list[Path]:

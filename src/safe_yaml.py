@@ -7,11 +7,16 @@ import yaml
 MOST_NODES = 100_000  # values, with each alias written out
 
 
+class SizeError(Exception):
+    """YAML that is small as written, but would not be as values."""
+
+
 def load(text: str) -> Any:
     """Read YAML that holds plain values only.
 
     Raises:
-        yaml.YAMLError: It is no YAML, names something else than plain values, or is too large.
+        yaml.YAMLError: It is no YAML, or names something else than plain values.
+        SizeError: It would be.
     """
     try:
         check_size(text)
@@ -25,11 +30,11 @@ def load(text: str) -> Any:
 
 
 def check_size(text: str) -> None:
-    """Raise ``yaml.YAMLError`` where aliases stand for very many values, or for themselves."""
+    """Raise ``SizeError`` where aliases stand for very many values, or for themselves."""
     if "*" in text:  # each alias begins with one
         node = yaml.compose(text, yaml.SafeLoader)
         if node is not None and expanded(node, {}) > MOST_NODES:
-            raise refusal(f"its aliases stand for more than {MOST_NODES:,} values")
+            raise SizeError(f"its aliases stand for more than {MOST_NODES:,} values")
 
 
 def expanded(node: yaml.Node, sizes: dict[int, int]) -> int:

@@ -25,7 +25,7 @@ ALLOWED = {
     "safe_yaml": set(),
     "signatures": {"find"},
     "options": {"checks", "errors", "find", "safe_yaml", "signatures"},
-    "explain": {"callbacks", "checks", "errors", "find", "options"},
+    "explain": {"callbacks", "checks", "errors", "find", "options", "safe_yaml"},
     "devices": set(),
     "fsdp": set(),
     "cli": {

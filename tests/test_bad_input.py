@@ -165,7 +165,11 @@ CASES: list[tuple[str, list[str], str]] = [
         "model.lr_scheduler: OneCycleLR refuses its settings: …",
     ),
     ("interval longer than an epoch", ["--trainer.val_check_interval", "500"], "trainer: …"),
-    ("interval that is none", ["--trainer.val_check_interval", "{}"], "trainer: …"),
+    (
+        "interval that is none",
+        ["--trainer.val_check_interval", "{}"],
+        "trainer.val_check_interval: {} is no interval. Give a number or null.",
+    ),
     ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
     (
         "workers needed",
