@@ -72,6 +72,7 @@ INEXACT = (
     "data",
     "callbacks.gradient",
     "callbacks.lookahead",
+    "callbacks.nonfinite",
     "trainer.accumulate",
     "trainer.prec",
 )
