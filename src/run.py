@@ -207,7 +207,10 @@ class MetricsCSV(Logger):
 
 def last_metrics(folder: Path) -> dict[str, float]:
     """Read the last value of each metric in the ``metrics.csv`` of a run."""
-    with (folder / "metrics.csv").open(newline="") as file:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = {name: value for row in rows for name, value in row.items() if value}
     return {name: float(value) for name, value in found.items() if name not in ("step", "epoch")}
@@ -259,6 +262,10 @@ class RunFiles(Callback):
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             write_whole(self.folder / "config.yaml", self.config)
             write_json(self.folder / "environment.json", environment(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was gone on with.
+        trainer.fit_loop._restarting = False
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -56,9 +56,9 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
     remember_signature(model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if cli.resume_from and not metrics:  # ended before, after its last step
-        metrics = run.last_metrics(folder)
+    # What was logged before a run was gone on with counts too.
+    metrics = run.last_metrics(folder) if cli.resume_from and trainer.is_global_zero else {}
+    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if has_test(model, data):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)

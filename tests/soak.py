@@ -16,6 +16,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from src.checkpoints import WholeCheckpointIO
 from src.train import main as train
 
 MEASURED = {"samples_per_s", "memory_mib", "train_seconds"}
@@ -80,6 +82,8 @@ def flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def content(run: Path) -> dict[str, Any]:
     """Everything of a run that must not depend on whether it was killed."""
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    # Lightning's count of the batches of the last validation begins anew.
+    del last["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     with (run / "metrics.csv").open() as file:
         rows = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
@@ -139,6 +143,37 @@ def soak(args: list[str], num_kills: int, seed: int, folder: Path) -> tuple[int,
         if wrong := differences(reference, result(runs_dir)):
             failed.append(f"trial {trial}: {len(wrong)} differ, such as {', '.join(wrong[:3])}")
     return num_killed, failed
+
+
+def resume_everywhere(args: list[str], folder: Path) -> list[str]:
+    """Go on from each state that a run leaves as it writes a checkpoint; say what differed.
+
+    In this process, and in the same place, whose name is in checkpoints.
+    """
+    copies: list[Path] = []
+    write = WholeCheckpointIO.save_checkpoint
+
+    def write_and_copy(io: WholeCheckpointIO, checkpoint: Any, path: Any, **options: Any) -> None:
+        write(io, checkpoint, path, **options)
+        copies.append(folder / "copies" / f"{len(copies)}, step {checkpoint['global_step']}")
+        shutil.copytree(Path(path).parent.parent, copies[-1])
+
+    command = [*args, "--runs_dir", str(folder / "runs"), "--resume", "auto"]
+    WholeCheckpointIO.save_checkpoint = write_and_copy  # type: ignore[method-assign, assignment]
+    try:
+        train(command)
+    finally:
+        WholeCheckpointIO.save_checkpoint = write  # type: ignore[method-assign]
+    (metrics,) = (folder / "runs").glob("*/*/metrics.json")
+    run, reference, failed = metrics.parent, content(metrics.parent), []
+    for copy in copies:
+        shutil.rmtree(run)
+        shutil.copytree(copy, run)
+        train(command)
+        if wrong := differences(reference, content(run)):
+            failed.append(f"{copy.name}: {len(wrong)} differ, such as {', '.join(wrong[:3])}")
+    assert len(copies) > 3
+    return failed
 
 
 def main() -> int:

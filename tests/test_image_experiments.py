@@ -20,6 +20,7 @@ from tests.commands import (
     stop_in_step,
     survives_kills,
 )
+from tests.soak import resume_everywhere
 
 CIFAR = ["--config", "cifar10"]
 # Small enough for tests, with every moving part of the CIFAR-10 experiment.
@@ -185,6 +186,20 @@ def test_compiled_network(tmp_path: Path) -> None:
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_each_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
+    settings = ["--callbacks.checkpoint.every_n_steps", "1", "--callbacks.lookahead", "Lookahead"]
+    args = [*TINY_IMAGES, *settings, "--model.dropout", "0.2"]
+    assert resume_everywhere(args, tmp_path) == []
+
+
+def test_fast_cnn_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Its first layer is whitened once, and has its bias trained for an epoch."""
+    data = ["--config", "cifar10_fast", "--data", "SyntheticImageDataModule", *TINY_IMAGES[2:10]]
+    small = ["--model.widths", "[4,4,4]", "--model.whiten_bias_epochs", "1"]
+    often = ["--callbacks.checkpoint.every_n_steps", "1", "--trainer.max_epochs", "2"]
+    assert resume_everywhere([*data, *small, *often], tmp_path) == []
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
 """Runs that are killed and resumed end as if they had not been."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from tests.commands import survives_kills
 from tests.conftest import TINY
-from tests.soak import differences, flat
+from tests.soak import differences, flat, resume_everywhere
 
 # Everything whose state a checkpoint must hold.
 EVERYTHING = [
@@ -17,6 +20,25 @@ EVERYTHING = [
 
 def test_kills() -> None:
     survives_kills(3, *EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--model.lr_scheduler", "{name: StepLR, step_size: 1, gamma: 0.5}"],
+        ["--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"],
+        ["--trainer.val_check_interval", "0.5"],
+        ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"],
+        ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "train/loss"],
+    ],
+    ids=["step", "epoch", "plateau", "twice", "every second", "never"],
+)
+def test_each_checkpoint_can_be_gone_on_from(options: list[str], tmp_path: Path) -> None:
+    stops = (
+        ["--callbacks.early_stopping", "null"] if "--trainer.limit_val_batches" in options else []
+    )
+    assert resume_everywhere([*EVERYTHING, *options, *stops], tmp_path) == []
 
 
 def test_differences_are_found() -> None:

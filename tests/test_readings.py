@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from src import readings
 from src.run import MetricsCSV
@@ -16,8 +16,8 @@ from tests.fitting import Given, Line, Rows, fit
 class Reader(Callback):
     """Write three readings after every second step."""
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
+    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+        step = trainer.global_step + 1
         if readings.due(trainer, step):
             tensors = {"on device": torch.tensor(step / 4), "wide": torch.tensor(step)}
             readings.write(trainer, step - 1, {"exact": 0.1, **tensors})

@@ -81,6 +81,10 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
             self.write_last(trainer)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -49,6 +49,11 @@ class GradientAccumulation(GradientAccumulationScheduler):
             self.scheduling = {0: self._derive(trainer, self.effective_batch_size)}
             self.epochs = [0]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A run that goes on within an epoch does not begin one.
+        trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
+
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:

@@ -46,7 +46,6 @@ class GradientClipping(Callback):
         self._norms: list[Tensor] = []  # (): 2-norm before clipping, one a step since the last row
         self._sizes: list[Tensor] = []  # (): what the limit is compared with
         self._first_step = 0
-        self._last_read_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
@@ -60,7 +59,6 @@ class GradientClipping(Callback):
                 "with 16-bit precision a fused optimizer unscales gradients when they are clipped "
                 "already. Set model.optimizer.fused to false, or trainer.precision to bf16-mixed."
             )
-        self._last_read_step = trainer.global_step
         for kept in (self._norms, self._sizes):  # of a run that is resumed
             kept[:] = [value.to(pl_module.device) for value in kept]
 
@@ -70,8 +68,13 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:  # the step is left out
-            return
+        if gradients:  # else the step is left out
+            self._clip(trainer, parameters, gradients)
+        # Here and not after the step, since a checkpoint of it holds the row whole.
+        if readings.due(trainer, trainer.global_step + 1):
+            readings.write(trainer, trainer.global_step, self._read(trainer))
+
+    def _clip(self, trainer: Trainer, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         norm = size = total_norm(gradients)
         if self.max_value is not None:
             size = total_norm(gradients, float("inf"))
@@ -85,14 +88,6 @@ class GradientClipping(Callback):
         else:
             assert self.max_value is not None
             clip_grad_value_(parameters, self.max_value)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if readings.due(trainer, step) and step != self._last_read_step:
-            self._last_read_step = step
-            readings.write(trainer, step - 1, self._read(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)

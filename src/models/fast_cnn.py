@@ -87,7 +87,6 @@ class FastCNN(SupervisedModule):
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d) and layer is not whitening:
                 nn.init.dirac_(layer.weight.data[: layer.in_channels])
-        self._freeze_bias = False
         self.whiten_bias_epochs = whiten_bias_epochs
         self.test_time = test_time
         self.sure_above = sure_above
@@ -120,13 +119,9 @@ class FastCNN(SupervisedModule):
             weight = whitening_filters(images, WHITENING_PX, WHITENING_EPS)
             self.whitening.weight.data.copy_(weight)
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        # Not by `requires_grad`, which processes that train together must agree on beforehand.
-        self._freeze_bias = self.current_epoch >= self.whiten_bias_epochs
-
     def on_after_backward(self) -> None:
-        if self._freeze_bias and self.whitening.bias is not None:
+        # Not by `requires_grad`, which processes that train together must agree on beforehand.
+        if self.current_epoch >= self.whiten_bias_epochs and self.whitening.bias is not None:
             self.whitening.bias.grad = None
 
     def _shifted(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -91,7 +92,6 @@ class SupervisedModule(LightningModule):
         self.val_metrics = self.train_metrics.clone(prefix="val/")
         self.test_metrics = self.train_metrics.clone(prefix="test/")
         self._unread: list[Batch] = []
-        self._last_read_step = 0
         self._seen: list[dict[str, Any]] | None = None
         initialize(network, weight_init)
 
@@ -132,7 +132,6 @@ class SupervisedModule(LightningModule):
         seen = {
             "states": resuming.metric_states(self.train_metrics),
             "unread": [[part.cpu() for part in batch] for batch in self._unread],
-            "last_read_step": self._last_read_step,
         }
         checkpoint["train_metrics"] = resuming.gather(self.trainer, seen)
 
@@ -145,22 +144,27 @@ class SupervisedModule(LightningModule):
             seen = self._seen[trainer.global_rank]
             resuming.restore_metrics(self.train_metrics, seen["states"])
             self._unread = [(o.to(self.device), t.to(self.device)) for o, t in seen["unread"]]
-            self._last_read_step = seen["last_read_step"]
         self._seen = None
 
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off
         self.train_metrics.reset()
-        self._last_read_step = self.trainer.global_step
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Not in `on_train_batch_end`: a checkpoint of the step, which holds its row, comes before.
         trainer, step = self.trainer, self.trainer.global_step
-        if readings.due(trainer, step) and step != self._last_read_step:
-            self._last_read_step = step
+        if readings.due(trainer, step + 1) and self._unread:
             means = self.train_metrics(*self._take_unread())
             mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
             values = {f"{name}_step": mean(value) for name, value in means.items()}
-            readings.write(trainer, step - 1, values, done=True)
+            readings.write(trainer, step, values, done=True)
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
