@@ -383,11 +383,12 @@ def test_loss_that_is_not_finite(
 @pytest.mark.parametrize(
     ("launcher", "wrong", "message", "status"),
     [
-        (
+        pytest.param(
             TORCHRUN,
             ["--model.optmizer.lr", "1"],
             "model.optmizer: TinyModel has no such option. Did you mean `optimizer`?",
             1,  # torchrun's own
+            marks=pytest.mark.slow,
         ),
         # Found when the data are read, on all devices at once.
         (

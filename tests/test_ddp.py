@@ -58,7 +58,7 @@ def steps_logged(run: Path) -> list[int]:
     [
         (lambda: [[*TRAIN, *TWO]], 2, 99),
         (lambda: [TORCHRUN], 2, 97),
-        (lambda: machines("static"), 2, 97),
+        pytest.param(lambda: machines("static"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("c10d"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: [[*TRAIN, *devices(4)]], 4, 97, marks=pytest.mark.slow),
     ],

@@ -22,17 +22,33 @@ def test_kills() -> None:
     survives_kills(3, *EVERYTHING)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        [],
-        ["--model.lr_scheduler", "{name: StepLR, step_size: 1, gamma: 0.5}"],
-        ["--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"],
-        ["--trainer.val_check_interval", "0.5"],
-        ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"],
-        ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "train/loss"],
+        pytest.param([], id="step"),
+        pytest.param(
+            ["--model.lr_scheduler", "{name: StepLR, step_size: 1, gamma: 0.5}"],
+            marks=SLOW,
+            id="epoch",
+        ),
+        pytest.param(
+            ["--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"],
+            id="plateau",
+        ),
+        pytest.param(["--trainer.val_check_interval", "0.5"], marks=SLOW, id="twice"),
+        pytest.param(
+            ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"],
+            marks=SLOW,
+            id="every second",
+        ),
+        pytest.param(
+            ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "train/loss"],
+            id="never",
+        ),
     ],
-    ids=["step", "epoch", "plateau", "twice", "every second", "never"],
 )
 def test_each_checkpoint_can_be_gone_on_from(options: list[str], tmp_path: Path) -> None:
     stops = (
