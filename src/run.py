@@ -253,8 +253,11 @@ class RunFiles(Callback):
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = config
+        self.class_names: list[str] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.class_names = getattr(data, "class_names", None)
         # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.is_global_zero and not dry:
@@ -274,6 +277,8 @@ class RunFiles(Callback):
             logger.save()
             if isinstance(logger, MetricsCSV):
                 checkpoint["metrics_rows"] = logger.num_rows
+        if self.class_names:
+            checkpoint["class_names"] = self.class_names
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -24,7 +24,8 @@ from .in_memory import Arrays, Split
 # Per channel over all pixels of the 50,000 training images, in [0, 1] units.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-NUM_CLASSES = 10
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+NUM_CLASSES = len(CLASSES)
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -55,6 +56,12 @@ class CIFAR10DataModule(ImageDataModule):
         self.val_fraction = val_fraction
         self.data_dir = Path(data_dir)
         self.cache_dir = Path(cache_dir) if cache_dir else self.data_dir / ".cache"
+
+    @property
+    def class_names(self) -> list[str]:
+        if self._has_class_folders():
+            return [folder.name for folder in self._class_folders("train")]
+        return CLASSES
 
     def source(self, split: Split) -> str:
         return "test" if split == "test" else "train"

@@ -61,6 +61,10 @@ class ImageFolderDataModule(ImageDataModule):
         """Number of classes found in the roots."""
         return len(self._classes())
 
+    @property
+    def class_names(self) -> list[str]:
+        return self._classes()
+
     def source(self, split: Split) -> str:
         if not self._has_split_folders():
             return "all"

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import at_least, suggest
 from . import augment as augmentations, philox
@@ -33,6 +34,34 @@ BROKEN: tuple[type[Exception], ...] = (
     Image.DecompressionBombError,
 )
 Augmentation = Callable[[Tensor, Tensor], Tensor]
+
+
+class Normalize(nn.Module):
+    """Bring pixels about zero: (B, H, W, C) uint8 -> (B, C, H, W) float32.
+
+    Args:
+        mean: Of each channel, in [0, 1] units.
+        std: Of each channel, in [0, 1] units.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # pixel / 255 normalized, as one multiplication and one addition
+        self.register_buffer("scale", torch.tensor([1 / (255 * s) for s in std]))
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+        self.register_buffer("shift", shift)
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalized = torch.addcmul(self.shift, images, self.scale)
+        return normalized.permute(0, 3, 1, 2)  # memory stays (B, H, W, C): channels_last
+
+    def inverse(self, inputs: Tensor) -> Tensor:
+        """Bring back pixels from what a model is given: (B, C, H, W) -> (B, H, W, C) uint8."""
+        pixels = (inputs.permute(0, 2, 3, 1).float() - self.shift) / self.scale
+        return pixels.round().clamp(0, 255).byte()
 
 
 class ImageDataModule(InMemoryDataModule):
@@ -67,24 +96,26 @@ class ImageDataModule(InMemoryDataModule):
                 f"std: {list(std)} must be positive, one or three, and as many as in mean."
             )
         self.image_size_px = image_size_px
-        # pixel / 255 normalized, as one multiplication and one addition
-        self._scale = torch.tensor([1 / (255 * s) for s in std])
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+        self._normalize = Normalize(mean, std)
         self._augmentations = find_augmentations(augment or {}, image_size_px)
         self._draws: dict[str, Tensor] = {}
         self._draws_of: tuple[int, torch.device] | None = None
 
     def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
         """Augment (training only) and normalize: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
-        if inputs.dtype == torch.uint8:
-            if split == "train" and self._augmentations:
-                draws = self._epoch_draws(inputs.device)
-                for name, augmentation in self._augmentations.items():
-                    inputs = augmentation(inputs, draws[name][rows])
-            self._scale = self._scale.to(inputs.device)
-            self._shift = self._shift.to(inputs.device)
-            inputs = torch.addcmul(self._shift, inputs, self._scale)
-        return inputs.permute(0, 3, 1, 2)  # memory stays (B, H, W, C): the channels_last format
+        if inputs.dtype != torch.uint8:
+            return inputs.permute(0, 3, 1, 2)
+        if split == "train" and self._augmentations:
+            draws = self._epoch_draws(inputs.device)
+            for name, augmentation in self._augmentations.items():
+                inputs = augmentation(inputs, draws[name][rows])
+        if self._normalize.scale.device != inputs.device:
+            self._normalize.to(inputs.device)
+        normalized: Tensor = self._normalize(inputs)
+        return normalized
+
+    def preprocessing(self) -> nn.Module:
+        return deepcopy(self._normalize).cpu()
 
     def training_images(self, most: int) -> Tensor:
         """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""

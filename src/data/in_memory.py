@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from ..checks import at_least
@@ -161,6 +161,18 @@ class InMemoryDataModule(LightningDataModule):
         self.datasets: dict[Split, ArrayDataset] = {}
         self.sources: dict[str, Arrays] = {}
         self._resident: dict[str, Arrays] = {}
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of their numbers, where they have any."""
+        return None
+
+    def preprocessing(self) -> nn.Module:
+        """Make what turns samples, as a source holds them, into inputs of the model.
+
+        It does what ``transform`` does to samples that are not trained on.
+        """
+        return nn.Identity()
 
     @property
     def global_batch_size(self) -> int:

@@ -174,14 +174,14 @@ class SupervisedModule(LightningModule):
         readings.write(trainer, trainer.global_step - 1, metrics.compute(), done=True)
         metrics.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_metrics.update(self(batch[0]), batch[1])
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self._log_and_reset(self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.test_metrics.update(self(batch[0]), batch[1])
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         self._log_and_reset(self.test_metrics)
@@ -194,6 +194,12 @@ class SupervisedModule(LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
+        """Update metrics, and return the outputs: callbacks are given them."""
+        outputs: Tensor = self(batch[0])
+        metrics.update(outputs, batch[1])
+        return outputs
 
     def _take_unread(self) -> Batch:
         outputs, targets = (torch.cat(tensors) for tensors in zip(*self._unread, strict=True))
