@@ -3,11 +3,13 @@
 Nothing slow is imported here; ``explain`` knows the errors of PyTorch, Lightning and the parser.
 """
 
+import argparse
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 STATUS_BAD_INPUT = 2
 STATUS_INTERRUPTED = 130
@@ -17,6 +19,13 @@ LET_SPEAK_S = 10.0
 
 class InputError(Exception):
     """Bad input, said as one to three lines for the person who gave it."""
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See {self.prog} --help.")
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Evaluate a run's best checkpoint, or any checkpoint, on validation or test data."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from .errors import InputError, readable
+from .errors import Arguments, InputError, readable
 from .find import find_run
 from .options import check_options
 
@@ -35,13 +33,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
         evaluate(found.checkpoint, options.split, rest)
     return 0
-
-
-class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}. See {self.prog} --help.")
 
 
 if __name__ == "__main__":
