@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
@@ -54,6 +55,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"{whole} cannot be written ({error.strerror}). The checkpoints there are as they "
                 f"were.\nMake room, then go on with --resume {whole.parent.parent}"
             ) from None
+
+
+def save_model(model: LightningModule, path: Path, class_names: list[str] | None) -> None:
+    """Write a checkpoint that holds a model, and nothing that only training needs."""
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "pytorch-lightning_version": lightning.__version__,
+        "epoch": 0,
+        "global_step": 0,  # Lightning asks for them
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(model.hparams),
+        **({"class_names": class_names} if class_names else {}),
+    }
+    WholeCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def sealed(archive: memoryview) -> Iterator[bytes | memoryview]:

@@ -5,11 +5,14 @@ Nothing slow is imported here; ``explain`` knows the errors of PyTorch, Lightnin
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from .checks import suggest
 
 STATUS_BAD_INPUT = 2
 STATUS_INTERRUPTED = 130
@@ -22,9 +25,24 @@ class InputError(Exception):
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose complaints are one line, with what was probably meant."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            name = rest[0].partition("=")[0]
+            hint = suggest(name, [n for n in self._option_string_actions if n.startswith("--")])
+            raise InputError(f"{name}: {self.prog} has no such option. {hint}")
+        return options
 
     def error(self, message: str) -> NoReturn:
+        if found := re.match(r"argument (.+?): invalid choice: '(.*)' \(", message):
+            choices = next(a.choices for a in self._actions if found[1] in a.option_strings)
+            hint = suggest(found[2], map(str, choices or ()), True)
+            raise InputError(f"{found[1]} {found[2]}: is no choice. {hint}")
         raise InputError(f"{message}. See {self.prog} --help.")
 
 

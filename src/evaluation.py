@@ -10,7 +10,7 @@ from .explain import explained
 
 
 @explained()
-def evaluate(path: Path, split: str, args: Sequence[str]) -> None:
+def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -> None:
     """Print the metrics of a checkpoint on a split, with the settings in ``args``."""
     checkpoint = checkpoints.load_checkpoint(path)
     cli = ProjectCLI(args, training=False)

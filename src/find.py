@@ -1,9 +1,11 @@
 """Where the configs and runs are that a command line names."""
 
+import argparse
 import hashlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +34,20 @@ class Run(NamedTuple):
     folder: Path | None
     checkpoint: Path
 
+    def options(self, configs: Sequence[str] = ()) -> list[str]:
+        """List the options that build what was trained: its configuration, ``configs`` over it.
+
+        Raises:
+            InputError: It has none, and none is given.
+        """
+        own = [] if self.folder is None else [str(self.folder / "config.yaml")]
+        if not (own or configs):
+            raise InputError(
+                f"RUN {self.checkpoint}: has no config.yaml beside it. Give the --config it was "
+                "trained with."
+            )
+        return [text for config in (*own, *configs) for text in ("--config", config)]
+
 
 def find_config(name: str) -> Path:
     """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
@@ -53,8 +69,21 @@ def experiment_name(config: Path) -> str:
     return config.stem
 
 
-def find_run(spec: str, runs_dir: Path) -> Run:
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments by which a command is told of which run, and which checkpoint of it."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, a .ckpt file, or `last`")
+    best = "which checkpoint of a run folder (default: best)"
+    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help=best)
+    parser.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
+
+
+def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
     """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
+
+    Args:
+        spec: The run.
+        runs_dir: Folder of all runs.
+        checkpoint: Of a run folder, which one: ``best``, or failing that ``last``; or ``last``.
 
     Raises:
         InputError: There is no such run, or no checkpoint in it.
@@ -74,7 +103,7 @@ def find_run(spec: str, runs_dir: Path) -> Run:
             f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
             + suggest(spec, known)
         )
-    for name in ("best.ckpt", "last.ckpt"):
+    for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
         if (path / CHECKPOINTS / name).is_file():
             return Run(path, path / CHECKPOINTS / name)
     raise InputError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")

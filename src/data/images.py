@@ -117,6 +117,19 @@ class ImageDataModule(InMemoryDataModule):
     def preprocessing(self) -> nn.Module:
         return deepcopy(self._normalize).cpu()
 
+    def read_image(self, file: Path) -> Tensor:
+        """Read an image of any size as a sample: scaled and cropped to (H, W, 3) uint8.
+
+        Raises:
+            ValueError: It is no readable image.
+        """
+        find_file(file)
+        return torch.from_numpy(_decode_one(file, self.image_size_px, resize=True).copy())
+
+    def find_images(self, folder: Path) -> list[Path]:
+        """List the images in a folder and the folders within, sorted."""
+        return sorted(path for path in folder.rglob("*") if _is_image(path))
+
     def training_images(self, most: int) -> Tensor:
         """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""
         dataset = self.datasets["train"]
@@ -188,9 +201,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         ValueError: There is none.
     """
-    found = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
+    found = sorted(path for path in folder.iterdir() if _is_image(path))
     if not found:
         raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
     return found
@@ -300,6 +311,10 @@ def load_array(path: Path) -> Tensor:
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     except (ValueError, EOFError, TypeError, SyntaxError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Remove it: it is made anew.") from None
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:

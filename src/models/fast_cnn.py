@@ -106,6 +106,9 @@ class FastCNN(SupervisedModule):
         outputs = self._mirrored(images)
         if self.test_time == "translate":
             unsure = outputs.softmax(1).amax(1) <= self.sure_above
+            if self.sure_above == 1 or torch.compiler.is_compiling():  # sizes depend on no value
+                shifted = (outputs + self._shifted(images)) / 2
+                return torch.where(unsure[:, None], shifted, outputs)
             outputs[unsure] = (outputs[unsure] + self._shifted(images[unsure])) / 2
         return outputs
 

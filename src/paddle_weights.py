@@ -1,0 +1,151 @@
+"""Weights for PaddlePaddle and from there: what has another name or shape in its layers.
+
+A ``.pdparams`` file, as ``paddle.save`` writes it, is a pickled dictionary of NumPy arrays.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Layers that both frameworks have; all others would need a translation of their own.
+TRANSLATED = (
+    *(nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.Tanh, nn.Identity),
+    *(nn.Flatten, nn.Dropout),
+)
+PADDLE_NAMES = {"running_mean": "_mean", "running_var": "_variance"}
+NO_WEIGHT = "num_batches_tracked"  # Paddle does not count them
+# All that arrays are made of in a pickle; anything else could run code.
+HARMLESS = {
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *(("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")),
+}
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError),
+    *(AttributeError, ArithmeticError, MemoryError, RecursionError, ImportError),
+)
+
+
+class ArraysOnly(pickle.Unpickler):
+    """Read a pickle that holds NumPy arrays and plain values, and refuse all others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"holds `{module}.{name}`, which could run code")
+        return super().find_class(module, name)
+
+
+def network_of(model: nn.Module) -> nn.Sequential:
+    """Return the network of a model if it is a sequence of layers that Paddle has too.
+
+    Raises:
+        ValueError: It is not.
+    """
+    network = getattr(model, "network", None)
+    if isinstance(network, nn.Sequential):
+        odd = [type(layer).__name__ for layer in network if type(layer) not in TRANSLATED]
+        if not odd:
+            return network
+    what = f"has a layer {odd[0]}" if isinstance(network, nn.Sequential) else "is no sequence"
+    known = ", ".join(layer.__name__ for layer in TRANSLATED)
+    raise ValueError(f"model: the network {what}. For Paddle, it is to be made of {known}.")
+
+
+def to_paddle(network: nn.Sequential) -> dict[str, np.ndarray[Any, Any]]:
+    """Translate the weights of a network: those of linear layers (out, in) -> (in, out)."""
+    return {
+        paddle_name(name): _turned(network, name, tensor).numpy(force=True).copy()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith(NO_WEIGHT)
+    }
+
+
+def from_paddle(state: Mapping[str, Any], network: nn.Sequential) -> dict[str, Tensor]:
+    """Translate weights back, for a network of the same layers.
+
+    Raises:
+        ValueError: They are of other layers.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith(NO_WEIGHT):
+            found[name] = tensor
+            continue
+        array, wanted = state.get(paddle_name(name)), tuple(_turned(network, name, tensor).shape)
+        if not isinstance(array, np.ndarray) or array.shape != wanted or array.dtype.kind != "f":
+            shape = getattr(array, "shape", "missing")
+            raise ValueError(f"`{paddle_name(name)}` is {shape} there and {wanted} here.")
+        found[name] = _turned(network, name, torch.from_numpy(array.astype(np.float32)))
+    known = {paddle_name(name) for name in found}
+    for name in state:
+        if name not in known and name != "StructuredToParameterName@@":
+            raise ValueError(f"`{name}` is there, and the model has no such weight.")
+    return found
+
+
+def write(path: Path, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write weights as ``paddle.load`` reads them."""
+    with path.open("wb") as file:
+        pickle.dump(dict(state), file, protocol=4)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file of weights that ``write`` or ``paddle.save`` has written.
+
+    Raises:
+        ValueError: It is no such file, or holds objects that would run code.
+    """
+    try:
+        with path.open("rb") as file:
+            state = ArraysOnly(file).load()
+    except UNREADABLE as error:
+        raise ValueError(f"RUN {path}: is no file of weights ({str(error)[:80]}).") from None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"RUN {path}: is no file of weights: no names.")
+    return state
+
+
+def paddle_network(network: nn.Sequential) -> Any:
+    """Make the same network in Paddle, a ``paddle.nn.Sequential`` with its own first weights."""
+    from paddle import nn as paddle_nn
+
+    return paddle_nn.Sequential(*(_layer(paddle_nn, layer) for layer in network))
+
+
+def paddle_name(name: str) -> str:
+    """Name a weight as Paddle does."""
+    layer, _, kind = name.rpartition(".")
+    return f"{layer}.{PADDLE_NAMES.get(kind, kind)}"
+
+
+def _turned(network: nn.Sequential, name: str, tensor: Tensor) -> Tensor:
+    """Transpose the weight of a linear layer, either way."""
+    layer, _, kind = name.rpartition(".")
+    is_matrix = isinstance(network.get_submodule(layer), nn.Linear) and kind == "weight"
+    return tensor.T if is_matrix else tensor
+
+
+def _layer(paddle_nn: Any, layer: Any) -> Any:
+    bias = None if getattr(layer, "bias", None) is not None else False
+    match layer:
+        case nn.Linear():
+            return paddle_nn.Linear(layer.in_features, layer.out_features, bias_attr=bias)
+        case nn.Conv2d():
+            sizes = (layer.in_channels, layer.out_channels, layer.kernel_size)
+            places = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            return paddle_nn.Conv2D(*sizes, *places, bias_attr=bias)
+        case nn.BatchNorm2d():
+            # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
+            momentum = 1 - (layer.momentum or 0.0)
+            return paddle_nn.BatchNorm2D(layer.num_features, momentum, layer.eps)
+        case nn.MaxPool2d():
+            return paddle_nn.MaxPool2D(layer.kernel_size, layer.stride, layer.padding)
+        case nn.Flatten():
+            return paddle_nn.Flatten(layer.start_dim, layer.end_dim)
+        case nn.Dropout():
+            return paddle_nn.Dropout(layer.p)
+    return getattr(paddle_nn, type(layer).__name__)()

@@ -1,0 +1,139 @@
+"""A trained model that is ready for use: samples in, probabilities or values out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from . import checkpoints
+from .cli import ProjectCLI
+from .errors import InputError
+from .find import Run, find_run
+
+
+class Predictor(nn.Module):
+    """A model with its preprocessing.
+
+    Takes samples as their source holds them: images (B, H, W, 3) uint8, or rows (B, F) float32.
+    Gives probabilities (B, K) float32 where the model tells classes apart, else its values.
+
+    Args:
+        model: The trained model.
+        preprocess: What turns samples into its inputs.
+        class_names: One a class, in the order of their numbers; None for a model of values.
+        data: The datamodule of the run, which reads files.
+    """
+
+    def __init__(
+        self,
+        model: LightningModule,
+        preprocess: nn.Module,
+        class_names: list[str] | None,
+        data: Any,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = preprocess
+        self.class_names = class_names
+        self.data = data
+        self.eval().requires_grad_(False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.finish(self.model(self.preprocess(samples)))
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Turn outputs of the model into probabilities, or leave them."""
+        return outputs if self.class_names is None else outputs.float().softmax(1)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a sample is an image, and no row of numbers."""
+        return hasattr(self.data, "read_image")
+
+    @property
+    def num_features(self) -> int | None:
+        """Numbers in a row, where samples are rows."""
+        return None if self.takes_images else self.model.hparams.get("num_features")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def read(self, file: str | Path) -> Tensor:
+        """Read an image file as the run's data would: (H, W, 3) uint8.
+
+        Raises:
+            ValueError: It is no readable image.
+        """
+        image: Tensor = self.data.read_image(Path(file))
+        return image
+
+    def random_samples(self, number: int, seed: int = 0) -> Tensor:
+        """Make samples of the right shape, to try a model with."""
+        random = torch.Generator().manual_seed(seed)
+        if self.takes_images:
+            size = self.data.image_size_px
+            return torch.randint(256, (number, size, size, 3), dtype=torch.uint8, generator=random)
+        return torch.randn(number, self.num_features or 1, generator=random)
+
+
+class ModelCLI(ProjectCLI):
+    """The model and data of a configuration, on the CPU, whatever it was trained on."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, training=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+
+
+def load(
+    run: str | Path = "last",
+    runs_dir: str | Path = "runs",
+    checkpoint: str = "best",
+    configs: Sequence[str] = (),
+) -> Predictor:
+    """Load the model of a run, ready for use.
+
+    Args:
+        run: A run folder, a .ckpt file, or ``last`` for the newest run.
+        runs_dir: Where ``last`` looks.
+        checkpoint: Of a folder, which one: ``best`` or ``last``.
+        configs: What the model of a lone .ckpt file was trained with.
+
+    Raises:
+        InputError: There is no such run.
+        ValueError: The checkpoint is damaged, or of another model than its configuration's.
+    """
+    return load_run(find_run(str(run), Path(runs_dir), checkpoint), configs)
+
+
+def load_run(run: Run, configs: Sequence[str] = ()) -> Predictor:
+    """Load the model of a run that has been found; see ``load``."""
+    checkpoint = checkpoints.load_checkpoint(run.checkpoint)
+    predictor = build(run.options(configs), checkpoint.get("class_names"))
+    checkpoints.check_matches(run.checkpoint, checkpoint, predictor.model)
+    predictor.model.load_state_dict(checkpoint["state_dict"])
+    return predictor
+
+
+def build(args: Sequence[str], class_names: list[str] | None = None) -> Predictor:
+    """Build the model that arguments of the command line ask for, with its first weights."""
+    cli = ModelCLI(args)
+    data = cli.datamodule
+    if not hasattr(data, "preprocessing"):
+        raise InputError(
+            f"data: {type(data).__name__} does not tell how it prepares samples. Give it a method "
+            "`preprocessing`, as InMemoryDataModule has."
+        )
+    num_classes = cli.model.hparams.get("num_classes")
+    names = None
+    if num_classes is not None:
+        known = class_names if isinstance(class_names, list) else []
+        fits = len(known) == num_classes and all(isinstance(name, str) for name in known)
+        names = known if fits else [str(number) for number in range(num_classes)]
+    return Predictor(cli.model, data.preprocessing(), names, data)
