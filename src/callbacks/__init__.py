@@ -1,6 +1,7 @@
 """Behaviour that Lightning's own callbacks do not have."""
 
 from .checkpoint import Checkpoint as Checkpoint
+from .confusion import Confusion as Confusion
 from .graceful_stop import GracefulStop as GracefulStop
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
