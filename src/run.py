@@ -3,7 +3,6 @@
 import csv
 import datetime
 import io
-import json
 import os
 import platform
 import shutil
@@ -23,8 +22,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from . import status
+from .files import write_json, write_whole
 from .find import CHECKPOINTS, ROOT
 from .optim import HORIZON
+from .safe_yaml import flatten
 
 
 def new_folder(runs_dir: Path, experiment: str, run_name: str | None, again: bool) -> Path:
@@ -116,14 +118,6 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                     f"{old.get(key)}. Train longer in a new run, or begin with "
                     f"model.lr_scheduler.{horizon} set."
                 )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into one, with keys joined by points."""
-    if not isinstance(tree, Mapping) or not tree:
-        return {prefix: tree}
-    parts = (flatten(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in tree.items())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 class MetricsCSV(Logger):
@@ -243,7 +237,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 class RunFiles(Callback):
-    """Write ``config.yaml`` and ``environment.json`` when a run begins, and resume its metrics.
+    """Write what a run is and that it has begun, and resume its metrics.
 
     Args:
         folder: Folder of the run.
@@ -265,6 +259,7 @@ class RunFiles(Callback):
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             write_whole(self.folder / "config.yaml", self.config)
             write_json(self.folder / "environment.json", environment(trainer))
+            status.begin(self.folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was gone on with.
@@ -308,18 +303,6 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "lightning": str(lightning.__version__),
         "packages": _versions(),
     }
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds all of it or what it held before."""
-    part = path.with_suffix(".part")
-    part.write_text(text, newline="")
-    os.replace(part, path)
 
 
 def is_rank_zero() -> bool:

@@ -1,5 +1,6 @@
 """Read YAML from anybody: it cannot run code, nor become far more than what is written."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -56,3 +57,11 @@ def expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
 def refusal(problem: str) -> yaml.MarkedYAMLError:
     """Say what is wrong with YAML, as its own parser would."""
     return yaml.MarkedYAMLError(problem=problem)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one, with keys joined by points."""
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix: tree}
+    parts = (flatten(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in tree.items())
+    return {key: value for part in parts for key, value in part.items()}

@@ -8,13 +8,14 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from . import checkpoints, run
+from . import checkpoints, run, status
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
 from .devices import end_others, ending_with_first, leave_at_exit
 from .errors import STATUS_INTERRUPTED
-from .explain import explained
+from .explain import explain, explained
+from .files import write_json
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -32,7 +33,7 @@ def train(args: Sequence[str]) -> None:
     cli = ProjectCLI(args)
     assert cli.folder is not None
     unused = run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step)
-    with ending_with_first(), unused:
+    with ending_with_first(), unused, status.recorded(cli.folder, explain):
         try:
             fit_and_test(cli, cli.folder)
         except SystemExit as stop:
@@ -72,7 +73,8 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
         metrics["train_seconds"] = cli.measured.train_seconds
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
     if not dry:
-        run.write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", metrics)
+        status.end(folder, "done")
     shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
     rows += reported.items()

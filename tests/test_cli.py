@@ -63,6 +63,7 @@ def test_folder_of_a_run(tiny_run: Path) -> None:
     names = {p.name for p in tiny_run.iterdir() if not p.name.startswith("events.out.tfevents")}
     assert names == {
         *("checkpoints", "config.yaml", "environment.json", "metrics.csv", "metrics.json"),
+        "status.json",
     }
     assert {p.name for p in (tiny_run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert list(tiny_run.glob("events.out.tfevents*"))

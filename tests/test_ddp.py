@@ -81,6 +81,7 @@ def test_processes(
         "environment.json",
         "metrics.csv",
         "metrics.json",
+        "status.json",
     ]
     assert len(list(several.glob("events.*"))) == len(list(one.glob("events.*")))
     assert json.loads((several / "environment.json").read_text())["num_devices"] == number

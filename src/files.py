@@ -1,0 +1,44 @@
+"""Small files of a run: written whole or not at all, and read whatever has become of them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 4 * 2**20  # that a small file may have
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds all of it or what it held before."""
+    part = path.with_suffix(".part")
+    try:
+        part.write_text(text, newline="")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_text(path: Path) -> str | None:
+    """Read a small file; None where it is none, or cannot be read."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:  # a pipe would be waited for
+            return None
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small file that holds a mapping; of any other, none is left."""
+    try:
+        content = json.loads(read_text(path) or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
