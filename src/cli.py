@@ -25,6 +25,7 @@ from .callbacks import (
     GracefulStop,
     GradientAccumulation,
     GradientClipping,
+    GradientNorms,
     LayerCheck,
     Lookahead,
     LRMonitor,
@@ -50,6 +51,7 @@ class Callbacks:
     Args:
         nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
         layer_check: Name the first layer that makes NaN or infinity.
+        gradient_norms: Log the size of each layer's gradient.
         gradient_clipping: Limit gradients before each step.
         gradient_accumulation: Several batches for one optimizer step.
         lookahead: Average weights, and go on from the average.
@@ -62,7 +64,8 @@ class Callbacks:
 
     nonfinite: Nonfinite | None = None
     layer_check: LayerCheck | None = None
-    gradient_clipping: GradientClipping | None = None  # after what leaves steps out
+    gradient_norms: GradientNorms | None = None  # after what leaves steps out
+    gradient_clipping: GradientClipping | None = None  # after what looks at gradients whole
     gradient_accumulation: GradientAccumulation | None = None
     lookahead: Lookahead | None = None
     lr_monitor: LRMonitor | None = None
@@ -75,6 +78,7 @@ class Callbacks:
 # On unless switched off: they need no choice.
 DEFAULT_CALLBACKS = {
     "nonfinite": Nonfinite,
+    "gradient_norms": GradientNorms,
     "gradient_accumulation": GradientAccumulation,
     "lr_monitor": LRMonitor,
     "checkpoint": Checkpoint,

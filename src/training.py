@@ -117,7 +117,7 @@ def remember_signature(model: LightningModule) -> None:
 
 def is_result(name: str) -> bool:
     """Tell whether a metric belongs in the table: a result, and not a reading on the way."""
-    on_the_way = ("lr", "grad/", "momentum", "weight_decay", "memory_mib")
+    on_the_way = ("lr", "grad/", "grad_norm/", "momentum", "weight_decay", "memory_mib")
     return not name.startswith(on_the_way) and not name.endswith("_step")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -15,15 +16,24 @@ from tests.conftest import TINY
 from tests.tiny import TinyModel
 
 METRICS = ["train/loss", "val/acc", "val/loss", "test/acc", "test/loss", "steps", "grad/norm"]
-CLIPPED = [*TINY, "--callbacks.gradient_clipping.max_norm", "0.4"]
+CLIPPED = [
+    *(*TINY, "--callbacks.gradient_clipping.max_norm", "0.4"),
+    *("--callbacks.gradient_norms.every_n_steps", "1"),
+]
 # Biases do not decay: parameters lie in groups in another order than in the model.
 DECAY = ["--model.optimizer.weight_decay", "0.1"]
 
 
 def norms(run: Path) -> list[float]:
-    """List the gradient norms in ``metrics.csv``."""
+    """List the gradient norms in ``metrics.csv``, which must be those of all layers together."""
+    found = []
     with (run / "metrics.csv").open() as file:
-        return [float(row["grad/norm"]) for row in csv.DictReader(file) if row["grad/norm"]]
+        for row in csv.DictReader(file):
+            if row["grad/norm"]:
+                layers = [float(row[f"grad_norm/network.{number}"]) for number in (0, 3)]
+                assert float(row["grad/norm"]) == pytest.approx(math.hypot(*layers), rel=1e-5)
+                found.append(float(row["grad/norm"]))
+    return found
 
 
 def test_begun_and_ended_on_one_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

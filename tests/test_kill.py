@@ -15,6 +15,7 @@ EVERYTHING = [
     *("--callbacks.checkpoint.every_n_steps", "1", "--trainer.log_every_n_steps", "2"),
     *("--callbacks.gradient_accumulation.batches", "2", "--data.batch_size", "16"),
     *("--callbacks.lookahead.every_n_steps", "2", "--model.dropout", "0.3"),
+    *("--callbacks.gradient_norms.every_n_steps", "2"),
 ]
 
 
