@@ -26,6 +26,7 @@ from .callbacks import (
     GradientAccumulation,
     GradientClipping,
     GradientNorms,
+    ImageSummaries,
     LayerCheck,
     Lookahead,
     LRMonitor,
@@ -56,6 +57,7 @@ class Callbacks:
         gradient_accumulation: Several batches for one optimizer step.
         lookahead: Average weights, and go on from the average.
         lr_monitor: Log learning rate, momentum and weight decay.
+        image_summaries: Images, features, filters and mistakes for TensorBoard.
         checkpoint: Write best.ckpt and last.ckpt.
         early_stopping: Lightning's own: stop when a metric no longer improves.
         throughput: Measure samples per second and memory.
@@ -69,6 +71,7 @@ class Callbacks:
     gradient_accumulation: GradientAccumulation | None = None
     lookahead: Lookahead | None = None
     lr_monitor: LRMonitor | None = None
+    image_summaries: ImageSummaries | None = None
     checkpoint: Checkpoint | None = None
     early_stopping: EarlyStopping | None = None
     throughput: Throughput | None = None
@@ -81,6 +84,7 @@ DEFAULT_CALLBACKS = {
     "gradient_norms": GradientNorms,
     "gradient_accumulation": GradientAccumulation,
     "lr_monitor": LRMonitor,
+    "image_summaries": ImageSummaries,
     "checkpoint": Checkpoint,
     "throughput": Throughput,
     "progress": Progress,

@@ -6,6 +6,7 @@ from .graceful_stop import GracefulStop as GracefulStop
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
 from .gradient_norms import GradientNorms as GradientNorms
+from .image_summaries import ImageSummaries as ImageSummaries
 from .layer_check import LayerCheck as LayerCheck
 from .lookahead import Lookahead as Lookahead
 from .lr_monitor import LRMonitor as LRMonitor

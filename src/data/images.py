@@ -130,6 +130,10 @@ class ImageDataModule(InMemoryDataModule):
         """List the images in a folder and the folders within, sorted."""
         return sorted(path for path in folder.rglob("*") if _is_image(path))
 
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """Bring back pixels from inputs of the model: (B, C, H, W) -> (B, H, W, C) uint8."""
+        return self._normalize.inverse(inputs)
+
     def training_images(self, most: int) -> Tensor:
         """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""
         dataset = self.datasets["train"]
