@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -326,11 +326,13 @@ def discarded_if_unused(folder: Path, steps: Callable[[], int]) -> Iterator[None
         raise
 
 
-def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Print a two-column table."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+def print_table(
+    title: str, rows: Iterable[tuple[str, ...]], columns: Sequence[str] = ("", "")
+) -> None:
+    """Print a table, the first of whose columns names what is in the others."""
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for number, name in enumerate(columns):
+        table.add_column(name, style=None if number else "bold", overflow="fold")
     for row in rows:
         table.add_row(*row)
     # In a pipe or a job's log no path is broken in two.

@@ -15,9 +15,15 @@ NAME = "status.json"
 STATES = ("running", "done", "failed", "stopped")
 KILLED = "killed"  # what is wrong with a run whose process is gone without a word
 KINDS: dict[str, tuple[type, ...]] = {
-    **{"state": (str,), "pid": (int,), "host": (str,), "process_started": (int, type(None))},
-    **{"started": (str,), "session_started": (str,), "ended": (str, type(None))},
-    **{"seconds": (int, float), "error": (str, type(None))},
+    "state": (str,),
+    "pid": (int,),
+    "host": (str,),
+    "process_started": (int, type(None)),
+    "started": (str,),
+    "session_started": (str,),
+    "ended": (str, type(None)),
+    "seconds": (int, float),
+    "error": (str, type(None)),
 }
 
 

@@ -1,0 +1,178 @@
+"""Predictions for rows of CSV files, by the command and in Python."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src import predict
+from src.predictor import load
+from tests.commands import TRAIN, fails
+from tests.tiny import TinyModel
+
+ROWS = [[2.0, 0.0, 0.0, 0.5], [0.0, 2.0, 0.0, -0.5], [0.0, 0.0, 2.0, 1e-3]]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Three rows that are right, between some that are not."""
+    path = tmp_path / "rows.csv"
+    good = [",".join(map(str, row)) for row in ROWS]
+    odd = ["", "1,2,x,4", "1,2", "1,nan,3,4", "1,2,3,1e39"]
+    path.write_text("\n".join(["a,b,c,d", good[0], *odd, good[1], good[2], ""]))
+    return path
+
+
+def expected(run: Path) -> Tensor:
+    """What the model itself gives for ``ROWS``, without any of the code in question."""
+    model = TinyModel.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+    with torch.no_grad():
+        probabilities: Tensor = model(torch.tensor(ROWS)).softmax(1)
+    return probabilities
+
+
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    assert predict.main(args) == 0
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_rows(tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = printed([str(tiny_run), str(table), "--batch_size", "2", "--top_k", "3"], capsys)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    names = ["label", "probability", "label_2", "probability_2", "label_3", "probability_3"]
+    assert list(rows[0]) == ["file", "row", *names, "error"]
+    assert [row["row"] for row in rows] == ["1", "2", "3", "4", "5", "6", "7"]
+    assert {row["file"] for row in rows} == {str(table)}
+    assert [row["error"] for row in rows] == [
+        "",
+        "'x' is no finite number",
+        "it has 2 columns, too few",
+        "'nan' is no finite number",
+        "'1e39' is no finite number",
+        "",
+        "",
+    ]
+    right = [row for row in rows if not row["error"]]
+    for row, wanted in zip(right, expected(tiny_run), strict=True):
+        found = {row[f"label{n}"]: float(row[f"probability{n}"]) for n in ("", "_2", "_3")}
+        assert [found[str(label)] for label in range(3)] == pytest.approx(wanted.tolist(), rel=1e-6)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert all(row["label"] == "" for row in rows if row["error"])
+    assert err == "warning: 4 of 7 could not be read: see `error` in their rows.\n"
+
+
+def test_json_lines(
+    tiny_run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    assert printed([str(tiny_run), str(table), "--output", str(output)], capsys)[0] == ""
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    best = expected(tiny_run).max(1)
+    assert rows[0] == {
+        "file": str(table),
+        "row": 1,
+        "label": str(int(best.indices[0])),
+        "probability": pytest.approx(float(best.values[0]), rel=1e-6),
+    }
+    assert rows[1] == {"file": str(table), "row": 2, "error": "'x' is no finite number"}
+
+
+def test_columns_by_name(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features in another order, beside a column of words."""
+    path = tmp_path / "more.csv"
+    lines = [f"name,{row[3]},{row[0]},{row[1]},{row[2]}" for row in ROWS]
+    path.write_text("\n".join(["id,d,a,b,c", *lines]))
+    out, _ = printed([str(tiny_run), str(path), "--columns", "a,b,c,d"], capsys)
+    plain = tmp_path / "plain.csv"
+    plain.write_text("\n".join(",".join(map(str, row)) for row in ROWS))  # no names: all are rows
+    out_plain, _ = printed([str(tiny_run), str(plain)], capsys)
+    assert out.replace(str(path), "") == out_plain.replace(str(plain), "")
+    assert len(out.splitlines()) == 4
+
+
+def test_no_csv_at_all(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes of any kind are rows with an error, or a refusal, and never a traceback."""
+    path = tmp_path / "odd.csv"
+    path.write_bytes(b"1,2,3,4\n\xff\xfe\x00,2,3,4\n1,2,3," + b"9" * 200_000 + b"\n5,6,7,8\n")
+    out, _ = printed([str(tiny_run), str(path)], capsys)
+    errors = [bool(row["error"]) for row in csv.DictReader(io.StringIO(out))]
+    assert errors == [False, True, True, False]
+
+
+def test_python(tiny_run: Path) -> None:
+    predictor = load(tiny_run)
+    torch.testing.assert_close(predictor(torch.tensor(ROWS)), expected(tiny_run))
+    assert predictor.class_names == ["0", "1", "2"]
+    assert not predictor.training
+    last = load("last", runs_dir=tiny_run.parents[1], checkpoint="last")
+    weights = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[n], t) for n, t in last.model.state_dict().items())
+
+
+def test_lone_checkpoint(
+    tiny_run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = tmp_path / "lone.ckpt"
+    shutil.copy(tiny_run / "checkpoints/best.ckpt", lone)
+    message = f"RUN {lone}: has no config.yaml beside it. Give the --config it was trained with."
+    fails(predict.main, [str(lone), str(table)], message, capsys)
+    config = ["--config", str(tiny_run / "config.yaml")]
+    assert printed([str(lone), str(table), *config], capsys) == printed(
+        [str(tiny_run), str(table)], capsys
+    )
+
+
+def test_bad_input(
+    tiny_run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def expect(message: str, *args: str) -> None:
+        fails(predict.main, [str(tiny_run), *args], message, capsys)
+
+    near = f"INPUT {tmp_path}/row.csv: there is no such file or folder. Did you mean `{table}`?"
+    expect(near, f"{tmp_path}/row.csv")
+    folder = f"INPUT {tmp_path}: TinyModel does not take it. Give a CSV file of numbers."
+    expect(folder, str(tmp_path))
+    given = [str(table)]
+    no_column = f"--columns e: {table} has none. Available: a, b, c, d."
+    expect(no_column, *given, "--columns", "a,b,c,e")
+    few = f"INPUT {table}: has 2 columns, but TinyModel takes 4. Choose them by --columns."
+    expect(few, *given, "--columns", "a,b")
+    expect("--top_k 4: is more than the model has classes, 3.", *given, "--top_k", "4")
+    expect("--top_k 0: is not at least 1.", *given, "--top_k", "0")
+    typo = "--formt: python -m src.predict has no such option. Did you mean `--format`?"
+    expect(typo.replace("src", predict.__name__.partition(".")[0]), *given, "--formt", "csv")
+    choice = "--format cvs: is no choice. Did you mean `csv`? Available: csv, jsonl."
+    expect(choice, *given, "--format", "cvs")
+    itself = f"--output {table}: is an input. Choose another file."
+    expect(itself, *given, "--output", str(table))
+    assert "2.0,0.0,0.0,0.5" in table.read_text()
+    nowhere = f"--output {tmp_path}/no/x.csv: there is no folder {tmp_path}/no. Give the name of a "
+    expect(f"{nowhere}file.", *given, "--output", f"{tmp_path}/no/x.csv")
+
+
+def test_reader_that_goes_away(tiny_run: Path, table: Path) -> None:
+    """As with ``| head -1``: no traceback."""
+    module = TRAIN[1].replace("train", "predict")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(tiny_run), str(table)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert done.returncode == 0
