@@ -2,8 +2,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
-# Dependency groups to install beside the project and its tools, each with a locks/NAME.lock.
-EXTRAS ?= template
+# Dependency groups to install beside the project and its tools, each with a locks/NAME.lock: those
+# installed already, at first this one, and what is added, as in make setup ADD=wandb.
+FIRST_EXTRAS = template
+ADD ?=
+INSTALLED = $(patsubst .requirements-%,%,$(notdir $(wildcard $(VENV)/.requirements-*)))
+EXTRAS ?= $(sort $(or $(subst -, ,$(INSTALLED)),$(FIRST_EXTRAS)) $(ADD))
 LOCKS = requirements.lock $(EXTRAS:%=locks/%.lock)
 # The stamp names the extras, and is older than a changed lock: either installs again.
 STAMP = $(VENV)/.requirements$(subst $() ,,$(EXTRAS:%=-%))

@@ -18,6 +18,7 @@ Answers = dict[str, str]
 
 COPIED = [
     *("src", "tests", "configs", "scripts", "Makefile", "pyproject.toml", "requirements.lock"),
+    *("locks/export.lock", "locks/paddle.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info")
@@ -50,6 +51,7 @@ EXAMPLES = {
         "tests/models/test_fast_cnn.py",
         "tests/models/test_simple_cnn.py",
         "tests/test_image_experiments.py",
+        "tests/test_image_use.py",
     ],
 }
 # With neither: the model and data of the README's recipe.
@@ -193,7 +195,8 @@ def set_names(answers: Answers) -> None:
     else:
         set_line(pyproject, r'license = ".*"', f"license = {quoted(answers['license'])}")
     set_line(pyproject, r'files = \["src", "tests", .*\]', 'files = ["src", "tests"]')
-    set_line(Path("Makefile"), r"EXTRAS \?= template", f"EXTRAS ?= {logger}".replace(" none", ""))
+    first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
+    set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
     for group in ["template", *LOGGERS]:
         if group != logger:
             set_line(pyproject, rf"{group} = \[.*\]\n", "")

@@ -61,7 +61,7 @@ def check_packages(format_: str) -> None:
         if find_spec(package) is None:
             raise InputError(
                 f"--format {format_}: needs the package {package}, which is not installed.\n"
-                f'Install it: make setup EXTRAS="{extra}"'
+                f"Install it: make setup ADD={extra}"
             )
 
 

@@ -46,12 +46,15 @@ def compare(predictor: Predictor, compute: Compute) -> float:
     """Return the largest difference between a file's outputs and the model's on random samples.
 
     Raises:
+        ValueError: The model gives no numbers.
         RuntimeError: It is more than rounding explains.
     """
     largest = 0.0
     for number, size in enumerate(BATCHES):
         samples = predictor.random_samples(size, seed=number)
         expected, found = predictor(samples), compute(samples)
+        if not expected.isfinite().all():
+            raise ValueError("RUN: the model's outputs are NaN or infinite. Export another.")
         if expected.shape != found.shape:
             raise RuntimeError(f"The file gives {found.shape} in place of {expected.shape}.")
         difference = float((expected - found).abs().max())

@@ -23,7 +23,7 @@ ALLOWED = {
     "runs": {"checks", "errors", "files", "safe_yaml", "status"},
     "run": {"files", "find", "optim", "safe_yaml", "status"},
     "checks": set(),
-    "errors": set(),
+    "errors": {"checks"},
     "find": {"checks", "errors"},
     "safe_yaml": set(),
     "signatures": {"find"},

@@ -322,7 +322,8 @@ def test_checkpoints(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixtu
     expect(f"RUN nope: no such file or folder. {GIVE_RUN}…", "nope")
     expect(f"RUN {tmp_path}: no checkpoint in {tmp_path}/checkpoints.", str(tmp_path))
     expect("RUN last: there is no run in nowhere. Train one first.", "last", "--runs_dir=nowhere")
-    expect("--split tset: is no split. Use `test` or `val`.", "last", "--split", "tset")
+    choices = "Did you mean `test`? Available: test, val."
+    expect(f"--split tset: is no choice. {choices}", "last", "--split", "tset")
     usage = "See python -m src.evaluate --help."
     expect(f"the following arguments are required: RUN. {usage}")
 

@@ -146,8 +146,7 @@ def test_bad_input(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     known = "Available: ckpt, onnx, paddle, safetensors, torch."
     expect(f"--format onx: is no choice. Did you mean `onnx`? {known}", "--format", "onx")
-    module = export.__name__.partition(".")[0]
-    usage = f"See python -m {module}.export --help."
+    usage = f"See python -m {export.__name__} --help."
     expect(f"the following arguments are required: --format. {usage}")
     best = run / "checkpoints/best.ckpt"
     itself = f"--output {best}: is what is exported. Choose another file."
@@ -176,7 +175,7 @@ def test_missing_package(
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == package else name)
     message = f"--format {format_}: needs the package {package}, which is not installed.\n"
-    install = f'  Install it: make setup EXTRAS="{extra}"'
+    install = f"  Install it: make setup ADD={extra}"
     fails(export.main, [str(run), "--format", format_], message + install, capsys)
 
 
@@ -222,3 +221,14 @@ def test_paddle(run: Path) -> None:
     assert path.name == "best.pdparams"
     weight = state(run, "best.ckpt")["network.0.weight"]
     np.testing.assert_array_equal(paddle_weights.read(path)["0.weight"], weight.numpy().T)
+
+
+def test_model_that_gives_no_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = paddle_weights.to_paddle(paddle_weights.network_of(load(run).model))
+    weights["0.bias"][0] = np.nan
+    path = run.parent / "broken.pdparams"
+    paddle_weights.write(path, weights)
+    message = "RUN: the model's outputs are NaN or infinite. Export another."
+    args = [str(path), "--config", str(run / "config.yaml"), "--format", "ckpt"]
+    fails(export.main, args, message, capsys)
+    assert list(run.parent.glob("broken*")) == [path]

@@ -1,5 +1,6 @@
 """Whatever is in configs, on the command line and in checkpoints: no traceback, no half a file."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 import yaml
 from hypothesis import strategies as st
 
-from src import evaluate, train
+from src import evaluate, export, paddle_weights, predict, train
 from src.options import parser_options
+from src.predictor import load
 from tests.conftest import TINY
 from tests.fuzzing import check_files, damaged, few_and_many, fuzz, outcome
 
@@ -178,3 +180,44 @@ def test_checkpoints(command: str, examples: int, half: Path, tmp_path: Path) ->
             check_files(run)
 
     fuzz(check, damaged(whole.read_bytes()), examples)
+
+
+CELLS = st.sampled_from(["1", "-2.5e3", "1e39", "nan", "", " ", "x", '"', '"a,b"', "\0", "é", "\r"])
+ROWS = st.lists(st.lists(CELLS, max_size=6).map(",".join), max_size=6).map("\n".join)
+
+
+@few_and_many
+def test_tables(examples: int, half: Path, tmp_path: Path) -> None:
+    """A row of predictions for each row, or one refusal."""
+    table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
+    good = b"a,b,c,d\n1,2,3,4\n5,6,7,8\n9,10,11,12\n"
+
+    def check(content: bytes) -> None:
+        table.write_bytes(content)
+        output.unlink(missing_ok=True)
+        if outcome(predict.main, [str(half), str(table), "--output", str(output)]) == 0:
+            rows = [json.loads(line) for line in output.read_text().splitlines()]
+            assert [row["row"] for row in rows] == list(range(1, len(rows) + 1))
+            assert all(("error" in row) != ("label" in row) for row in rows)
+        else:
+            assert not output.exists()
+
+    fuzz(check, damaged(good) | ROWS.map(str.encode) | st.binary(max_size=40), examples)
+
+
+@few_and_many
+def test_weights_of_paddle(examples: int, half: Path, tmp_path: Path) -> None:
+    """A file that can still be read gives a checkpoint that is whole, any other gives none."""
+    given, made = tmp_path / "theirs.pdparams", tmp_path / "theirs.ckpt"
+    network = paddle_weights.network_of(load(half).model)
+    paddle_weights.write(given, paddle_weights.to_paddle(network))
+    config = ["--config", str(half / "config.yaml"), "--format", "ckpt"]
+
+    def check(content: bytes) -> None:
+        given.write_bytes(content)
+        made.unlink(missing_ok=True)
+        status = outcome(export.main, [str(given), *config])
+        assert made.exists() == (status == 0)
+        check_files(tmp_path)
+
+    fuzz(check, damaged(given.read_bytes()), examples)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from src import evaluate, safe_yaml, train
+from src import evaluate, export, predict, safe_yaml, train
 from tests.commands import fails
 from tests.conftest import TINY
 
@@ -47,13 +47,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def refuses(
     run: Path, content: bytes | bytearray, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Check that evaluating and resuming refuse a checkpoint, and change nothing."""
+    """Check that whoever opens it refuses a checkpoint, and changes nothing."""
     last = run / "checkpoints/last.ckpt"
     for name in ("best.ckpt", "last.ckpt"):
         (run / "checkpoints" / name).write_bytes(content)
     before = contents(run.parents[1])
     message = message.format(path=last)
     fails(evaluate.main, [str(last)], message, capsys)
+    fails(predict.main, [str(last), str(run / "metrics.csv")], message, capsys)
+    fails(export.main, [str(last), "--format", "torch"], message, capsys)
     fails(train.main, ["--resume", str(last), "--runs_dir", str(run.parents[1])], message, capsys)
     assert contents(run.parents[1]) == before
 

@@ -142,20 +142,29 @@ def test_nothing_heavy_is_needed(
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("command", "args", "message"),
     [
-        (["nope"], "RUN nope: no such file or folder."),
-        (["{run}", "--split", "tset"], "--split tset: is no split."),
-        (["{run}", "--trainer.device", "1"], f"trainer.device: trainer {meant('devices')}"),
-        (["{run}", "--callbacks.chekpoint", "null"], "callbacks.chekpoint: callbacks has no such"),
+        ("evaluate", ["nope"], "RUN nope: no such file or folder."),
+        ("evaluate", ["{run}", "--split", "tset"], "--split tset: is no choice."),
+        *(
+            ("evaluate", ["{run}", f"--{option}", "1"], message)
+            for option, message in {
+                "trainer.device": f"trainer.device: trainer {meant('devices')}",
+                "callbacks.chekpoint": "callbacks.chekpoint: callbacks has no such",
+            }.items()
+        ),
+        ("predict", ["{run}", "nope.csv"], "INPUT nope.csv: there is no such file or folder."),
+        ("predict", ["{run}", "{run}", "--top", "1"], "--top: python -m "),
+        ("export", ["{run}", "--format", "onx"], "--format onx: is no choice."),
+        ("export", ["nope", "--format", "ckpt"], "RUN nope: no such file or folder."),
     ],
 )
-def test_evaluate_needs_nothing_heavy(
-    args: list[str], message: str, tiny_run: Path, tmp_path: Path
+def test_other_commands_need_nothing_heavy(
+    command: str, args: list[str], message: str, tiny_run: Path, tmp_path: Path
 ) -> None:
     given = [arg.format(run=tiny_run) for arg in args]
     missing = "raise ImportError('missing')"
-    status, printed = run("evaluate", *given, folder=tmp_path, at_import=missing)
+    status, printed = run(command, *given, folder=tmp_path, at_import=missing)
     assert printed.startswith(f"error: {message}")
     assert status == 2
 

@@ -150,8 +150,9 @@ def test_bad_input(
     expect(few, *given, "--columns", "a,b")
     expect("--top_k 4: is more than the model has classes, 3.", *given, "--top_k", "4")
     expect("--top_k 0: is not at least 1.", *given, "--top_k", "0")
-    typo = "--formt: python -m src.predict has no such option. Did you mean `--format`?"
-    expect(typo.replace("src", predict.__name__.partition(".")[0]), *given, "--formt", "csv")
+    command = f"python -m {predict.__name__}"
+    typo = f"--formt: {command} has no such option. Did you mean `--format`?"
+    expect(typo, *given, "--formt", "csv")
     choice = "--format cvs: is no choice. Did you mean `csv`? Available: csv, jsonl."
     expect(choice, *given, "--format", "cvs")
     itself = f"--output {table}: is an input. Choose another file."

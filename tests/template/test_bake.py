@@ -43,14 +43,14 @@ IDS = ["-".join(case.values()) for case in CASES]
 # Which example a file belongs to is seen from its name.
 REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
 VISION = re.compile(
-    r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|hostile_images|image_experiments|image_folder|images|pictures"
-    r"|simple_cnn|synthetic_images)\.(py|yaml)$"
+    r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|hostile_images|image_experiments"
+    r"|image_folder|image_use|images|pictures|simple_cnn|synthetic_images)\.(py|yaml)$"
 )
 
 
 def expected_files(case: dict[str, str]) -> set[str]:
     kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore", ".gitattributes"}
-    kept |= {".pre-commit-config.yaml", "README.md"}
+    kept |= {".pre-commit-config.yaml", "README.md", "locks/export.lock", "locks/paddle.lock"}
     for folder in ("src", "tests", "configs", "scripts"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
     kept -= {name for name in kept if name.startswith("tests/template/")}

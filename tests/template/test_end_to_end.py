@@ -69,7 +69,7 @@ def test_project(
         hide_torchvision(tmp_path / "hiding", monkeypatch)
     package = answers.get("package_name", "src")
     # This environment in place of one of the project's own: the stamp counts as up to date.
-    installed = [f"VENV={sys.prefix}", "--old-file", f"{sys.prefix}/.requirements"]
+    installed = [f"VENV={sys.prefix}", "EXTRAS=", "--old-file", f"{sys.prefix}/.requirements"]
 
     def make(target: str, args: str = "") -> str:
         return run("make", target, *installed, f"ARGS={args}", folder=project)

@@ -222,7 +222,7 @@ def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
     [
         ("pyproject.toml", ('license = "MIT"', 'license = {text = "MIT"}')),
         ("src/find.py", ("DEFAULT_CONFIG = ", "DEFAULT_CONFIG: str = ")),
-        ("Makefile", ("EXTRAS ?= ", "EXTRAS = ")),
+        ("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := ")),
     ],
 )
 def test_place_that_is_gone(
