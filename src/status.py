@@ -127,10 +127,10 @@ def look(folder: Path) -> Progress:
         return Progress(status.state, status.error, status.seconds, since)
     state, error, until = "running", None, time.time()
     if metrics.is_file():
-        state, until = "done", _changed(metrics)
+        state, until = "done", changed(metrics)
     elif status.host == platform.node() and not is_same_process(status, status.pid):
         state, error = "failed", KILLED
-        until = max(_changed(folder / name) for name in ("metrics.csv", "checkpoints/last.ckpt"))
+        until = max(changed(folder / name) for name in ("metrics.csv", "checkpoints/last.ckpt"))
     return Progress(state, error, status.seconds + max(until - since, 0.0), since)
 
 
@@ -171,7 +171,8 @@ def _unix(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _changed(path: Path) -> float:
+def changed(path: Path) -> float:
+    """Tell when a file was written last, Unix time; 0 where it is not there."""
     try:
         return path.stat().st_mtime
     except OSError:
