@@ -12,6 +12,7 @@ from typing import NamedTuple
 from .files import read_json, write_json
 
 NAME = "status.json"
+LAST = "checkpoints/last.ckpt"
 STATES = ("running", "done", "failed", "stopped")
 KILLED = "killed"  # what is wrong with a run whose process is gone without a word
 KINDS: dict[str, tuple[type, ...]] = {
@@ -72,13 +73,18 @@ def begin(folder: Path) -> None:
 
 
 def end(folder: Path, state: str, error: str | None = None) -> None:
-    """Write how a run has ended, if this process has begun it and it has not ended yet."""
+    """Write how a run has ended, if this process has begun it or found nothing left to train."""
     status = read(folder)
-    if status and status.state == "running" and is_same_process(status, os.getpid()):
-        seconds = status.seconds + max(time.time() - _unix(status.session_started), 0.0)
+    if status is None:
+        return
+    is_own = status.state == "running" and is_same_process(status, os.getpid())
+    if is_own or state == "done":
+        # By now the test has written metrics, but no checkpoint.
+        until = time.time() if is_own else changed(folder / LAST)
+        seconds = spent(folder, status, until)
         lines = (error or "").strip().splitlines()
-        done = status._replace(state=state, ended=utc_now(), seconds=round(seconds, 3))
-        _write(folder, done._replace(error=lines[0] if lines else None))
+        ended = status._replace(state=state, ended=utc_now(), seconds=round(seconds, 3))
+        _write(folder, ended._replace(error=lines[0] if lines else None))
 
 
 @contextmanager
@@ -122,16 +128,34 @@ def look(folder: Path) -> Progress:
     metrics = folder / "metrics.json"  # there once a run is done
     if status is None:
         return Progress("done" if metrics.is_file() else "stopped")
-    since = _unix(status.session_started)
-    if status.state != "running":
-        return Progress(status.state, status.error, status.seconds, since)
-    state, error, until = "running", None, time.time()
-    if metrics.is_file():
+    state, error, until = status.state, status.error, None
+    if state == "running" and metrics.is_file():
         state, until = "done", changed(metrics)
-    elif status.host == platform.node() and not is_same_process(status, status.pid):
+    elif state == "running" and is_gone(status):
         state, error = "failed", KILLED
-        until = max(changed(folder / name) for name in ("metrics.csv", "checkpoints/last.ckpt"))
-    return Progress(state, error, status.seconds + max(until - since, 0.0), since)
+    elif state == "running":
+        until = time.time()
+    return Progress(state, error, spent(folder, status, until), _unix(status.session_started))
+
+
+def spent(folder: Path, status: Status, until: float | None = None) -> float:
+    """Count the seconds of all sessions.
+
+    Args:
+        folder: Folder of the run.
+        status: What was written last.
+        until: End of a session that has not written it, Unix time; else when it last wrote at all.
+    """
+    if status.state != "running":
+        return status.seconds
+    if until is None:
+        until = max(changed(folder / name) for name in ("metrics.csv", LAST))
+    return status.seconds + max(until - _unix(status.session_started), 0.0)
+
+
+def is_gone(status: Status) -> bool:
+    """Tell whether the process of a run does not live; one of another machine is believed to."""
+    return status.host == platform.node() and not is_same_process(status, status.pid)
 
 
 def is_same_process(status: Status, pid: int) -> bool:
