@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from src import runs, status
+from src import listing, run_tables, status
 from src.files import write_json
 from src.runs import main
 from src.train import main as train
@@ -251,7 +251,7 @@ def test_classes_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_shortest_endings() -> None:
     keys = ["model.optimizer.lr", "model.optimizer.name", "model.lr_scheduler.name", "seed"]
     expected = ["lr", "optimizer.name", "lr_scheduler.name", "seed"]
-    assert list(runs.short_names(keys).values()) == expected
+    assert list(run_tables.short_names(keys).values()) == expected
 
 
 @pytest.mark.parametrize("width", [50, 80, 120, 160])
@@ -262,7 +262,7 @@ def test_fits(
     for seed in (3, 4):
         name = f"an_experiment_with_a_name/2026-11-22_00-51-0{seed}"
         make(made / name, seed=seed, metrics={**metrics, "test/acc": seed / 10})
-    monkeypatch.setattr(runs, "PIPE_WIDTH", width)
+    monkeypatch.setattr(run_tables, "PIPE_WIDTH", width)
     assert main([str(made)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
@@ -287,7 +287,7 @@ def test_fits(
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert runs.duration(seconds) == text
+    assert run_tables.duration(seconds) == text
 
 
 ODD = {
@@ -304,7 +304,8 @@ ODD = {
     "huge": b"test/acc,a\n" + b"1,2\n" * 2_000_000,
     "field": b"test/acc\n" + b"9" * 200_000 + b"\n",
     "yaml": b"a: &a [*a]\nb: !!python/object/apply:os.system [ls]",
-    "keys": b"{1: 2, null: 3, [a]: 4, 2026-01-01: 2026-01-01, seed_everything: .nan}",
+    "values": b"a: [{2026-01-01: 3}]\nb: 0x" + b"f" * 9999 + b"\nc: !!set {x}\nd: !!binary aGk=",
+    "keys": b"{1: 2, null: 3, 2026-01-01: 2026-01-01, seed_everything: .nan, a: [{1: 2, b: 3}]}",
 }
 FILES = ["status.json", "config.yaml", "metrics.json", "metrics.csv", "checkpoints"]
 
@@ -332,7 +333,7 @@ def test_damaged_runs_are_listed(
 
 def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlp/a").mkdir(parents=True)
-    for name in runs.FILES:
+    for name in listing.FILES:
         os.mkfifo(tmp_path / "mlp/a" / name)
     assert names(tmp_path, capsys) == ["a"]
 
