@@ -21,13 +21,13 @@ DIFFERS = "differs in"
 PIPE_WIDTH = 160
 
 
-def draw_runs(runs: list[Run], groups: list[Group], first: str) -> str:
+def draw_runs(runs: list[Run], groups: list[Group], first: str | None) -> str:
     """Draw runs, and below them groups, with as many metrics as there is room for.
 
     Args:
         runs: To be shown, in this order.
         groups: Of seeds.
-        first: The metric that they were sorted by, which is always shown.
+        first: The column that they were sorted by; a metric is always shown.
     """
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     metrics = ranked({name for run in runs for name in run.metrics}, first)
@@ -119,7 +119,7 @@ def draw(
     console.print(table)
 
 
-def ranked(names: Iterable[str], first: str) -> list[str]:
+def ranked(names: Iterable[str], first: str | None) -> list[str]:
     """Order metrics by how much they tell: of the test, of validation, others, of training."""
     kinds = ("test/", "val/", "", "train/")
 

@@ -6,14 +6,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .checks import suggest
 from .errors import Arguments, InputError, readable
 from .listing import Group, Run, find_runs, group_seeds, printable, text_of
-from .run_tables import draw_runs
+from .run_tables import draw_runs, is_reading
 
 COLUMNS = ("run", "state", "error", "duration_s", "samples_per_s")  # beside metrics and settings
 SHORT = {"duration": "duration_s", "samples/s": "samples_per_s"}  # as the table heads them
@@ -37,14 +37,16 @@ def main(args: Sequence[str] | None = None) -> int:
         if options.json and options.csv:
             raise InputError("--json: given beside --csv. Use one of them.")
         runs = find_runs(Path(options.dir))
-        runs = runs if options.sort is None else sort(runs, options.sort)
+        column = None if options.sort is None else find_column(runs, options.sort)
+        if column is not None:
+            runs = sort(runs, column, options.sort.startswith("-"))
         groups = group_seeds(runs)
         if options.json:
             write(as_json(runs, groups))
         elif options.csv:
             write(as_csv(runs))
         else:
-            write(draw_runs(runs, groups, str(options.sort or "").lstrip("-")))
+            write(draw_runs(runs, groups, column))
     return 0
 
 
@@ -67,30 +69,29 @@ def row_of(run: Run) -> dict[str, Any]:
     return {**run.differs, **run.metrics, **dict(zip(COLUMNS, own, strict=True))}
 
 
-def sort(runs: list[Run], name: str) -> list[Run]:
-    """Sort runs by a column; those that have no value in it come last.
+def find_column(runs: list[Run], given: str) -> str:
+    """Find a column by its name or, where only one ends so, by the last parts of it.
 
     Raises:
         InputError: There is no such column.
     """
-    rows = [(row_of(run), run) for run in runs]
-    names = {column: None for row, _ in rows for column in row}
-    wanted = SHORT.get(name.lstrip("-"), name.lstrip("-"))
-    column = full_name(wanted, names)
-    if column is None:
-        raise InputError(f"--sort {name}: no such column. {suggest(wanted, {*names, *SHORT})}")
-    keys = {id(run): sort_key(row.get(column)) for row, run in rows}
-    having = [run for run in runs if keys[id(run)] is not None]
-    having.sort(key=lambda run: keys[id(run)] or (), reverse=name.startswith("-"))
-    return having + [run for run in runs if keys[id(run)] is None]
-
-
-def full_name(name: str, names: Iterable[str]) -> str | None:
-    """Find a column by its name or, where only one ends so, by the last parts of it."""
-    if name in names:
-        return name
+    names = dict.fromkeys(column for run in runs for column in row_of(run))
+    name = SHORT.get(given.lstrip("-"), given.lstrip("-"))
     ending = [known for known in names if known.endswith(f".{name}")]
-    return ending[0] if len(ending) == 1 else None
+    if name in names and not (is_reading(name) and ending):  # `lr` is what a person has set
+        return name
+    if len(ending) != 1:
+        choices = suggest(name, ending or {*names, *SHORT}, bool(ending))
+        raise InputError(f"--sort {given}: no such column. {choices}")
+    return ending[0]
+
+
+def sort(runs: list[Run], column: str, is_descending: bool) -> list[Run]:
+    """Sort runs by a column; those that have no value in it come last."""
+    keys = {run.folder: sort_key(row_of(run).get(column)) for run in runs}
+    having = [run for run in runs if keys[run.folder] is not None]
+    having.sort(key=lambda run: keys[run.folder] or (), reverse=is_descending)
+    return having + [run for run in runs if keys[run.folder] is None]
 
 
 def sort_key(value: Any) -> tuple[Any, ...] | None:

@@ -177,6 +177,7 @@ def test_csv(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["state"], "other seed2 seed1 seed0 bad"),
         (["run"], "bad other seed0 seed1 seed2"),
         (["-optimizer.lr"], "bad other seed2 seed1 seed0"),
+        (["-lr"], "bad other seed2 seed1 seed0"),  # as set, and not as it was in the end
         (["seed_everything"], "bad other seed0 seed1 seed2"),
     ],
 )
