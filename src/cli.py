@@ -32,6 +32,7 @@ from .callbacks import (
     LRMonitor,
     MonitorCheck,
     Nonfinite,
+    Plots,
     Progress,
     RandomState,
     Throughput,
@@ -62,6 +63,7 @@ class Callbacks:
         early_stopping: Lightning's own: stop when a metric no longer improves.
         throughput: Measure samples per second and memory.
         progress: Show how the run gets on.
+        plots: Draw pictures when the run has ended.
     """
 
     nonfinite: Nonfinite | None = None
@@ -76,6 +78,7 @@ class Callbacks:
     early_stopping: EarlyStopping | None = None
     throughput: Throughput | None = None
     progress: Progress | None = None
+    plots: Plots | None = None
 
 
 # On unless switched off: they need no choice.
@@ -88,6 +91,7 @@ DEFAULT_CALLBACKS = {
     "checkpoint": Checkpoint,
     "throughput": Throughput,
     "progress": Progress,
+    "plots": Plots,
 }
 
 
@@ -127,6 +131,7 @@ class ProjectCLI(LightningCLI):
         self.folder: Path | None = None
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
+        self.plots: Plots | None = None
         quiet()
         set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
         arguments, self.config_paths = resolve_configs(list(args))
@@ -252,7 +257,7 @@ class ProjectCLI(LightningCLI):
         elif named.progress is None and settings["enable_progress_bar"] is None:
             settings["enable_progress_bar"] = False  # not Lightning's own in its place
         settings["enable_checkpointing"] = named.checkpoint is not None
-        self.measured = named.throughput
+        self.measured, self.plots = named.throughput, named.plots
         if named.early_stopping is not None:
             # MonitorCheck has seen to the name; a run may end before its first validation.
             named.early_stopping.strict = False

@@ -16,6 +16,7 @@ from .devices import end_others, ending_with_first, leave_at_exit
 from .errors import STATUS_INTERRUPTED
 from .explain import explain, explained
 from .files import write_json
+from .plots import Panel
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -49,7 +50,7 @@ def train(args: Sequence[str]) -> None:
 
 
 def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
-    """Fit, test the best state, and write and print what came out."""
+    """Fit, test the best state, and write, print and draw what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
     idle = () if trainer.gradient_clip_val else ("configure_gradient_clipping",)
@@ -65,6 +66,7 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     reported: dict[str, str] = getattr(model, "report", dict)()
+    panels: list[Panel] = getattr(model, "panels", list)()
     if not trainer.is_global_zero:
         return
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -80,6 +82,8 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
     run.print_table(type(model).__name__, rows)
+    if cli.plots is not None and not dry:
+        cli.plots.draw(trainer, folder, panels)
 
 
 def prepare(cli: ProjectCLI) -> None:

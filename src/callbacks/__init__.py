@@ -12,6 +12,7 @@ from .lookahead import Lookahead as Lookahead
 from .lr_monitor import LRMonitor as LRMonitor
 from .monitor_check import MonitorCheck as MonitorCheck
 from .nonfinite import Nonfinite as Nonfinite
+from .plots import Plots as Plots
 from .progress import Progress as Progress
 from .random_state import RandomState as RandomState
 from .throughput import Throughput as Throughput

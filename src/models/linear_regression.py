@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import R2Score
 
 from ..checks import at_least
-from .supervised import SupervisedModule
+from ..plots import Panel
+from .supervised import Batch, SupervisedModule
+
+MOST_SHOWN = 500  # samples; of more, a picture becomes a cloud
 
 
 class LinearRegression(SupervisedModule):
@@ -29,6 +33,7 @@ class LinearRegression(SupervisedModule):
         super().__init__(network=network, loss=F.mse_loss, metrics={}, **kwargs)
         self.save_hyperparameters()
         self.test_metrics.add_metrics({"r2": R2Score()})
+        self._tested: list[Batch] = []  # what is shown
 
     @property
     def layer(self) -> nn.Linear:
@@ -36,6 +41,14 @@ class LinearRegression(SupervisedModule):
         layer = self.network.get_submodule("0")
         assert isinstance(layer, nn.Linear)
         return layer
+
+    def on_test_start(self) -> None:
+        self._tested.clear()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if sum(len(targets) for _, targets in self._tested) < MOST_SHOWN:
+            self._tested.append(batch)
+        return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
@@ -58,6 +71,32 @@ class LinearRegression(SupervisedModule):
             rows["weights"] += f"  (true {_format(truth[0])})"
             rows["bias"] += f"  (true {_format(truth[1])})"
         return rows
+
+    def panels(self) -> list[Panel]:
+        """Show the fit on test data: y beside the features, of more than two beside predictions.
+
+        With two features, y less what the model makes of the other one is shown beside each.
+        """
+        (weights, bias), truth = self._found(), self._truth()  # by all devices together
+        if not self._tested:
+            return []
+        x, y = (torch.cat(p)[:MOST_SHOWN].float().cpu() for p in zip(*self._tested, strict=True))
+        lines = {"fitted": (weights.cpu(), bias.cpu())}
+        if truth is not None:
+            lines["true"] = (truth[0].cpu(), truth[1].cpu())
+        if len(weights) > 2:
+            predicted = x @ lines["fitted"][0] + lines["fitted"][1]
+            ends = torch.stack([y.min(), y.max()])
+            return [Panel("predicted", "true", (predicted, y), {"predicted = true": (ends, ends)})]
+        panels = []
+        for i in range(len(weights)):
+            ends = torch.stack([x[:, i].min(), x[:, i].max()])
+            others = [j for j in range(len(weights)) if j != i]
+            rest = "".join(f" - w{j + 1} x{j + 1}" for j in others)
+            part = y - x[:, others] @ lines["fitted"][0][others]
+            straight = {name: (ends, ends * w[i] + b) for name, (w, b) in lines.items()}
+            panels.append(Panel(f"x{i + 1}", f"y{rest}", (x[:, i], part), straight))
+        return panels
 
     def _found(self) -> tuple[Tensor, Tensor]:
         """Weights (F,) and bias (1,); where devices share them out, all must ask together."""
