@@ -5,6 +5,7 @@ Matplotlib is imported when the first is drawn: it takes a while.
 
 import csv
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -173,11 +174,13 @@ def fit_figure(title: str, panels: Sequence[Panel]) -> "Figure":
 
 
 def save(figures: Mapping[str, "Figure"], folder: Path) -> None:
-    """Write each figure as ``folder``/NAME.png."""
+    """Write each figure as ``folder``/NAME.png, whole or not at all."""
     if figures:
         folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png")
+        part = folder / f"{name}.part"
+        figure.savefig(part, format="png")
+        os.replace(part, folder / f"{name}.png")
 
 
 def class_labels(names: Sequence[str] | None, num_classes: int) -> list[str]:

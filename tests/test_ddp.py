@@ -67,7 +67,8 @@ def steps_logged(run: Path) -> list[int]:
 def test_processes(
     launchers: Callable[[], list[list[str]]], number: int, num_samples: int, tmp_path: Path
 ) -> None:
-    args = [*ARGS, *WHOLE, "--data.num_samples", str(num_samples)]
+    plots = ["--callbacks.plots", "Plots"]
+    args = [*ARGS, *WHOLE, *plots, "--data.num_samples", str(num_samples)]
     one, several = alone_and_together(args, tmp_path, *launchers())
     metrics = ["val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     if num_samples == 99:  # a device without a sample repeats one, which train/loss counts
@@ -81,8 +82,11 @@ def test_processes(
         "environment.json",
         "metrics.csv",
         "metrics.json",
+        "plots",
         "status.json",
     ]
+    picture = "plots/confusion.png"  # counts of all devices together
+    assert (several / picture).read_bytes() == (one / picture).read_bytes()
     assert len(list(several.glob("events.*"))) == len(list(one.glob("events.*")))
     assert json.loads((several / "environment.json").read_text())["num_devices"] == number
     found = json.loads((several / "metrics.json").read_text())

@@ -1,6 +1,7 @@
 """Images at the command line: what is refused, and what crops and flips may not change."""
 
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torchvision
 from PIL import Image
 
 from src import train
+from src.callbacks.plots import pixels
+from src.data import SyntheticImageDataModule
 from src.models import SimpleCNN
 from tests.commands import (
     TRAIN,
@@ -29,6 +32,7 @@ TINY_IMAGES = [
     *("--data.num_samples", "96", "--data.num_val_samples", "20", "--data.num_test_samples", "30"),
     *("--data.batch_size", "32", "--data.val_batch_size", "16", "--model.channels", "[4,4]"),
     *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"),
+    *("--callbacks.plots", "null"),
 ]
 
 CASES: list[tuple[str, list[str], str]] = [
@@ -224,3 +228,19 @@ def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     best = whole / "checkpoints" / "best.ckpt"
     model = SimpleCNN.load_from_checkpoint(best, weights_only=True)
     assert model.hparams["channels"] == [4, 4]
+
+
+def test_worst_mistakes_are_drawn(tmp_path: Path) -> None:
+    args = [*TINY_IMAGES, "--callbacks.plots", "{class_path: Plots, init_args: {num_worst: 5}}"]
+    assert train.main([*args, "--runs_dir", str(tmp_path)]) == 0
+    (folder,) = tmp_path.glob("*/*/plots")
+    assert {"confusion.png", "worst.png"} < {path.name for path in folder.iterdir()}
+    # 720 pixels wide; two rows of four, each 2.15 inches of 120 pixels, under a title
+    assert struct.unpack(">II", (folder / "worst.png").read_bytes()[16:24]) == (720, 576)
+
+
+def test_images_are_drawn_as_they_were() -> None:
+    data = SyntheticImageDataModule(num_classes=2, num_samples=4)
+    images = data.read("train").inputs
+    inputs = data.transform(images, torch.arange(4), "val")
+    assert torch.equal(pixels(list(inputs), data), images)

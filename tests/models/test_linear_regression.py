@@ -57,6 +57,76 @@ def test_without_a_known_truth_there_is_no_error_of_weights(tmp_path: Path) -> N
     assert found == pytest.approx({"test/loss": 1.25, "test/r2": -0.25})
 
 
+def test_fitted_line_beside_the_true_one(tmp_path: Path) -> None:
+    """The least and the greatest x are 1 and 3; w = 2 and b = 1 where the truth is -1 and 0.5."""
+    model = LinearRegression(num_features=1)
+    with torch.no_grad():
+        model.layer.weight.fill_(2.0)
+        model.layer.bias.fill_(1.0)
+    data = Known(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([6.0, 3.5, 5.0]), batch_size=2)
+    data.true_weights, data.true_bias = torch.tensor([-1.0]), torch.tensor(0.5)
+    made = trainer(tmp_path)
+    for _ in range(2):  # the second time anew
+        made.test(model, datamodule=data, verbose=False)
+        (panel,) = model.panels()
+        assert (panel.x_label, panel.y_label) == ("x1", "y")
+        assert [values.tolist() for values in panel.points] == [[3, 1, 2], [6, 3.5, 5]]
+        assert {name: [x.tolist(), y.tolist()] for name, (x, y) in panel.lines.items()} == {
+            "fitted": [[1, 3], [3, 7]],
+            "true": [[1, 3], [-0.5, -2.5]],
+        }
+
+
+def test_of_two_features_each_has_a_panel(tmp_path: Path) -> None:
+    """Of y = 2 the model leaves 2 + 0.5 * 2 = 3 beside x1 and 2 - 0.5 * 1 = 1.5 beside x2."""
+    made, model = trainer(tmp_path), build()
+    made.test(model, datamodule=Known(INPUTS, TARGETS), verbose=False)
+    first, second = model.panels()
+    assert (first.x_label, first.y_label) == ("x1", "y - w2 x2")
+    assert (second.x_label, second.y_label) == ("x2", "y - w1 x1")
+    assert [values.tolist() for values in first.points] == [[1, 3], [3, 2]]
+    assert [values.tolist() for values in second.points] == [[2, 4], [1.5, -1.5]]
+    assert first.lines["fitted"][1].tolist() == [1.5, 2.5]
+    assert first.lines["true"][1].tolist() == pytest.approx([1.475, 2.675])
+    assert second.lines["fitted"][1].tolist() == [0, -1]
+
+
+def test_of_more_features_predictions_are_shown(tmp_path: Path) -> None:
+    model = LinearRegression(num_features=3)
+    with torch.no_grad():
+        model.layer.weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+        model.layer.bias.fill_(0.5)
+    data = Given(torch.eye(3), torch.tensor([1.0, 2.0, 4.0]))
+    trainer(tmp_path).test(model, datamodule=data, verbose=False)
+    (panel,) = model.panels()
+    assert [values.tolist() for values in panel.points] == [[1.5, 2.5, 3.5], [1, 2, 4]]
+    assert [values.tolist() for values in panel.lines["predicted = true"]] == [[1, 4], [1, 4]]
+
+
+def test_500_samples_are_shown(tmp_path: Path) -> None:
+    model = build()
+    data = Given(torch.zeros(700, 2), torch.arange(700.0), batch_size=70)
+    trainer(tmp_path).test(model, datamodule=data, verbose=False)
+    first, _ = model.panels()
+    assert first.points[1].tolist() == list(range(500))
+    assert len(model._tested) == 8  # batches: no more are kept
+
+
+def test_without_a_test_nothing_is_shown(tmp_path: Path) -> None:
+    model = build()
+    fit(tmp_path, model, Given(INPUTS, TARGETS))
+    assert model.panels() == []
+
+
+@pytest.mark.parametrize("weights", ["[2.0]", "[2.0, -3.4]", "[2.0, -3.4, 1.0]"])
+def test_a_run_draws_its_fit(weights: str, tmp_path: Path) -> None:
+    args = ["--config", "linear_regression", "--data.weights", weights, "--trainer.max_epochs", "1"]
+    args += ["--model.num_features", str(weights.count(",") + 1), "--runs_dir", str(tmp_path)]
+    assert train(args) == 0
+    names = sorted(path.name for path in tmp_path.glob("linear_regression/*/plots/*"))
+    assert names == ["fit.png", "loss.png"]  # a single epoch has fewer steps than a row needs
+
+
 def test_report_sets_weights_beside_the_true_ones(tmp_path: Path) -> None:
     model = build()
     for data, weights, bias in (
