@@ -31,7 +31,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def lines(figure: Any, panel: int = 0) -> dict[str, tuple[list[float], list[float]]]:
+def lines(figure: Any, panel: int = 0) -> dict[str, Any]:
     """Lines of a figure by their labels: x and y."""
     drawn = figure.axes[panel].lines
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in drawn}
