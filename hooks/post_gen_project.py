@@ -216,8 +216,7 @@ def choose_examples(examples: str) -> None:
         drop_import(Path(name))
     if examples not in ("all", "vision"):
         pyproject = Path("pyproject.toml")
-        for package in ("torchvision", "pillow"):
-            set_line(pyproject, rf'    "{package}\b.*",\n', "")
+        set_line(pyproject, r'    "torchvision\b.*",\n', "")
         override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
         set_line(pyproject, override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")

@@ -82,7 +82,7 @@ class ImageSummaries(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Where not each epoch is validated, the first to be validated after one that is due.
-        since: int = trainer.check_val_every_n_epoch or 1  # type: ignore[attr-defined]
+        since: int = trainer.check_val_every_n_epoch or 1
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         if not self._is_due(trainer, since):
@@ -120,11 +120,11 @@ class ImageSummaries(Callback):
             return
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         pixels = to_pixels(inputs[[row for row, _, _ in wrong]], trainer)
-        tiles = [
+        labelled = [
             label(tile, f"true: {name_of(true, names)}\npredicted: {name_of(predicted, names)}")
             for tile, (_, true, predicted) in zip(resize(pixels, IMAGE_PX), wrong, strict=True)
         ]
-        self._show("images/misclassified", grid(torch.stack(tiles)), step)
+        self._show("images/misclassified", grid(torch.stack(labelled)), step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -77,8 +77,8 @@ def test_norms_are_those_before_clipping(tmp_path: Path) -> None:
 
 
 def test_accumulated(tmp_path: Path) -> None:
-    logger, accumulate = Rows(), {"accumulate_grad_batches": 2}
-    fit(tmp_path, Chain(), data(1.0, 1.0), GradientNorms(1), logger=logger, **accumulate)
+    logger, rows = Rows(), data(1.0, 1.0)
+    fit(tmp_path, Chain(), rows, GradientNorms(1), logger=logger, accumulate_grad_batches=2)
     check(logger, {0: 1.0})
 
 
@@ -110,7 +110,8 @@ class Tied(LightningModule):
         nn.init.constant_(self.first.weight, 2.0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return (self.weight * self.second(self.first(batch[0]))).sum()
+        loss: Tensor = (self.weight * self.second(self.first(batch[0]))).sum()
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.0)
