@@ -142,6 +142,12 @@ def test_batches_are_float32_in_channels_last_memory() -> None:
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_pixels_come_back() -> None:
+    data = Photographs()
+    for row, image in pixels_of_rows(data).items():
+        assert torch.equal(data.pixels(image[None])[0], data.load("train").inputs[row])
+
+
 def test_floats_of_a_collate_fn_are_left_as_they_are() -> None:
     def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return torch.stack([x for x, _ in samples]) / 255, torch.stack([y for _, y in samples])
