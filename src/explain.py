@@ -13,17 +13,19 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from .callbacks.monitor_check import MonitorCheck, snake_case
 from .checks import suggest
 from .errors import InputError
-from .find import PACKAGE
+from .find import PACKAGE, ROOT
 from .options import unknown_class, unknown_option
 from .safe_yaml import SizeError
 
 LIGHTNING = Path(lightning.__file__).parent
+LOGGERS = LIGHTNING / "pytorch" / "loggers"
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
 
@@ -48,11 +50,33 @@ def explain(error: BaseException) -> str | None:
     if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
         what = f"{type(error).__name__}: {_first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
+        return no_tracking(error)
     settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
     is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
     return attribute(error) if is_ours else None
+
+
+def no_package(trace: TracebackType | None) -> str:
+    """Say which package a logger of Lightning's needs, and how to install it."""
+    logger = type([part for part in at_work(trace) if isinstance(part, Logger)][-1])
+    package = logger.__module__.rpartition(".")[2]
+    known = (ROOT / "locks" / f"{package}.lock").is_file()
+    how = f"Run `make setup EXTRAS={package}`." if known else "Install it."
+    return f"trainer.logger: {logger.__name__} needs {package}, which is not installed.\n{how}"
+
+
+def no_tracking(error: BaseException) -> str:
+    """Say why Weights & Biases or MLflow take no metrics, and what to do."""
+    if type(error).__module__.startswith("wandb"):
+        name, how = "Weights & Biases", "Run `wandb login`, or set WANDB_MODE=offline."
+    else:
+        name, how = "MLflow", "Start its server, or set trainer.logger.tracking_uri to another."
+    return (
+        f"trainer.logger: {name} says: {_first_line(str(error)).split(': Max retries')[0]}\n{how}"
+    )
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:
@@ -88,6 +112,8 @@ def raised_in(trace: TracebackType | None, folder: Path) -> bool:
 def attribute(error: BaseException) -> str:
     """Repeat what an exception says, with the part of the configuration that raised it in front."""
     cause = root_of(error)
+    if isinstance(cause, ModuleNotFoundError) and raised_in(cause.__traceback__, LOGGERS):
+        return no_package(cause.__traceback__)
     owner = owner_of(cause.__traceback__)
     named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
     return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"

@@ -96,8 +96,11 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
-        if run.is_rank_zero():
-            data.prepare_data()
+    for logger in cli.trainer.loggers:
+        if not isinstance(logger, (run.MetricsCSV, run.TensorBoard)):
+            getattr(logger, "experiment", None)  # it may want a login or a server
+    if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
+        data.prepare_data()
     cli.check_fit()
 
 

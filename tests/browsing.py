@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 # Where screenshots are kept, to be looked at.
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
 
@@ -47,15 +46,17 @@ class Page:
         found = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    def shows(self, *texts: str) -> str:
-        """Wait until the page shows all texts, and return what else it does."""
-        return until(lambda: found if all(t in (found := self._text()) for t in texts) else None)
+    def shows(self, *texts: str) -> None:
+        """Wait until the page shows all texts."""
+        until(lambda: all(text in self._text() for text in texts))
 
     def image_sizes(self, number: int) -> list[list[int]]:
         """Wait until so many images are loaded, and return their widths and heights."""
         script = "[...document.images].map(i => [i.naturalWidth, i.naturalHeight])"
         loaded = "[...document.images].filter(i => i.complete && i.naturalWidth).length"
-        return until(lambda: self.evaluate(script) if self.evaluate(loaded) >= number else None)
+        until(lambda: self.evaluate(loaded) >= number)
+        sizes: list[list[int]] = self.evaluate(script)
+        return sizes
 
     def screenshot(self, name: str, folder: Path) -> Path:
         path = Path(SCREENSHOTS or folder, f"{name}.png")
@@ -124,25 +125,24 @@ def serving(command: Sequence[str], log: Path, ready: str) -> Iterator[str]:
         return found[1] if found else None
 
     try:
-        yield until(address)
+        yield str(until(address))
     finally:
         os.killpg(process.pid, 9)
         process.wait()
 
 
-def fetch(url: str) -> Any:
-    """Read JSON from an address, None where nobody answers yet."""
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
-            return json.load(answer)
-    except urllib.error.URLError:
-        return None
+def fetch(url: str, **body: Any) -> Any:
+    """Read JSON from an address, to which ``body`` is posted if there is any."""
+    request = urllib.request.Request(url, headers={"Content-Type": "application/json"})
+    request.data = json.dumps(body).encode() if body else None
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        return json.load(answer)
 
 
 def until(found: Callable[[], Any]) -> Any:
     """Ask again and again, until there is an answer that counts, and return it."""
     end = time.monotonic() + PATIENCE_S
     while not (answer := found()):
-        assert time.monotonic() < end, "nothing in time"
+        assert time.monotonic() < end, "not in time"
         time.sleep(0.05)
     return answer
