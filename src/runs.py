@@ -22,7 +22,8 @@ SHORT = {"duration": "duration_s", "samples/s": "samples_per_s"}  # as the table
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``python -m src.runs`` with ``args``, or with the process's."""
     with readable():
-        known = Arguments(prog="python -m src.runs", description=__doc__, allow_abbrev=False)
+        known = Arguments(prog="python -m src.runs", description=__doc__)
+        known.allow_abbrev = False
         known.add_argument(
             "dir",
             metavar="DIR",
