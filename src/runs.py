@@ -23,7 +23,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run ``python -m src.runs`` with ``args``, or with the process's."""
     with readable():
         known = Arguments(prog="python -m src.runs", description=__doc__)
-        known.allow_abbrev = False
         known.add_argument(
             "dir",
             metavar="DIR",

@@ -198,7 +198,7 @@ def test_bad_input(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty.mkdir()
     fails(main, [str(gone)], f"DIR {gone}: no such folder. Train first, or name…", capsys)
     fails(main, [str(empty)], f"DIR {empty}: holds no run. Train first, or name…", capsys)
-    fails(main, [str(made), "--js"], "unrecognized arguments: --js. See python -m…", capsys)
+    fails(main, [str(made), "--js"], "--js: python -m…", capsys)
 
 
 def test_what_dir_may_be(
