@@ -184,6 +184,8 @@ class ProjectCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self.training:
             self._choose_folder()
+            self.dumped = self._dump()  # without the name that loggers are given
+            self._name_loggers()
 
     def _set_seed(self) -> None:
         seed = self.config.seed_everything
@@ -234,6 +236,16 @@ class ProjectCLI(LightningCLI):
         else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
             self.folder = runs_dir / experiment
 
+    def _name_loggers(self) -> None:
+        """Name a run as its folder with W&B and MLflow, whose own names follow from the seed."""
+        assert self.folder is not None
+        given = self.config.trainer.logger
+        for logger in given if isinstance(given, list) else [given]:
+            settings = getattr(logger, "init_args", {})
+            for key in ("name", "run_name"):
+                if key in settings and settings[key] is None:
+                    settings[key] = f"{self.folder.parent.name}/{self.folder.name}"
+
     def _loggers(self, given: Any) -> list[Logger] | bool:
         if given is False:
             return False
@@ -265,7 +277,7 @@ class ProjectCLI(LightningCLI):
         chosen = [getattr(named, f.name) for f in fields(named)]
         return [
             MonitorCheck(),
-            run.RunFiles(self.folder, self._dump()),
+            run.RunFiles(self.folder, self.dumped),
             GracefulStop(),
             RandomState(),
             *(callback for callback in chosen if callback is not None),

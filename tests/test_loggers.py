@@ -63,6 +63,8 @@ def in_wandb(file: Path) -> tuple[Values, dict[str, Any]]:
     for data in leveldb_records(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(data)
+        if record.run.display_name:
+            settings["name"] = record.run.display_name
         for update in (*record.run.config.update, *record.config.update):
             settings[update.key] = json.loads(update.value_json)
         items = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
@@ -87,7 +89,7 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, settings = in_wandb(file)
     assert values == in_csv(run)
     assert {name for name, _ in values} >= {"train/loss", "val/acc", "test/acc", "lr", "grad/norm"}
-    assert settings["widths"] == [6]
+    assert (settings["name"], settings["widths"]) == (f"tiny/{run.name}", [6])
     assert settings["optimizer"] == {"name": "AdamW", "lr": 0.01}
     assert set(ROOT.iterdir()) - before <= {ROOT / "runs"}
     assert not list(ROOT.glob("runs/wandb"))
@@ -153,6 +155,8 @@ def test_mlflow(server: str, tracked: SimpleNamespace) -> None:
     params = {param["key"]: param["value"] for param in tracked.data["params"]}
     assert (params["widths"], params["optimizer/name"]) == ("[6]", "AdamW")
     assert tracked.info["status"] == "FINISHED"
+    assert tracked.info["run_name"] == f"tiny/{tracked.folder.name}"
+    assert tracked.folder.name not in (tracked.folder / "config.yaml").read_text()
 
 
 @pytest.mark.extras
