@@ -28,7 +28,6 @@ class GradientNorms(Callback):
         at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
 
-    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
@@ -56,6 +55,7 @@ def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Tenso
     return found
 
 
+@torch.no_grad()
 def layer_norms(gradients: dict[str, list[Tensor]]) -> dict[str, float]:
     """Compute the 2-norm of each layer's gradients together, with one read of the device."""
     flat = [gradient for part in gradients.values() for gradient in part]
