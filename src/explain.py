@@ -64,7 +64,7 @@ def no_package(trace: TracebackType | None) -> str:
     logger = type([part for part in at_work(trace) if isinstance(part, Logger)][-1])
     package = logger.__module__.rpartition(".")[2]
     known = (ROOT / "locks" / f"{package}.lock").is_file()
-    how = f"Run `make setup EXTRAS={package}`." if known else "Install it."
+    how = f"Run `make setup ADD={package}`." if known else "Install it."
     return f"trainer.logger: {logger.__name__} needs {package}, which is not installed.\n{how}"
 
 

@@ -18,7 +18,9 @@ TINY = ["--config", str(Path(__file__).with_name("tiny.yaml"))]
 def _environment() -> Iterator[None]:
     """Undo what a run leaves in the environment, such as Lightning's seed."""
     before = dict(os.environ)
-    os.environ.pop("PL_GLOBAL_SEED", None)
+    # The last are of `make test ARGS=...`, and make within a test would take them for its own.
+    for name in ("PL_GLOBAL_SEED", "MAKEFLAGS", "EXTRAS", "ARGS", "ADD", "VENV"):
+        os.environ.pop(name, None)
     yield
     os.environ.clear()
     os.environ.update(before)

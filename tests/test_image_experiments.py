@@ -198,6 +198,7 @@ def test_each_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
     assert resume_everywhere(args, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_fast_cnn_can_be_gone_on_with(tmp_path: Path) -> None:
     """Its first layer is whitened once, and has its bias trained for an epoch."""
     data = ["--config", "cifar10_fast", "--data", "SyntheticImageDataModule", *TINY_IMAGES[2:10]]

@@ -192,7 +192,7 @@ def test_package_that_is_not_installed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(getattr(loggers, name), f"_{name.upper()}_AVAILABLE", False)
-    how = f"Run `make setup EXTRAS={name}`."
+    how = f"Run `make setup ADD={name}`."
     if not (ROOT / "locks" / f"{name}.lock").exists():
         how = "Install it."
     message = f"trainer.logger: {logger} needs {name}, which is not installed.\n  {how}"

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..checks import at_least
+from .confusion import fits
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 MOST_CHANNELS = 64
@@ -112,10 +113,10 @@ class ImageSummaries(Callback):
             tag = f"feature_maps/{number:02}_{name}"
             self._show(tag, grid(resize(tiles, MAP_PX)), step)
         self._maps.clear()
-        inputs, targets = images_in(batch), targets_in(batch)
-        if inputs is None or targets is None or not are_scores(outputs, targets):
+        inputs = images_in(batch)
+        if inputs is None or not fits(outputs, batch):
             return
-        wrong = surest_mistakes(outputs.float(), targets, self.num_images)
+        wrong = surest_mistakes(outputs.float(), batch[1], self.num_images)
         if not wrong:
             return
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
@@ -167,21 +168,6 @@ def images_in(batch: Any) -> Tensor | None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim != 4:
         return None
     return inputs.detach() if inputs.shape[1] in (1, 3) else None
-
-
-def targets_in(batch: Any) -> Tensor | None:
-    """Return the targets of a batch if they are numbers of classes (B,)."""
-    targets = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
-        return None
-    return targets
-
-
-def are_scores(outputs: Any, targets: Tensor) -> bool:
-    """Tell whether a validation step has returned class scores (B, K) for its targets (B,)."""
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim != 2:
-        return False
-    return len(outputs) == len(targets) and outputs.shape[1] > 1
 
 
 def surest_mistakes(scores: Tensor, targets: Tensor, most: int) -> list[tuple[int, int, int]]:
