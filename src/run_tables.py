@@ -17,6 +17,7 @@ Cells = dict[str, str]  # of a row, by the names of columns
 
 READINGS = {"lr", "momentum", "weight_decay", "memory_mib", "samples_per_s", "train_seconds"}
 READINGS |= {"steps", "epochs"}
+PARTS_OF_READINGS = ("grad/", "grad_norm/", "lr/", "momentum/", "weight_decay/")
 DIFFERS = "differs in"
 PIPE_WIDTH = 160
 
@@ -132,7 +133,7 @@ def ranked(names: Iterable[str], first: str | None) -> list[str]:
 
 def is_reading(name: str) -> bool:
     """Tell whether a metric is a reading on the way rather than a result."""
-    return name in READINGS or name.startswith(("grad/", "lr/", "momentum/", "weight_decay/"))
+    return name in READINGS or name.startswith(PARTS_OF_READINGS)
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import yaml
 
 from src import listing, run_tables, status
 from src.files import write_json
+from src.run_tables import ranked
 from src.runs import main
 from src.train import main as train
 from tests.commands import TRAIN, fails, finish, start, stop_in_step
@@ -559,3 +560,14 @@ def test_nothing_left_to_train(
     (run,) = listed(tmp_path, capsys)["runs"]
     assert run["state"] == "done"
     assert run["duration_s"] == pytest.approx(150, abs=0.01)
+
+
+def test_results_of_a_real_run(tiny_run: Path) -> None:
+    """Readings on the way are not among what the table shows."""
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    assert {"grad/norm", "lr", "memory_mib"} <= metrics.keys()
+    shown = ranked([*metrics, "grad_norm/network.0"], None)
+    splits = ["test", "val", "train"]
+    assert [n for n in shown if not n.endswith("_step")] == [
+        f"{split}/{name}" for split in splits for name in ("acc", "loss")
+    ]
