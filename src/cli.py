@@ -353,6 +353,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
     # that is what `--resume` means
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+    # a large photograph; Pillow refuses what is twice as large
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # Lightning 2.6 with torch 2.13 and later
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)

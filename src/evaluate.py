@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import Arguments, readable
-from .find import add_run_arguments, find_run
+from .find import add_run_arguments, check_output, find_run
 from .options import check_options
 
 
@@ -17,17 +17,19 @@ def main(args: Sequence[str] | None = None) -> int:
         known.add_argument(
             "--split", default="test", choices=("test", "val"), help="which data (default: test)"
         )
-        written = "where metrics go (default: RUN/evaluation/SPLIT/metrics.json)"
+        written = "where metrics go (default: RUN/evaluation/best/SPLIT/metrics.json)"
         known.add_argument("--output", metavar="FILE", type=Path, help=written)
         known.epilog = "All other options are those of src.train, and win."
         options, rest = known.parse_known_args(sys.argv[1:] if args is None else args)
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         output = options.output
-        if output is None and found.folder is not None:
-            output = found.folder / "evaluation" / options.split / "metrics.json"
+        if output is not None:
+            check_output(output)
+        elif found.folder is not None:
+            folder = found.folder / "evaluation" / found.checkpoint.stem
+            output = folder / options.split / "metrics.json"
         is_configured = any(token.split("=")[0] == "--config" for token in rest)
-        if found.folder is not None or not is_configured:
-            rest = [*found.options(), *rest]
+        rest = [*found.options(needed=not is_configured), *rest]
         check_options(rest)
         from .evaluation import evaluate  # takes seconds: PyTorch and Lightning
 

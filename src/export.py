@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .errors import Arguments, InputError, readable
-from .find import Run, add_run_arguments, find_run
+from .find import Run, add_run_arguments, check_output, find_run
 
 # What a format is written as, and the packages it takes with the extra that installs them.
 SUFFIXES = {
@@ -45,12 +45,11 @@ def main(args: Sequence[str] | None = None) -> int:
         output = options.output or default_output(found, SUFFIXES[options.format])
         if output.resolve() == found.checkpoint.resolve():
             raise InputError(f"--output {output}: is what is exported. Choose another file.")
-        if output.is_dir() or (options.output and not output.absolute().parent.is_dir()):
-            wrong = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
-            raise InputError(f"--output {output}: {wrong}. Give the name of a file.")
+        if options.output is not None:
+            check_output(output)
         from .exporting import export  # takes seconds: PyTorch and Lightning
 
-        export(found, options.config, options.format, output)
+        export(found, options.config, options.format, output, SUFFIXES[options.format])
     return 0
 
 

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor
 
 from . import paddle_weights, run
 from .checkpoints import check_matches, save_model
+from .errors import InputError
 from .explain import explained
 from .find import Run
 from .predictor import Predictor, build, load_run
@@ -24,18 +25,27 @@ TOLERANCE = 1e-4  # largest difference from the model, as a share of the largest
 
 
 @explained()
-def export(found: Run, configs: Sequence[str], format_: str, output: Path) -> None:
-    """Write the model of a run in a format, once the file has been compared with it."""
+def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffix: str) -> None:
+    """Write the model of a run in a format, once the file has been compared with it.
+
+    Args:
+        found: The run, or a lone checkpoint or file of weights.
+        configs: What the model of a lone file was trained with.
+        format_: One of ``WRITERS``.
+        output: The file.
+        suffix: What files of the format end in.
+    """
     is_weights = found.checkpoint.suffix in READERS
     predictor = (load_weights if is_weights else load_run)(found, configs)
     predictor.to(memory_format=torch.contiguous_format)  # others are no plain array in a file
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f"{uuid4().hex}{output.suffix}")
     try:
-        difference = compare(predictor, WRITERS[format_](predictor, part))
-        os.replace(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output.parent) as folder:
+            part = Path(folder, f"part{suffix}")
+            difference = compare(predictor, WRITERS[format_](predictor, part))
+            os.replace(part, output)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
     rows = [("file", str(output)), ("size", f"{output.stat().st_size:,} bytes")]
     rows += [("made from", str(found.checkpoint))]
     rows += [("largest difference", f"{difference:.2g}, on {sum(BATCHES)} random samples")]
@@ -96,10 +106,10 @@ def write_torch(predictor: Predictor, path: Path) -> Compute:
 
 def write_safetensors(predictor: Predictor, path: Path) -> Compute:
     """Write the weights of the model under their names in checkpoints."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.contiguous() for name, value in predictor.model.state_dict().items()}
-    save_file(weights, path, metadata(predictor))
+    path.write_bytes(save(weights, metadata(predictor)))
     again = deepcopy(predictor)
     again.model.load_state_dict(read_safetensors(path, again))
     return again
@@ -126,25 +136,24 @@ def write_paddle(predictor: Predictor, path: Path) -> Compute:
 
 def write_ckpt(predictor: Predictor, path: Path) -> Compute:
     """Write a checkpoint without what only training needs."""
-    names = predictor.class_names
-    save_model(predictor.model, path, names)
+    save_model(predictor.model, path, predictor.class_names)
     model = type(predictor.model).load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    return Predictor(model, predictor.preprocess, names, predictor.data)
+    return Predictor(model, predictor.preprocess, predictor.data)
 
 
 def read_safetensors(path: Path, predictor: Predictor) -> dict[str, Tensor]:
-    """Read weights under their names in the model.
+    """Read weights under their names in the model, and the names of classes.
 
     Raises:
         ValueError: The file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        weights: dict[str, Tensor] = load_file(path)
-        return weights
-    except SafetensorError as error:
+        with safe_open(path, "pt") as file:
+            predictor.name_classes(json.loads((file.metadata() or {}).get("class_names", "null")))
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"RUN {path}: is no file of weights ({error}).") from None
 
 

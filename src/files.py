@@ -1,10 +1,14 @@
-"""Small files of a run: written whole or not at all, and read whatever has become of them."""
+"""Small files of a run, written whole or not at all; and standard output."""
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from .errors import InputError
 
 MOST_BYTES = 4 * 2**20  # that a small file may have
 
@@ -42,3 +46,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Write to standard output, as long as somebody reads it.
+
+    Raises:
+        InputError: It is a file on a disk that is full, for example.
+    """
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        # Nothing is left to be written when Python ends and flushes again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            text = f"standard output cannot be written ({error.strerror})."
+            raise InputError(text) from None

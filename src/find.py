@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parent
 CONFIGS = ROOT / "configs"
 CHECKPOINTS = "checkpoints"
+FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
 SEAL = b"sha256:"
 SEAL_LENGTH = len(SEAL) + 64
 
@@ -34,14 +35,19 @@ class Run(NamedTuple):
     folder: Path | None
     checkpoint: Path
 
-    def options(self, configs: Sequence[str] = ()) -> list[str]:
+    def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
         """List the options that build what was trained: its configuration, ``configs`` over it.
+
+        Args:
+            configs: Names or paths.
+            needed: Whether it is an error that there is none.
 
         Raises:
             InputError: It has none, and none is given.
         """
         own = [] if self.folder is None else [str(self.folder / "config.yaml")]
-        if not (own or configs):
+        own = [config for config in own if Path(config).is_file()]
+        if needed and not (own or configs):
             raise InputError(
                 f"RUN {self.checkpoint}: has no config.yaml beside it. Give the --config it was "
                 "trained with."
@@ -107,6 +113,17 @@ def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
         if (path / CHECKPOINTS / name).is_file():
             return Run(path, path / CHECKPOINTS / name)
     raise InputError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")
+
+
+def check_output(output: Path) -> None:
+    """Raise ``InputError`` where an output cannot be written, or would destroy a file of a run."""
+    folder = output.absolute().parent
+    if output.is_dir() or not folder.is_dir():
+        wrong = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+        raise InputError(f"--output {output}: {wrong}. Give the name of a file.")
+    is_of_run = output.name in FILES and (folder / "config.yaml").exists()
+    if output.exists() and (is_of_run or folder.name == CHECKPOINTS):
+        raise InputError(f"--output {output}: is a file of a run. Choose another.")
 
 
 def damage(path: Path) -> str | None:

@@ -16,8 +16,8 @@ import yaml
 from . import safe_yaml, status
 from .errors import InputError
 from .files import MOST_BYTES, read_json, read_text
+from .find import FILES
 
-FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
 NAMES_OF_A_RUN = {"runs_dir", "run_name", "resume"}
 SEEDS = {"seed_everything", "data.seed"}
 

@@ -92,6 +92,8 @@ def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> 
         by_step = {m["split"]: curves.lines[m.string] for m in of_metric if m["step"]}
         whole = {m["split"]: curves.lines[m.string] for m in of_metric if not m["step"]}
         for split, line in by_step.items() if whole else ():
+            if len(line[0]) == 1:  # no line yet
+                continue
             axes.plot(*finite(line), color=GREY, linewidth=0.8, label=f"{split}, by step")
         add_lines(axes, whole or by_step)
         figures[metric.replace("/", "_")] = figure
@@ -128,7 +130,9 @@ def confusion_figure(title: str, matrix: Tensor, labels: Sequence[str]) -> "Figu
     tidy(axes, heading, "predicted class", "true class, its samples in %")
     axes.grid(False)
     # Not by torchmetrics: it hands matplotlib tensors, of which numpy 2 warns, and tilts all names.
-    axes.imshow(percent, cmap="Blues", vmin=0)
+    shades = axes.imshow(percent, cmap="Blues", vmin=0)
+    if num_classes > MOST_NUMBERED:
+        figure.colorbar(shades)
     size = 11 if num_classes <= 12 else 8
     for (row, column), value in np.ndenumerate(percent):
         if num_classes > MOST_NUMBERED:
@@ -184,11 +188,12 @@ def save(figures: Mapping[str, "Figure"], folder: Path) -> None:
 
 
 def class_labels(names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """Name classes; by number where there is no name for each, or it has signs not in the font."""
+    """Name classes; by number where names are missing, alike, or have signs not in the font."""
     if names is None or len(names) != num_classes:
         names = [""] * num_classes
     known = [name if glyphs().issuperset(map(ord, name)) else "" for name in names]
-    return [shown(name) or str(number) for number, name in enumerate(known)]
+    short = [shown(name) for name in known]
+    return [n if n and short.count(n) == 1 else str(number) for number, n in enumerate(short)]
 
 
 def shown(text: str, length: int = NAME_LENGTH) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from .checks import suggest
 from .errors import Arguments, InputError, readable
-from .find import add_run_arguments, find_run
+from .find import add_run_arguments, check_output, find_run
+
+STDIN = "-"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -14,7 +16,13 @@ def main(args: Sequence[str] | None = None) -> int:
     with readable():
         known = Arguments(prog="python -m src.predict", description=__doc__)
         add_run_arguments(known)
-        known.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="what to predict")
+        known.add_argument(
+            "inputs",
+            metavar="INPUT",
+            nargs="+",
+            type=Path,
+            help="files or folders; -: CSV from standard input",
+        )
         known.add_argument("--output", metavar="FILE", type=Path, help="(default: standard output)")
         formats = ("csv", "jsonl")
         known.add_argument("--format", choices=formats, help="(default: by FILE's name, or csv)")
@@ -27,31 +35,23 @@ def main(args: Sequence[str] | None = None) -> int:
             if getattr(options, name) < 1:
                 raise InputError(f"--{name} {getattr(options, name)}: is not at least 1.")
         for path in options.inputs:
-            if not path.exists():
+            if not path.exists() and str(path) != STDIN:
                 beside = path.parent.iterdir() if path.parent.is_dir() else ()
                 hint = suggest(str(path), map(str, beside)).partition("Available")[0]
                 raise InputError(f"INPUT {path}: there is no such file or folder. {hint}")
+        suffix = ""
         if options.output is not None:
-            check_output(options.output, options.inputs)
-        suffix = options.output.suffix[1:] if options.output is not None else ""
-        format_ = options.format or (suffix if suffix in formats else "csv")
+            check_output(options.output)
+            suffix = options.output.suffix
+        format_ = options.format or ("jsonl" if suffix in (".json", ".jsonl") else "csv")
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
         from .prediction import Settings, predict  # takes seconds: PyTorch and Lightning
 
-        columns = options.columns.split(",") if options.columns else None
+        columns = [n.strip() for n in options.columns.split(",")] if options.columns else None
         settings = Settings(format_, options.top_k, columns, options.batch_size)
         predict(found, options.config, options.inputs, options.output, settings)
     return 0
-
-
-def check_output(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise ``InputError`` where the output would destroy an input, or cannot be written."""
-    if any(output.resolve() == path.resolve() for path in inputs):
-        raise InputError(f"--output {output}: is an input. Choose another file.")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        wrong = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
-        raise InputError(f"--output {output}: {wrong}. Give the name of a file.")
 
 
 if __name__ == "__main__":

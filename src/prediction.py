@@ -2,13 +2,11 @@
 
 import csv
 import json
-import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from .checks import suggest
 from .errors import InputError
 from .explain import explained
+from .files import standard_output
 from .find import Run
 from .predictor import Predictor, load_run
 
@@ -48,6 +47,13 @@ class Sample(NamedTuple):
     error: str = ""
 
 
+class Counts:
+    """How many rows have been written, and how many samples could not be read."""
+
+    rows = 0
+    errors = 0
+
+
 @explained()
 def predict(
     run: Run,
@@ -61,21 +67,33 @@ def predict(
     check_top_k(predictor, settings.top_k)
     samples: Iterable[Sample]
     if predictor.takes_images:
+        if settings.columns is not None:
+            raise InputError("--columns: is for CSV files, and the model takes images.")
         files = find_images(predictor, inputs)
+        if output is not None and output.resolve() in [file.resolve() for file in files]:
+            raise InputError(f"--output {output}: is an input. Choose another file.")
         samples, total = read_images(predictor, files, settings.batch_size), len(files)
     else:
+        if output is not None and output.resolve() in [path.resolve() for path in inputs]:
+            raise InputError(f"--output {output}: is an input. Choose another file.")
         tables = [Table(path, predictor, settings.columns) for path in inputs]
         samples, total = (sample for table in tables for sample in table.read()), None
     if sys.stderr.isatty():
         console = Console(stderr=True)
         samples = track(samples, "predicting", total, console=console, transient=True)
-    num_rows = num_errors = 0
     predictor.to("cuda" if torch.cuda.is_available() else "cpu")
-    with writing(output) as file:
-        num_rows, num_errors = write_rows(predictor, samples, file, settings)
-    if num_errors:
-        text = f"{num_errors} of {num_rows} could not be read: see `error` in their rows."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+    counts = Counts()
+    try:
+        with writing(output) as file:
+            write_rows(predictor, samples, file, settings, counts)
+    except KeyboardInterrupt:
+        print(f"stopped after {counts.rows} rows, which are written", file=sys.stderr)
+        raise
+    unread = f"{counts.errors} of {counts.rows} could not be read: see `error` in their rows."
+    if counts.errors and counts.errors == counts.rows:
+        raise InputError(f"INPUT: {unread}")
+    if counts.errors:
+        print(f"warning: {unread}", file=sys.stderr, flush=True)
 
 
 def check_top_k(predictor: Predictor, top_k: int) -> None:
@@ -121,7 +139,7 @@ class Table:
     """A CSV file whose rows are samples, with names in the first line or without.
 
     Args:
-        path: The file.
+        path: The file, or ``-`` for standard input.
         predictor: Whose samples they are.
         columns: Names of those columns that are features, in order; all where not given.
 
@@ -131,75 +149,83 @@ class Table:
 
     def __init__(self, path: Path, predictor: Predictor, columns: list[str] | None) -> None:
         self.path = path
-        model = type(predictor.model).__name__
-        if path.is_dir() or predictor.num_features is None:
-            raise InputError(f"INPUT {path}: {model} does not take it. Give a CSV file of numbers.")
-        with self._open() as file:
-            first = next(self._rows(csv.reader(file)), [])
-        self.has_names = any(isinstance(read_number(text), str) for text in first)
-        known = first if self.has_names else [str(number + 1) for number in range(len(first))]
+        model, wanted = type(predictor.model).__name__, predictor.num_features
+        if path.is_dir():
+            raise InputError(f"INPUT {path}: is a folder, and {model} takes CSV files of numbers.")
+        self._rows = self._open()  # once: a pipe cannot be read again
+        self._first = next(self._rows, None)
+        if self._first is None:
+            raise InputError(f"INPUT {path}: is empty.")
+        first = self._first
+        self.has_names = not any(is_number(text) for text in first)
+        names = first if self.has_names else [str(number + 1) for number in range(len(first))]
         for name in columns or []:
-            if name not in known:
-                raise InputError(f"--columns {name}: {path} has none. {suggest(name, known, True)}")
-        self.places = [known.index(name) for name in columns or known]
-        if len(self.places) != predictor.num_features:
-            raise InputError(
-                f"INPUT {path}: has {len(self.places)} columns, but {model} takes "
-                f"{predictor.num_features}. Choose them by --columns."
-            )
+            if names.count(name) != 1:
+                has = f"{path} has {names.count(name) or 'none'}"
+                raise InputError(f"--columns {name}: {has}. {suggest(name, names, True)}")
+        places = [names.index(name) for name in columns] if columns else range(len(names))
+        self.places = list(places)
+        if len(self.places) != wanted:
+            mark = next((mark for mark in ";\t|" if mark in first[0]), None)
+            fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
+            columns_of = f"{len(self.places)} columns, but {model} takes {wanted}"
+            raise InputError(f"INPUT {path}: has {columns_of}. {fix}")
 
     def read(self) -> Iterator[Sample]:
         """Read the rows, numbered from 1."""
-        with self._open() as file:
-            for number, row in enumerate(self._rows(csv.reader(file)), 1 - self.has_names):
-                if number:
-                    yield self._sample([shown(self.path), number], row)
+        assert self._first is not None
+        rows = self._rows if self.has_names else chain([self._first], self._rows)
+        for number, row in enumerate(rows, 1):
+            yield self._sample([shown(self.path), number], row)
 
     def _sample(self, origin: list[str | int], row: list[str]) -> Sample:
         if len(row) <= max(self.places):
             return Sample(origin, None, f"it has {len(row)} columns, too few")
-        values = [read_number(row[place]) for place in self.places]
-        for value in values:
-            if isinstance(value, str):
-                return Sample(origin, None, f"{value[:40]!r} is no finite number")
-        return Sample(origin, torch.tensor(values))
+        texts = [row[place] for place in self.places]
+        for text in texts:
+            if not is_number(text) or not abs(float(text)) <= torch.finfo().max:
+                return Sample(origin, None, f"{text[:40]!r} is no finite number")
+        return Sample(origin, torch.tensor([float(text) for text in texts]))
 
-    def _open(self) -> TextIO:
+    def _open(self) -> Iterator[list[str]]:
+        """Read rows that are not blank; of one that is no CSV, what is wrong with it."""
         try:
-            return self.path.open(newline="", encoding="utf-8-sig", errors="replace")
+            path = "/dev/stdin" if str(self.path) == "-" else self.path
+            with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
+                reader = csv.reader(file)
+                while True:
+                    try:
+                        row = next(reader, None)
+                    except csv.Error as error:
+                        row = [str(error)] * (1 + max(getattr(self, "places", [0])))
+                    if row is None:
+                        return
+                    if row:
+                        yield row
         except OSError as error:
             raise InputError(f"INPUT {self.path}: cannot be read ({error.strerror}).") from None
 
-    def _rows(self, reader: Iterator[list[str]]) -> Iterator[list[str]]:
-        """Read rows that are not blank; one that is no CSV is given as a text that is no number."""
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                row = [str(error)] * (1 + max(getattr(self, "places", [0])))
-            if row:
-                yield row
 
-
-def read_number(text: str) -> float | str:
-    """Read a finite number, or give back the text that is none."""
+def is_number(text: str) -> bool:
+    """Tell whether a text is a number, as a CSV file holds it."""
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        return text
-    return value if math.isfinite(value) and abs(value) < torch.finfo().max else text
+        return False
+    return "_" not in text  # Python would read 1_000
 
 
 def write_rows(
-    predictor: Predictor, samples: Iterable[Sample], file: TextIO, settings: Settings
-) -> tuple[int, int]:
-    """Write a row for each sample; count them, and those that could not be read."""
+    predictor: Predictor,
+    samples: Iterable[Sample],
+    file: TextIO,
+    settings: Settings,
+    counts: Counts,
+) -> None:
+    """Write a row for each sample, and count them."""
     samples, is_csv = iter(samples), settings.format == "csv"
     columns = column_names(predictor, settings.top_k)
     writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-    num_rows = num_errors = 0
     if is_csv:
         writer.writeheader()
     while batch := list(islice(samples, settings.batch_size)):
@@ -213,10 +239,9 @@ def write_rows(
                 writer.writerow(row)
             else:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            num_errors += bool(sample.error)
-        num_rows += len(batch)
+            counts.errors += bool(sample.error)
         file.flush()
-    return num_rows, num_errors
+        counts.rows += len(batch)
 
 
 def column_names(predictor: Predictor, top_k: int) -> list[str]:
@@ -258,16 +283,17 @@ def rounded(value: float) -> float:
 
 @contextmanager
 def writing(path: Path | None) -> Iterator[TextIO]:
-    """Open a file, or standard output, whose reader may go away."""
-    if path is not None:
-        try:
-            file = path.open("w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from None
-        with file:
-            yield file
+    """Open a file, or standard output.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    if path is None:
+        with standard_output() as output:
+            yield output
         return
     try:
-        yield sys.stdout
-    except BrokenPipeError:  # nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from None

@@ -1,6 +1,7 @@
 """A trained model that is ready for use: samples in, probabilities or values out."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,52 @@ class Predictor(nn.Module):
     """A model with its preprocessing.
 
     Takes samples as their source holds them: images (B, H, W, 3) uint8, or rows (B, F) float32.
-    Gives probabilities (B, K) float32 where the model tells classes apart, else its values.
+    Gives probabilities (B, K) float32 where the model tells classes apart (it has a hyperparameter
+    ``num_classes``, and its outputs are scores or probabilities), else its values.
 
     Args:
         model: The trained model.
         preprocess: What turns samples into its inputs.
-        class_names: One a class, in the order of their numbers; None for a model of values.
         data: The datamodule of the run, which reads files.
+
+    Attributes:
+        class_names: One a class, in the order of their numbers; None for a model of values.
     """
 
-    def __init__(
-        self,
-        model: LightningModule,
-        preprocess: nn.Module,
-        class_names: list[str] | None,
-        data: Any,
-    ) -> None:
+    def __init__(self, model: LightningModule, preprocess: nn.Module, data: Any) -> None:
         super().__init__()
         self.model = model
         self.preprocess = preprocess
-        self.class_names = class_names
         self.data = data
+        number = model.hparams.get("num_classes")
+        numbers = None if number is None else [str(place) for place in range(number)]
+        self.class_names: list[str] | None = numbers
+        self._gives_probabilities = False
         self.eval().requires_grad_(False)
+        if not self.takes_images and self.num_features is None:
+            raise InputError(
+                f"model: {type(model).__name__} does not tell how many numbers it takes. Give it a "
+                "hyperparameter `num_features`."
+            )
+        if self.class_names is not None:
+            # Whatever its weights are: a softmax at its end is not to be followed by another.
+            outputs = self.model(self.preprocess(self.random_samples(4))).float()
+            off = (outputs.sum(1) - 1).abs().max()
+            self._gives_probabilities = bool((outputs >= 0).all() and off < 1e-4)
+
+    def name_classes(self, names: Any) -> None:
+        """Give classes the names in a list, if it has one for each."""
+        fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if fits and self.class_names and len(names) == len(self.class_names):
+            self.class_names = names
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.finish(self.model(self.preprocess(samples)))
 
     def finish(self, outputs: Tensor) -> Tensor:
-        """Turn outputs of the model into probabilities, or leave them."""
-        return outputs if self.class_names is None else outputs.float().softmax(1)
+        """Turn class scores of the model into probabilities, and leave other outputs."""
+        scores = self.class_names is not None and not self._gives_probabilities
+        return outputs.float().softmax(1) if scores else outputs
 
     @property
     def takes_images(self) -> bool:
@@ -115,14 +133,19 @@ def load(
 def load_run(run: Run, configs: Sequence[str] = ()) -> Predictor:
     """Load the model of a run that has been found; see ``load``."""
     checkpoint = checkpoints.load_checkpoint(run.checkpoint)
-    predictor = build(run.options(configs), checkpoint.get("class_names"))
+    predictor = build(run.options(configs))
     checkpoints.check_matches(run.checkpoint, checkpoint, predictor.model)
     predictor.model.load_state_dict(checkpoint["state_dict"])
+    predictor.name_classes(checkpoint.get("class_names"))
     return predictor
 
 
-def build(args: Sequence[str], class_names: list[str] | None = None) -> Predictor:
-    """Build the model that arguments of the command line ask for, with its first weights."""
+def build(args: Sequence[str]) -> Predictor:
+    """Build the model that arguments of the command line ask for, with its first weights.
+
+    Raises:
+        InputError: The data or the model do not tell how samples become inputs.
+    """
     cli = ModelCLI(args)
     data = cli.datamodule
     if not hasattr(data, "preprocessing"):
@@ -130,10 +153,7 @@ def build(args: Sequence[str], class_names: list[str] | None = None) -> Predicto
             f"data: {type(data).__name__} does not tell how it prepares samples. Give it a method "
             "`preprocessing`, as InMemoryDataModule has."
         )
-    num_classes = cli.model.hparams.get("num_classes")
-    names = None
-    if num_classes is not None:
-        known = class_names if isinstance(class_names, list) else []
-        fits = len(known) == num_classes and all(isinstance(name, str) for name in known)
-        names = known if fits else [str(number) for number in range(num_classes)]
-    return Predictor(cli.model, data.preprocessing(), names, data)
+    predictor = Predictor(cli.model, data.preprocessing(), data)
+    with suppress(OSError, ValueError):  # the images that it was trained on may not be here
+        predictor.name_classes(getattr(data, "class_names", None))
+    return predictor

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from .checks import suggest
 from .errors import Arguments, InputError, readable
+from .files import standard_output
 from .listing import Group, Run, find_runs, group_seeds, printable, text_of
 from .run_tables import draw_runs, is_reading
 
@@ -136,13 +136,10 @@ def finite(tree: Any) -> Any:
 
 
 def write(text: str) -> None:
-    """Write to standard output, as long as somebody reads it."""
+    """Write to standard output what it can hold."""
     encoding = sys.stdout.encoding or "utf-8"
-    try:
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:  # and none when Python ends and flushes again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with standard_output() as output:
+        output.write(text.encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":

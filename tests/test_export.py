@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src import export, exporting, paddle_weights
-from src.predictor import load
+from src.predictor import Predictor, load
 from tests.commands import fails, state
 from tests.test_hostile import MakesFolder
 from tests.tiny import TinyModel
@@ -151,10 +151,30 @@ def test_bad_input(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = run / "checkpoints/best.ckpt"
     itself = f"--output {best}: is what is exported. Choose another file."
     expect(itself, "--format", "ckpt", "--output", str(best))
+    config = run / "config.yaml"
+    of_run = f"--output {config}: is a file of a run. Choose another."
+    expect(of_run, "--format", "torch", "--output", str(config))
     expect(
         f"--output {run}: is a folder. Give the name of a file.",
         *("--format", "torch", "--output", str(run)),
     )
+
+
+def test_place_that_is_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "exports").touch()
+    message = f"--output {run}/exports/best.pt2: cannot be written (File exists)."
+    fails(export.main, [str(run), "--format", "torch"], message, capsys)
+
+
+def test_model_that_does_not_tell_its_size(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Predictor, "num_features", None)
+    message = (
+        "model: TinyModel does not tell how many numbers it takes. Give it a hyperparameter "
+        "`num_features`."
+    )
+    fails(export.main, [str(run), "--format", "torch"], message, capsys)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +226,7 @@ def test_safetensors(checkpoint: str, run: Path, capsys: pytest.CaptureFixture[s
     assert all(torch.equal(weights[name], saved[name]) for name in saved)
     # And back: a file in a run's folder belongs to its configuration.
     assert export.main([str(path), "--format", "ckpt"]) == 0
+    assert path.stat().st_mode == (run / "config.yaml").stat().st_mode
     made = torch.load(path.with_name(f"{checkpoint}.ckpt"), weights_only=True)["state_dict"]
     assert all(torch.equal(made[name], saved[name]) for name in saved)
     capsys.readouterr()

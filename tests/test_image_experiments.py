@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 
 from src import train
-from src.callbacks.plots import pixels
+from src.callbacks.image_summaries import to_pixels
 from src.data import SyntheticImageDataModule
 from src.models import SimpleCNN
 from tests.commands import (
@@ -244,4 +244,4 @@ def test_images_are_drawn_as_they_were() -> None:
     data = SyntheticImageDataModule(num_classes=2, num_samples=4)
     images = data.read("train").inputs
     inputs = data.transform(images, torch.arange(4), "val")
-    assert torch.equal(pixels(list(inputs), data), images)
+    assert torch.equal(to_pixels(inputs, data).permute(0, 2, 3, 1), images)

@@ -51,7 +51,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_by_class(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(colours), "--split", "val"]) == 0
     out = capsys.readouterr().out
-    metrics = json.loads((colours / "evaluation/val/metrics.json").read_text())
+    metrics = json.loads((colours / "evaluation/best/val/metrics.json").read_text())
     shares = {name: metrics[f"val/acc/{name}"] for name in CLASSES}
     assert shares == {"blue": 1.0, "green": 1.0, "red": 1.0}
     assert metrics["val/acc"] == 1.0
@@ -80,7 +80,10 @@ def test_evaluate_counts_mistakes(
     assert metrics["test/acc"] == pytest.approx(12 / 15)
     out = capsys.readouterr().out
     assert "│ blue  │ 0.6667   │ 6 of 9 │ red (3)" in out
-    assert not (colours / "evaluation/test").exists()
+    assert not (colours / "evaluation/best/test").exists()
+    config = colours / "config.yaml"
+    message = f"--output {config}: is a file of a run. Choose another."
+    fails(evaluate.main, [str(colours), "--output", str(config)], message, capsys)
 
 
 def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +111,11 @@ def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     found = predictor(image[None])[0]
     assert float(found.max()) == pytest.approx(float(rows[0]["probability"]), rel=1e-5)
 
+    itself = photos / "a.png"
+    message = f"--output {itself}: is an input. Choose another file."
+    fails(predict.main, [str(colours), str(photos), "--output", str(itself)], message, capsys)
+    message = "--columns: is for CSV files, and the model takes images."
+    fails(predict.main, [str(colours), str(photos), "--columns", "a"], message, capsys)
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(predict.main, [str(colours), str(empty)], f"INPUT {empty}: holds no images.", capsys)
@@ -135,6 +143,16 @@ def test_torch_program_takes_bytes(colours: Path, tmp_path: Path) -> None:
     assert found.shape == (3,)
     assert float(found.sum()) == pytest.approx(1, abs=1e-6)
     assert json.loads(known["class_names"])[int(found.argmax())] == "blue"
+
+
+@pytest.mark.extras
+def test_names_of_classes_come_back(colours: Path, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    given, config = tmp_path / "theirs.safetensors", ["--config", str(colours / "config.yaml")]
+    export.main([str(colours), "--format", "safetensors", "--output", str(given)])
+    assert export.main([str(given), *config, "--format", "ckpt"]) == 0
+    made = torch.load(tmp_path / "theirs.ckpt", weights_only=True)
+    assert made["class_names"] == CLASSES
 
 
 @pytest.mark.extras

@@ -92,9 +92,15 @@ def test_curves_of_steps_alone(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_others_give(names: list[str], labels: list[str]) -> None:
-    figures = plots.curve_figures("M", Curves("step", {name: ([1.0], [2.0]) for name in names}))
+    points = {name: ([1.0, 2.0], [3.0, 2.0]) for name in names}
+    figures = plots.curve_figures("M", Curves("step", points))
     assert list(figures) == ["loss"]
     assert [name.removesuffix(", last 2") for name in lines(figures["loss"])] == labels
+
+
+def test_a_single_point_is_no_line() -> None:
+    curves = Curves("epoch", {"train/loss_step": ([0.5], [2.0]), "train/loss": ([1.0], [1.5])})
+    assert list(lines(plots.curve_figures("M", curves)["loss"])) == ["train, last 1.5"]
 
 
 def test_other_readings_are_no_curves() -> None:
@@ -156,6 +162,8 @@ def test_labels_of_classes() -> None:
     names = ["naïve", "猫", "$x$", "a\nb", "", "Donaudampfschiffahrt"]
     expected = ["naïve", "1", r"\$x\$", "3", "4", "Donaudampfsch…"]
     assert plots.class_labels(names, 6) == expected
+    alike = [f"a class with number {number}" for number in range(2)]
+    assert plots.class_labels([*alike, "b"], 3) == ["0", "1", "b"]
     assert plots.class_labels(names, 3) == plots.class_labels(None, 3) == ["0", "1", "2"]
 
 

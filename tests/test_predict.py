@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from src import predict
-from src.predictor import load
+from src import predict, prediction
+from src.predictor import Predictor, load
 from tests.commands import TRAIN, fails
 from tests.tiny import TinyModel
 
@@ -110,6 +111,68 @@ def test_no_csv_at_all(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert errors == [False, True, True, False]
 
 
+def test_first_row_of_numbers_is_no_header(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even where one is wrong; columns of one name are all read."""
+    path = tmp_path / "rows.csv"
+    path.write_text("1,nan,3,1_000\n2,0,0,0.5\n")
+    out, _ = printed([str(tiny_run), str(path)], capsys)
+    assert [bool(row["error"]) for row in csv.DictReader(io.StringIO(out))] == [True, False]
+    path.write_text("x,x,x,x\n2,0,0,0.5\n")
+    (row,) = csv.DictReader(io.StringIO(printed([str(tiny_run), str(path)], capsys)[0]))
+    assert float(row["probability"]) == pytest.approx(float(expected(tiny_run)[0].max()), rel=1e-6)
+
+
+def test_rows_from_a_pipe(tiny_run: Path) -> None:
+    """All of them, though nothing can be read twice."""
+    module = TRAIN[1].replace("train", "predict")
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(tiny_run), "-", "--format", "jsonl"],
+        input="a,b,c,d\n" + "2,0,0,0.5\n" * 3000,
+        capture_output=True,
+        text=True,
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["row"] for row in rows] == list(range(1, 3001))
+    assert {row["file"] for row in rows} == {"-"}
+    assert {row["label"] for row in rows} == {str(int(expected(tiny_run)[0].argmax()))}
+
+
+def test_stopped(
+    tiny_run: Path,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C in the second batch: what is written is said."""
+    run_model, batches = prediction.run_model, iter([None])
+
+    def press(*args: Any) -> Any:
+        if next(batches, "pressed"):
+            raise KeyboardInterrupt
+        return run_model(*args)
+
+    monkeypatch.setattr(prediction, "run_model", press)
+    output = tmp_path / "out.csv"
+    given = [str(tiny_run), str(table), "--output", str(output), "--batch_size", "4"]
+    with pytest.raises(SystemExit, match="130"):
+        predict.main(given)
+    assert capsys.readouterr().err == "stopped after 4 rows, which are written\n"
+    assert len(output.read_text().splitlines()) == 5
+
+
+def test_model_that_gives_probabilities(tiny_run: Path) -> None:
+    """Somebody else's may end in a softmax: another would flatten what it says."""
+    plain = load(tiny_run)
+    model = plain.model
+    assert isinstance(model, TinyModel)
+    model.network = torch.nn.Sequential(model.network, torch.nn.Softmax(1))
+    again = Predictor(model, plain.preprocess, plain.data)
+    torch.testing.assert_close(again(torch.tensor(ROWS)), expected(tiny_run))
+
+
 def test_python(tiny_run: Path) -> None:
     predictor = load(tiny_run)
     torch.testing.assert_close(predictor(torch.tensor(ROWS)), expected(tiny_run))
@@ -141,13 +204,30 @@ def test_bad_input(
 
     near = f"INPUT {tmp_path}/row.csv: there is no such file or folder. Did you mean `{table}`?"
     expect(near, f"{tmp_path}/row.csv")
-    folder = f"INPUT {tmp_path}: TinyModel does not take it. Give a CSV file of numbers."
+    folder = f"INPUT {tmp_path}: is a folder, and TinyModel takes CSV files of numbers."
     expect(folder, str(tmp_path))
     given = [str(table)]
     no_column = f"--columns e: {table} has none. Available: a, b, c, d."
     expect(no_column, *given, "--columns", "a,b,c,e")
-    few = f"INPUT {table}: has 2 columns, but TinyModel takes 4. Choose them by --columns."
-    expect(few, *given, "--columns", "a,b")
+    few = f"INPUT {table}: has 2 columns, but TinyModel takes 4. Choose by --columns."
+    expect(few, *given, "--columns", "a, b")
+    twice = tmp_path / "twice.csv"
+    twice.write_text("a,a,b,c\n1,2,3,4\n")
+    several = f"--columns a: {twice} has 2. Did you mean `a`? Available: a, a, b, c."
+    expect(several, str(twice), "--columns", "a,b,c,a")
+    for mark in (";", "\t"):
+        twice.write_text(mark.join("1234"))
+        marked = (
+            f"INPUT {twice}: has 1 columns, but TinyModel takes 4. Separate them by `,`, not by"
+        )
+        expect(f"{marked} {mark!r}.", str(twice))
+    twice.write_text("\n")
+    expect(f"INPUT {twice}: is empty.", str(twice))
+    twice.write_text("1,x,2,3\n,,,\n")
+    unread = "2 of 2 could not be read: see `error` in their rows."
+    with pytest.raises(SystemExit, match="2"):
+        predict.main([str(tiny_run), str(twice)])
+    assert capsys.readouterr().err == f"error: INPUT: {unread}\n"
     expect("--top_k 4: is more than the model has classes, 3.", *given, "--top_k", "4")
     expect("--top_k 0: is not at least 1.", *given, "--top_k", "0")
     command = f"python -m {predict.__name__}"
@@ -158,6 +238,10 @@ def test_bad_input(
     itself = f"--output {table}: is an input. Choose another file."
     expect(itself, *given, "--output", str(table))
     assert "2.0,0.0,0.0,0.5" in table.read_text()
+    best = tiny_run / "checkpoints/best.ckpt"
+    for file in (best, tiny_run / "metrics.csv"):
+        of_run = f"--output {file}: is a file of a run. Choose another."
+        expect(of_run, *given, "--output", str(file))
     nowhere = f"--output {tmp_path}/no/x.csv: there is no folder {tmp_path}/no. Give the name of a "
     expect(f"{nowhere}file.", *given, "--output", f"{tmp_path}/no/x.csv")
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from src import listing, run_tables, status
+from src import find, run_tables, status
 from src.files import write_json
 from src.run_tables import ranked
 from src.runs import main
@@ -335,7 +335,7 @@ def test_damaged_runs_are_listed(
 
 def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlp/a").mkdir(parents=True)
-    for name in listing.FILES:
+    for name in find.FILES:
         os.mkfifo(tmp_path / "mlp/a" / name)
     assert names(tmp_path, capsys) == ["a"]
 

@@ -67,7 +67,8 @@ class ImageSummaries(Callback):
         if inputs is None:
             self._logger = None
         elif batch_idx == 0 and trainer.is_global_zero:
-            pixels = to_pixels(inputs[: self.num_images], trainer)
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            pixels = to_pixels(inputs[: self.num_images], data)
             self._show("images/augmented", grid(resize(pixels, IMAGE_PX)), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,8 +120,9 @@ class ImageSummaries(Callback):
         wrong = surest_mistakes(outputs.float(), batch[1], self.num_images)
         if not wrong:
             return
-        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], trainer)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        names = getattr(data, "class_names", None)
+        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], data)
         labelled = [
             label(tile, f"true: {name_of(true, names)}\npredicted: {name_of(predicted, names)}")
             for tile, (_, true, predicted) in zip(resize(pixels, IMAGE_PX), wrong, strict=True)
@@ -180,9 +182,8 @@ def surest_mistakes(scores: Tensor, targets: Tensor, most: int) -> list[tuple[in
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def to_pixels(inputs: Tensor, trainer: Trainer) -> Tensor:
+def to_pixels(inputs: Tensor, data: Any) -> Tensor:
     """Bring inputs of the model (B, C, H, W) back to uint8 on the CPU, by the data if it can."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
     back: Callable[[Tensor], Tensor] | None = getattr(data, "pixels", None)
     if back is None or getattr(data, "collate_fn", None) is not None:
         return stretch(inputs.cpu().float())

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import plots
 from .confusion import Confusion, Mistake
 from .gradient_clipping import GradientClipping
+from .image_summaries import to_pixels
 
 
 class Plots(Confusion):
@@ -45,8 +46,9 @@ class Plots(Confusion):
             figures["confusion"] = plots.confusion_figure(title, self.matrix, labels)
             if self.worst and is_image(self.worst[0].inputs):
                 captions = [caption(mistake, labels) for mistake in self.worst]
-                images = pixels([mistake.inputs for mistake in self.worst], data)
-                heading = f"{title}: the surest of its mistakes"
+                inputs = torch.stack([mistake.inputs for mistake in self.worst])
+                images = to_pixels(inputs, data).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)
+                heading = f"{title}: the surest mistakes, true → predicted"
                 figures["worst"] = plots.worst_figure(heading, images, captions)
         if panels:
             figures["fit"] = plots.fit_figure(f"{title}: fit, on test data", panels)
@@ -56,22 +58,6 @@ class Plots(Confusion):
 def is_image(inputs: Tensor) -> bool:
     """Tell whether these are (C, H, W) of grey or colours."""
     return inputs.ndim == 3 and inputs.shape[0] in (1, 3)
-
-
-def pixels(inputs: Sequence[Tensor], data: Any) -> Tensor:
-    """Bring back images from inputs of a model, each (C, H, W): (N, H, W, 3) uint8.
-
-    Where the data does not tell how, each image spans all brightness.
-    """
-    batch = torch.stack(list(inputs)).float()
-    preprocessing = getattr(data, "preprocessing", lambda: None)()
-    inverse = getattr(preprocessing, "inverse", None)
-    if inverse is not None:
-        images: Tensor = inverse(batch)
-    else:
-        low, high = batch.amin((1, 2, 3), True), batch.amax((1, 2, 3), True)
-        images = (255 * (batch - low) / (high - low).clamp(min=1e-9)).byte().permute(0, 2, 3, 1)
-    return images.expand(-1, -1, -1, 3)
 
 
 def caption(mistake: Mistake, labels: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from .in_memory import InMemoryDataModule, Split
 
 FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"]  # by content: EPS is a program
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-CACHE_VERSION = 2  # raise it when the pixels decoded from the same files change
+CACHE_VERSION = 3  # raise it when the pixels decoded from the same files change
 # What Pillow raises for files that are damaged, or made to do damage.
 BROKEN: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError),
@@ -325,7 +325,7 @@ def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
-            size, rgb = upright.size, upright.convert("RGB")
+            size, rgb = upright.size, eight_bits(upright).convert("RGB")
     except BROKEN as error:
         reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
@@ -337,6 +337,19 @@ def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
             )
         rgb = ImageOps.fit(rgb, (size_px, size_px), Image.Resampling.BILINEAR)
     return np.asarray(rgb)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Scale grey of 16 bits to 8, which Pillow would cut off at white.
+
+    Raises:
+        ValueError: It has 32 bits, whose range is not known.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a pixel, and may have 8 or 16")
+    return image
 
 
 def labelled(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.data import images, philox
-from src.data.images import ImageDataModule, decode
+from src.data.images import ImageDataModule, decode, eight_bits
 from src.data.in_memory import Arrays, Split
 from tests.data.pictures import save_image, shades
 from tests.data.serving import SPLITS, serve
@@ -366,3 +366,16 @@ def test_photographs_are_turned_upright_and_hidden_files_passed_over(tmp_path: P
     pixels = decode([file], 4, tmp_path / "cache")[0]
     assert pixels[0].tolist() == [[255, 0, 0]] * 4
     assert pixels[3].tolist() == [[0, 0, 255]] * 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_sixteen_bits(suffix: str, tmp_path: Path) -> None:
+    """Scaled as a whole, and not cut off at white."""
+    values = np.array([[0, 257, 65535], [128, 129, 32896]], np.uint16)
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(values).save(path)
+    with Image.open(path) as image:
+        assert np.asarray(eight_bits(image)).tolist() == [[0, 1, 255], [0, 1, 128]]
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(ValueError, match=r"real.tif is not a readable image: it has 32 bits a p"):
+        decode([tmp_path / "real.tif"], 2, tmp_path / "cache")
