@@ -237,7 +237,10 @@ class ProjectCLI(LightningCLI):
             self.folder = runs_dir / experiment
 
     def _name_loggers(self) -> None:
-        """Name a run as its folder with W&B and MLflow, whose own names follow from the seed."""
+        """Name a run as its folder with W&B and MLflow, whose own names follow from the seed.
+
+        The files of W&B go into that folder too, unless they are to lie elsewhere.
+        """
         assert self.folder is not None
         given = self.config.trainer.logger
         for logger in given if isinstance(given, list) else [given]:
@@ -245,6 +248,8 @@ class ProjectCLI(LightningCLI):
             for key in ("name", "run_name"):
                 if key in settings and settings[key] is None:
                     settings[key] = f"{self.folder.parent.name}/{self.folder.name}"
+            if settings and settings.get("save_dir") == ".":
+                settings["save_dir"] = str(self.folder)
 
     def _loggers(self, given: Any) -> list[Logger] | bool:
         if given is False:

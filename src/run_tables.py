@@ -1,6 +1,7 @@
 """Tables of runs, as wide as a terminal and no wider."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ def draw_runs(runs: list[Run], groups: list[Group], first: str | None) -> str:
         first: The column that they were sorted by; a metric is always shown.
     """
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    metrics = ranked({name for run in runs for name in run.metrics}, first)
+    metrics = ranked((name for run in runs for name in run.metrics), first)
     settings = {run.experiment: list[str]() for run in runs}
     for run in runs:
         settings[run.experiment] += run.differs
@@ -121,14 +122,20 @@ def draw(
 
 
 def ranked(names: Iterable[str], first: str | None) -> list[str]:
-    """Order metrics by how much they tell: of the test, of validation, others, of training."""
+    """Order metrics by how much they tell: those of most runs; of the test, of validation, others.
+
+    Args:
+        names: Of each run.
+        first: What comes before all.
+    """
     kinds = ("test/", "val/", "", "train/")
+    counts = Counter(names)
 
-    def rank(name: str) -> tuple[bool, int, bool, str]:
+    def rank(name: str) -> tuple[bool, int, int, bool, str]:
         kind = next((k for k in kinds if k and name.startswith(k)), "")
-        return name != first, kinds.index(kind), name.endswith("loss"), name
+        return name != first, -counts[name], kinds.index(kind), name.endswith("loss"), name
 
-    return sorted((n for n in names if n == first or not is_reading(n)), key=rank)
+    return sorted((n for n in counts if n == first or not is_reading(n)), key=rank)
 
 
 def is_reading(name: str) -> bool:

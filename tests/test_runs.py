@@ -571,3 +571,9 @@ def test_results_of_a_real_run(tiny_run: Path) -> None:
     assert [n for n in shown if not n.endswith("_step")] == [
         f"{split}/{name}" for split in splits for name in ("acc", "loss")
     ]
+
+
+def test_what_most_runs_have_comes_first() -> None:
+    names = ["test/acc", "val/acc", "val/loss", "val/acc", "val/loss", "lr"]
+    assert ranked(names, None) == ["val/acc", "val/loss", "test/acc"]
+    assert ranked(names, "lr") == ["lr", "val/acc", "val/loss", "test/acc"]
