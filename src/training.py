@@ -74,16 +74,19 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
         metrics["samples_per_s"] = cli.measured.samples_per_s
         metrics["train_seconds"] = cli.measured.train_seconds
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-    if not dry:
-        write_json(folder / "metrics.json", metrics)
-        status.end(folder, "done")
     shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
     rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
     run.print_table(type(model).__name__, rows)
-    if cli.plots is not None and not dry:
-        cli.plots.draw(trainer, folder, panels)
+    if dry:
+        return
+    try:
+        if cli.plots is not None:
+            cli.plots.draw(trainer, folder, panels)
+    finally:  # last, for it says that the run is done: one that is killed before is gone on with
+        write_json(folder / "metrics.json", metrics)
+        status.end(folder, "done")
 
 
 def prepare(cli: ProjectCLI) -> None:

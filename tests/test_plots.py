@@ -1,3 +1,4 @@
+import json
 import math
 import struct
 import warnings
@@ -11,7 +12,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from src import plots
+from src import plots, status
+from src.callbacks import Plots
 from src.plots import Curves, Panel
 from src.train import main as train
 from tests.commands import stop_in_step
@@ -306,3 +308,22 @@ def test_a_model_of_somebody_else(tmp_path: Path) -> None:
     (_, (train_x, _)), (_, (val_x, _)) = lines(figures["loss"]).items()
     assert train_x == [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
     assert val_x == [1, 2]
+
+
+def test_a_run_is_done_when_its_pictures_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while they are drawn, it is gone on with; where drawing fails, nothing else is lost."""
+    seen = []
+
+    def draw(self: Plots, trainer: Any, folder: Path, panels: Any) -> None:
+        seen.append((folder / "metrics.json").exists())
+        raise RuntimeError("no pictures")
+
+    monkeypatch.setattr(Plots, "draw", draw)
+    args = [*TINY, *ON, "--runs_dir", str(tmp_path), "--run_name", "run"]
+    with pytest.raises(RuntimeError, match="no pictures"):
+        train(args)
+    assert seen == [False]
+    assert "test/acc" in json.loads((tmp_path / "tiny/run/metrics.json").read_text())
+    assert status.look(tmp_path / "tiny/run").state == "done"
