@@ -313,7 +313,7 @@ def test_a_model_of_somebody_else(tmp_path: Path) -> None:
 def test_a_run_is_done_when_its_pictures_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while they are drawn, it is gone on with; where drawing fails, nothing else is lost."""
+    """Killed while drawing, it is gone on with; where drawing fails, nothing else is lost."""
     seen = []
 
     def draw(self: Plots, trainer: Any, folder: Path, panels: Any) -> None:
