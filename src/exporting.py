@@ -43,6 +43,8 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
         with TemporaryDirectory(dir=output.parent) as folder:
             part = Path(folder, f"part{suffix}")
             difference = compare(predictor, WRITERS[format_](predictor, part))
+            if list(Path(folder).iterdir()) != [part]:  # as ONNX writes more than 2 GiB
+                raise ValueError(f"--format {format_}: the model is too large for one file.")
             os.replace(part, output)
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None

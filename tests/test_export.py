@@ -69,6 +69,22 @@ def test_what_differs_is_not_left(
     assert "largest difference" not in capsys.readouterr().out.split("random samples")[-1]
 
 
+def test_more_than_one_file(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written beside the file would be lost: refused."""
+    write = exporting.WRITERS["torch"]
+
+    def write_two(predictor: Predictor, path: Path) -> exporting.Compute:
+        path.with_suffix(".data").touch()
+        return write(predictor, path)
+
+    monkeypatch.setitem(exporting.WRITERS, "torch", write_two)
+    message = "--format torch: the model is too large for one file."
+    fails(export.main, [str(run), "--format", "torch"], message, capsys)
+    assert list((run / "exports").iterdir()) == []
+
+
 def test_weights_for_paddle(tmp_path: Path) -> None:
     """Linear weights are turned, all others stay; there and back is the same."""
     torch.manual_seed(0)
