@@ -65,18 +65,16 @@ def predict(
     """Write what the model of a run predicts for files, to a file or to standard output."""
     predictor = load_run(run, configs)
     check_top_k(predictor, settings.top_k)
+    files = find_images(predictor, inputs) if predictor.takes_images else inputs
+    if output is not None and output.resolve() in [file.resolve() for file in files]:
+        raise InputError(f"--output {output}: is an input. Choose another file.")
     samples: Iterable[Sample]
     if predictor.takes_images:
         if settings.columns is not None:
             raise InputError("--columns: is for CSV files, and the model takes images.")
-        files = find_images(predictor, inputs)
-        if output is not None and output.resolve() in [file.resolve() for file in files]:
-            raise InputError(f"--output {output}: is an input. Choose another file.")
         samples, total = read_images(predictor, files, settings.batch_size), len(files)
     else:
-        if output is not None and output.resolve() in [path.resolve() for path in inputs]:
-            raise InputError(f"--output {output}: is an input. Choose another file.")
-        tables = [Table(path, predictor, settings.columns) for path in inputs]
+        tables = [Table(path, predictor, settings.columns) for path in files]
         samples, total = (sample for table in tables for sample in table.read()), None
     if sys.stderr.isatty():
         console = Console(stderr=True)

@@ -106,4 +106,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 5800
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 5850

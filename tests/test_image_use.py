@@ -116,6 +116,13 @@ def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     fails(predict.main, [str(colours), str(photos), "--output", str(itself)], message, capsys)
     message = "--columns: is for CSV files, and the model takes images."
     fails(predict.main, [str(colours), str(photos), "--columns", "a"], message, capsys)
+    # The names are in the checkpoint: the images it was trained on need not be here.
+    moved = Path(shutil.copytree(colours, tmp_path / "moved"))
+    config = (moved / "config.yaml").read_text()
+    assert config.count(str(colours.parents[2] / "images")) == 1
+    gone = config.replace(str(colours.parents[2] / "images"), str(tmp_path / "gone"))
+    (moved / "config.yaml").write_text(gone)
+    assert load(moved).class_names == CLASSES
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(predict.main, [str(colours), str(empty)], f"INPUT {empty}: holds no images.", capsys)
