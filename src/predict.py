@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise InputError(f"--{name} {getattr(options, name)}: is not at least 1.")
         for path in options.inputs:
             if not path.exists() and str(path) != STDIN:
-                beside = path.parent.iterdir() if path.parent.is_dir() else ()
+                beside = [p for p in path.parent.glob("*") if p.suffix == path.suffix]
                 hint = suggest(str(path), map(str, beside)).partition("Available")[0]
                 raise InputError(f"INPUT {path}: there is no such file or folder. {hint}")
         suffix = ""
