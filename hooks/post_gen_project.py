@@ -31,6 +31,7 @@ EXAMPLES = {
         "src/data/synthetic_regression.py",
         "src/models/linear_regression.py",
         "tests/data/test_synthetic_regression.py",
+        "tests/experiments/linear_regression.yaml",
         "tests/models/test_linear_regression.py",
     ],
     "vision": [
@@ -51,6 +52,9 @@ EXAMPLES = {
         "tests/data/test_hostile_images.py",
         "tests/data/test_images.py",
         "tests/data/test_synthetic_images.py",
+        "tests/experiments/cifar10.yaml",
+        "tests/experiments/cifar10_fast.yaml",
+        "tests/experiments/cifar10_synthetic.yaml",
         "tests/models/test_fast_cnn.py",
         "tests/models/test_simple_cnn.py",
         "tests/test_image_experiments.py",

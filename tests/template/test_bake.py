@@ -132,6 +132,24 @@ def imports(tree: ast.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_tests_import_what_is_there(case: dict[str, str], project: Path) -> None:
+    """And not, say, a file of the tests that only this repository has."""
+    missing = []
+    for path in project.rglob("tests/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                place = project.joinpath(*node.module.split("."))
+                names = [alias.name for alias in node.names] if place.is_dir() else [""]
+                is_own = place.is_relative_to(project / "tests")
+                missing += [
+                    (path.name, node.module, name)
+                    for name in names
+                    if is_own and not (place / name).with_suffix(".py").is_file()
+                ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_is_linted(case: dict[str, str], project: Path) -> None:
     run("ruff", "check", "--no-cache", folder=project)
     run("ruff", "format", "--check", "--no-cache", folder=project)

@@ -17,7 +17,7 @@ from tests.models.test_contract import CASES, NAMES, build, takes_what_it_saves
 from tests.small import experiments
 
 CONFIGS_OF_MODELS = [config for _, config in CASES]
-COPIES = sorted(Path(__file__).parents[1].glob("experiments/*.yaml"))
+COPIES = Path(__file__).parents[1] / "experiments"
 
 
 def in_python(config: str) -> LightningModule:
@@ -39,6 +39,12 @@ def is_plain(value: Any) -> bool:
 
 def test_every_model_has_a_config() -> None:
     assert NAMES.keys() == {model for model, _ in CASES}
+
+
+def test_the_tests_experiments_are_those_of_configs() -> None:
+    """Copies, as a project's owner may change or remove those in ``configs``."""
+    copies = {path.name: path.read_text() for path in COPIES.glob("*.yaml")}
+    assert copies == {path.name: path.read_text() for path in CONFIGS.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("config", CONFIGS_OF_MODELS)
