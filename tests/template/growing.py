@@ -42,6 +42,37 @@ def grow(project: Path, package: str = "src") -> None:
     edit(project / "pyproject.toml", '    "numpy",\n', '    "numpy",\n    "pandas",\n')
 
 
+def change_examples(project: Path) -> None:
+    """Set what somebody with another machine and task would in the configs of the examples."""
+    for path in (project / "configs").glob("*.yaml"):
+        text = path.read_text().replace("  accelerator: cpu #", "  #")
+        if "accelerator" not in text:
+            text = text.replace("trainer:\n", "trainer:\n  accelerator: gpu\n  devices: 2\n")
+        text = text.replace("activation: relu", "activation: identity").replace(
+            "lr: 0.0", "lr: 0.1"
+        )
+        path.write_text(text.replace("lr: 0.0", "lr: 0.1"))
+    (project / "configs/cifar10_fast.yaml").rename(project / "configs/renamed.yaml")
+    (project / "configs/overlays/wide.yaml").write_text("model: {init_args: {channels: [8, 8]}}\n")
+    (project / "configs/overlays/other.yaml").write_text(
+        "trainer:\n  logger: {class_path: not_installed.Logger}\n"
+    )
+    (project / "configs/few.yaml").write_text("# Laid over others.\ntrainer: {max_epochs: 1}\n")
+
+
+def remove_cifar10(project: Path) -> None:
+    """Remove an example: its module, its configs and the tests named after it."""
+    for name in ("src/data/cifar10.py", "tests/data/test_cifar10.py"):
+        (project / name).unlink()
+    for path in (project / "configs").glob("cifar10*.yaml"):
+        path.unlink()
+    edit(
+        project / "src/data/__init__.py",
+        "from .cifar10 import CIFAR10DataModule as CIFAR10DataModule\n",
+        "",
+    )
+
+
 def append(path: Path, *lines: str) -> None:
     """Put lines at the end of a file."""
     path.write_text("\n".join([path.read_text().rstrip("\n"), *lines, ""]))
