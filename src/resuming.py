@@ -56,6 +56,29 @@ def restore_random(states: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+def layer_modes(trainer: Trainer) -> dict[str, list[str]]:
+    """Name which layers are in evaluation mode, and which parameters are not trained.
+
+    Hooks of a module or callback may have set that when the epoch began.
+    """
+    model = trainer.lightning_module
+    training = {name: layer.training for name, layer in model.named_modules()}
+    if trainer.validating:  # all are, for now
+        training |= trainer.fit_loop.epoch_loop.val_loop._module_mode.mode
+    return {
+        "evaluated": [name for name, mode in training.items() if not mode],
+        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
+    }
+
+
+def restore_modes(trainer: Trainer, modes: Mapping[str, list[str]]) -> None:
+    """Put layers and parameters into the modes that ``layer_modes`` has named."""
+    for name, layer in trainer.lightning_module.named_modules():
+        layer.training = name not in modes["evaluated"]
+    for name, parameter in trainer.lightning_module.named_parameters():
+        parameter.requires_grad = name not in modes["frozen"]
+
+
 def metric_states(module: nn.Module) -> dict[str, Any]:
     """Copy the states of all metrics in a module that have been updated, on the CPU."""
     for part in module.modules():

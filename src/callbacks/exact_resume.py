@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
@@ -23,7 +24,8 @@ class ExactResume(Callback):
     - The random numbers of torch (of each device too), numpy and ``random``, of each rank.
     - How many batches of the epoch were trained on. Loaders are wrapped (``ReplayLoader``), so that
       the rest of the epoch follows when a run is resumed within it.
-    - The states of metrics, what ``self.log`` has accumulated, and what callbacks watch.
+    - The states of metrics, what ``self.log`` has accumulated, what callbacks watch, and which
+      layers are in evaluation mode or frozen.
 
     Callbacks may have a method ``on_between_batches(trainer)``. It is called after a batch when all
     is done that belongs to it, its rows of metrics and validation too: the moment for a checkpoint.
@@ -66,11 +68,15 @@ class ExactResume(Callback):
             mine = resumed["ranks"][trainer.global_rank]
             resuming.restore_metrics(pl_module, mine["metrics"])
             resuming.restore_logged(trainer, mine["logged"])
+            if resumed["modes"] is not None:
+                resuming.restore_modes(trainer, resumed["modes"])
             self._random = mine["random"]
             resuming.restore_random(self._random, trainer.strategy.root_device)
         else:
             number = len(resumed["ranks"])
             problems.append(f"random numbers begin anew: it had {number} devices")
+        if resumed["modes"] is not None:
+            continue_swa(trainer, pl_module)
         device = trainer.strategy.root_device
         watched = {name: value.to(device) for name, value in resumed["watched"].items()}
         trainer.callback_metrics.update(watched)
@@ -126,13 +132,18 @@ class ExactResume(Callback):
             "ranks": resuming.gather(trainer, mine),
             "epoch": trainer.fit_loop.epoch_progress.current.completed,
             "num_batches": num_done(trainer) if now else 0,
+            "modes": resuming.layer_modes(trainer) if now else None,
             "watched": watched,
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.state.fn == "fit" and "resume" in checkpoint:
+        if trainer.state.fn != "fit":
+            # A test after training is of the averaged weights, which Lightning's `WeightAveraging`
+            # would exchange for the others.
+            checkpoint.pop("current_model_state", None)
+        elif "resume" in checkpoint:
             self._resumed = checkpoint["resume"]
             self._resumed_epoch = checkpoint["resume"]["epoch"]
             self._num_done = checkpoint["resume"]["num_batches"]
@@ -218,6 +229,20 @@ def write_epoch(trainer: Trainer, pl_module: LightningModule) -> None:
     """Write the checkpoints of an epoch that has ended, if there is one."""
     for checkpoint in checkpoints_of(trainer):
         checkpoint.write_epoch(trainer, pl_module)
+
+
+def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Have Lightning's ``StochasticWeightAveraging`` continue within an epoch.
+
+    It puts its schedule in place as an epoch starts, and this epoch has started before.
+    """
+    rates = [[group["lr"] for group in o.param_groups] for o in trainer.optimizers]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            callback.on_train_epoch_start(trainer, pl_module)
+    for optimizer, of_groups in zip(trainer.optimizers, rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, of_groups, strict=True):
+            group["lr"] = rate
 
 
 @rank_zero_only
