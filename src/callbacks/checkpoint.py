@@ -148,6 +148,11 @@ class Checkpoint(ModelCheckpoint):
             # Broken off: as if the epoch went on, for the rest of it not to be left out.
             for part in parts:
                 part["processed"] -= 1
+        taken = loop["epoch_loop.batch_progress"]
+        if taken["current"]["ready"] > taken["current"]["started"]:
+            # Between two batches that `training_step` fetches itself: likewise.
+            for part in (taken["total"], taken["current"]):
+                part["ready"] -= 1
         if batches["current"]["ready"] > batches["current"]["completed"]:
             # Within validation: as if it began, since its metrics are in no checkpoint.
             for part in (batches["total"], batches["current"]):
