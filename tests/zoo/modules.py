@@ -677,6 +677,11 @@ class LogsEpoch(Plain):
         return loss
 
 
+class LogsValSteps(Plain):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch), on_step=True, on_epoch=True)
+
+
 class LogsMedia(Plain):
     """Images and text go to TensorBoard itself."""
 
