@@ -158,7 +158,9 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
     if wrong or shapes:
         name = (shapes or wrong)[0]
         found = tuple(getattr(there[name], "shape", ())) if name in there else "missing"
-        wanted = tuple(here[name].shape) if name in here else "unknown"
+        wanted = "unknown" if name not in here else "of any size"
+        if name in here and not is_lazy(here[name]):
+            wanted = str(tuple(here[name].shape))
         raise ValueError(
             f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
             f"configured: `{name}` is {found} there and {wanted} here.\n"

@@ -1,5 +1,6 @@
 """The metrics of a checkpoint."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,9 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     trainer: Any = cli.trainer
     trainer.callbacks.append(confusion)
     loop = trainer.test if split == "test" else trainer.validate
-    # Weights are loaded by Lightning, when the model has made all its layers.
+    # Weights are loaded by Lightning, when the model has made all its layers. Of what only training
+    # needs, nothing is: that is meant.
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to")
     options = {"ckpt_path": str(path), "weights_only": True, "verbose": False}
     found = loop(cli.model, datamodule=cli.datamodule, **options)
     metrics = {name: value for part in found for name, value in part.items()}  # one a loader

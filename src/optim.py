@@ -33,7 +33,7 @@ PER_STEP = {*HORIZON, "CyclicLR"}
 PER_GROUP = ("max_lr", "base_lr")
 _NO_HORIZON = (
     "lr_scheduler.{key}: cannot be derived, the run has no known length. "
-    "Give {instead}, or set trainer.max_epochs."
+    "Give {instead}, or set trainer.max_epochs (trainer.max_steps for a stream)."
 )
 # What torch raises for settings that it does not like.
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)

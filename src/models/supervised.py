@@ -17,11 +17,9 @@ from .. import optim, readings, resuming
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 
-# Where a subclass may log what is watched in training.
-LOGGING = [
-    *(f"{split}_step" for split in ("training", "validation")),
-    *(f"on_{s}_{part}_end" for s in ("train", "validation") for part in ("batch", "epoch")),
-]
+# Where a subclass may log what it likes: in each step, and by the end of an epoch.
+IN_STEPS = {"training_step", "on_train_batch_start", "on_train_batch_end"}
+IN_EPOCHS = {"validation_step", "on_train_epoch_end", "on_validation_epoch_end"}
 
 
 class MeanLoss(Metric):
@@ -117,9 +115,8 @@ class SupervisedModule(LightningModule):
         Raises:
             AttributeError: A subclass has steps or hooks of its own, and may log anything.
         """
-        for cls in type(self).__mro__[: type(self).__mro__.index(SupervisedModule)]:
-            if any(name in vars(cls) for name in LOGGING):
-                raise AttributeError(f"{cls.__name__} may log anything")
+        if self._overrides(IN_STEPS | IN_EPOCHS):
+            raise AttributeError(f"{type(self).__name__} may log anything")
         return {str(name) for part in (self.train_metrics, self.val_metrics) for name in part}
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -187,7 +184,8 @@ class SupervisedModule(LightningModule):
             means = self.train_metrics(*self._take_unread())
             mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
             values = {f"{name}_step": mean(value) for name, value in means.items()}
-            readings.write(trainer, step, values, done=True)
+            # Else Lightning adds to the row what the model itself logs.
+            readings.write(trainer, step, values, done=not self._overrides(IN_STEPS))
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
@@ -218,6 +216,12 @@ class SupervisedModule(LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+
+    def _overrides(self, hooks: set[str]) -> bool:
+        """Tell whether a subclass has one of ``hooks`` of its own."""
+        classes = type(self).__mro__
+        own = classes[: classes.index(SupervisedModule)]
+        return any(hooks & vars(cls).keys() for cls in own)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update metrics, and return the outputs: callbacks are given them."""
