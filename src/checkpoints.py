@@ -6,12 +6,14 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
@@ -24,6 +26,8 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *UNZIPPABLE,
     *(TypeError, AttributeError, AssertionError, ArithmeticError),
 )
+
+KEPT_AS_THEY_ARE = (dict, OrderedDict, defaultdict)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -41,7 +45,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         whole = Path(path)
         part = whole.with_name(f"{whole.name}.part")
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        torch.save(plain(checkpoint), buffer)
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
@@ -57,6 +61,49 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"{whole} cannot be written ({error.strerror}). The checkpoints there are as they "
                 f"were.\nMake room, then go on with --resume {whole.parent.parent}"
             ) from None
+
+
+def plain(tree: Any, key: str = "") -> Any:
+    """Return nested containers with the values of numpy as plain ones and as tensors.
+
+    Args:
+        tree: What is to be written; it is not changed.
+        key: Where it stands in the checkpoint.
+
+    Raises:
+        ValueError: A value could not be read back without running code.
+    """
+    if tree is None or type(tree) in (str, int, float, bool) or isinstance(tree, torch.Tensor):
+        return tree
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(tree))
+    if isinstance(tree, dict):
+        parts = {plain(name): plain(part, f"{key}.{name}") for name, part in tree.items()}
+        if type(tree) in KEPT_AS_THEY_ARE and all(parts.get(n) is tree[n] for n in tree):
+            return tree  # a state dict has attributes
+        return parts
+    if type(tree) in (list, tuple):
+        return type(tree)(plain(part, f"{key}.{n}") for n, part in enumerate(tree))
+    if not is_readable(tree):
+        raise ValueError(
+            f"checkpoint: `{key.lstrip('.')}` is a {type(tree).__name__}, which could not be read "
+            "back without running code.\nKeep numbers, strings, tensors, and lists and dicts of "
+            "them in states; leave others out of hyperparameters: save_hyperparameters(ignore=...)."
+        )
+    return tree
+
+
+def is_readable(value: Any) -> bool:
+    """Try whether a value can be written and read back as one that runs no code."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except (pickle.PickleError, *UNREADABLE):
+        return False
+    return True
 
 
 def save_model(model: LightningModule, path: Path, class_names: list[str] | None) -> None:

@@ -1,6 +1,7 @@
 """The command line: Lightning's own, with this project's names, callbacks and run folders."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -22,6 +22,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from . import data as data, models as models, run, safe_yaml  # naming them makes short names known
 from .callbacks import (
     Checkpoint,
+    EarlyStopping,
+    ExactResume,
     GracefulStop,
     GradientAccumulation,
     GradientClipping,
@@ -34,7 +36,6 @@ from .callbacks import (
     Nonfinite,
     Plots,
     Progress,
-    RandomState,
     Throughput,
 )
 from .checkpoints import WholeCheckpointIO
@@ -60,7 +61,7 @@ class Callbacks:
         lr_monitor: Log learning rate, momentum and weight decay.
         image_summaries: Images, features, filters and mistakes for TensorBoard.
         checkpoint: Write best.ckpt and last.ckpt.
-        early_stopping: Lightning's own: stop when a metric no longer improves.
+        early_stopping: Stop when a metric no longer improves.
         throughput: Measure samples per second and memory.
         progress: Show how the run gets on.
         plots: Draw pictures when the run has ended.
@@ -284,8 +285,8 @@ class ProjectCLI(LightningCLI):
         return [
             MonitorCheck(),
             run.RunFiles(self.folder, self.dumped),
+            ExactResume(int(os.environ["PL_GLOBAL_SEED"])),
             GracefulStop(),
-            RandomState(),
             *(callback for callback in chosen if callback is not None),
             *(others if isinstance(others, list) else [others]),
         ]
@@ -364,5 +365,7 @@ def quiet() -> None:
     # Lightning 2.6 with torch 2.13 and later
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
+    # `ExactResume` goes on with any loader, and says where it cannot
+    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the")
     # our models override it so that it does the same, and quicker
     warnings.filterwarnings("ignore", r".*overriding `LightningModule.optimizer_\{")

@@ -275,10 +275,6 @@ class RunFiles(Callback):
             write_json(self.folder / "environment.json", environment(trainer))
             status.begin(self.folder)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was gone on with.
-        trainer.fit_loop._restarting = False
-
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -12,11 +12,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "models": {"checks", "optim", "plots", "readings", "resuming"},
     "data": {"checks"},
-    "callbacks": {"checks", "plots", "readings", "resuming"},
+    "callbacks": {"checks", "plots", "readings", "replay", "resuming"},
     "optim": {"checks", "muon"},
     "muon": set(),
     "plots": set(),
     "readings": set(),
+    "replay": set(),
     "resuming": set(),
     "checkpoints": {"find"},
     "files": {"errors"},

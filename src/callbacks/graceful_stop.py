@@ -34,22 +34,15 @@ class GracefulStop(Callback):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._receive)  # Lightning restores them
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Between two steps of an accumulation window there is nothing that could be resumed.
+    def on_between_batches(self, trainer: Trainer) -> None:
+        """Leave if asked to, once all that belongs to the step is done; see ``ExactResume``."""
+        # Between two batches of an accumulation window there is nothing that could be resumed.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if stepped and (trainer.world_size == 1 or self._step % AGREE_EVERY == 0):
             self._agree(trainer)
-            if self._agreed and not trainer.is_last_batch:
+            if self._agreed:
                 save(trainer)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        # Not in `on_train_batch_end`: the metrics of a step are logged after that.
-        if self._agreed:
-            raise SystemExit(self._agreed)
+                raise SystemExit(self._agreed)
 
     def on_validation_batch_start(
         self,
@@ -66,7 +59,9 @@ class GracefulStop(Callback):
                 raise SystemExit(self._agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)  # to leave when `Checkpoint` has saved the epoch before
+        self._agree(trainer)
+        if self._agreed:  # the epoch before has been saved
+            raise SystemExit(self._agreed)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._agree(trainer)

@@ -97,7 +97,7 @@ class SupervisedModule(LightningModule):
         self.val_metrics = self.train_metrics.clone(prefix="val/")
         self.test_metrics = self.train_metrics.clone(prefix="test/")
         self._unread: list[Batch] = []
-        self._seen: list[dict[str, Any]] | None = None
+        self._resumed: list[list[Batch]] | None = None
         initialize(network, weight_init)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -148,23 +148,17 @@ class SupervisedModule(LightningModule):
             self.network.compile(mode=self.compile_mode)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Of the epoch so far, for its metrics to come out the same when the run is resumed.
-        seen = {
-            "states": resuming.metric_states(self.train_metrics),
-            "unread": [[part.cpu() for part in batch] for batch in self._unread],
-        }
-        checkpoint["train_metrics"] = resuming.gather(self.trainer, seen)
+        unread = [[part.cpu() for part in batch] for batch in self._unread]
+        checkpoint["unread"] = resuming.gather(self.trainer, unread)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seen = checkpoint.get("train_metrics")
+        self._resumed = checkpoint.get("unread")
 
     def on_train_start(self) -> None:
-        trainer = self.trainer
-        if self._seen is not None and len(self._seen) == trainer.world_size:
-            seen = self._seen[trainer.global_rank]
-            resuming.restore_metrics(self.train_metrics, seen["states"])
-            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in seen["unread"]]
-        self._seen = None
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and len(resumed) == self.trainer.world_size:
+            mine = resumed[self.trainer.global_rank]
+            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in mine]
 
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.callbacks import Checkpoint, GracefulStop
+from src.callbacks import Checkpoint, ExactResume, GracefulStop
 from src.run import MetricsCSV, RunFiles
 from tests.fitting import Line, fit, noisy_line
 
@@ -46,7 +46,8 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[floa
     """Train on eight batches an epoch."""
     model = Line(num_features=2, optimizer={"name": "SGD", "lr": 0.1, "momentum": 0.9})
     data = noisy_line(32, batch_size=4)
-    made = fit(folder, model, data, GracefulStop(), *callbacks, **{"max_epochs": 2, **options})
+    first = (ExactResume(), GracefulStop())
+    made = fit(folder, model, data, *first, *callbacks, **{"max_epochs": 2, **options})
     return model.weights, made
 
 

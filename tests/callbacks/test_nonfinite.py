@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from src import readings
-from src.callbacks import Checkpoint, GradientClipping, Nonfinite
+from src.callbacks import Checkpoint, ExactResume, GradientClipping, Nonfinite
 from tests.callbacks.test_gradient_clipping import INPUTS, data, half_precision, line
 from tests.fitting import Line, Rows, fit
 
@@ -76,6 +76,7 @@ def test_no_checkpoint_has_weights_that_are_not_numbers(
             tmp_path,
             model,
             data(INPUTS[:2]),
+            ExactResume(),
             Nonfinite(),
             Checkpoint(every_n_steps=every_n_steps),
             log_every_n_steps=50,
