@@ -7,7 +7,8 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
+from torch.nn.parameter import is_lazy
 
 from .find import SEAL, SEAL_LENGTH, UNZIPPABLE, damage
 
@@ -169,15 +171,43 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def check_when_loaded(path: Path, model: LightningModule) -> None:
+    """Have Lightning call ``check_matches`` before it loads the checkpoint into a model.
+
+    By then the model is whole, which may have layers made in ``setup`` or ``configure_model``, and
+    its ``on_load_checkpoint`` has changed in the checkpoint what it likes.
+    """
+    hook = partial(_load_checked, path, model, model.on_load_checkpoint)
+    model.on_load_checkpoint = hook  # type: ignore[method-assign]
+
+
+def _load_checked(
+    path: Path,
+    model: LightningModule,
+    on_load_checkpoint: Callable[[dict[str, Any]], None],
+    checkpoint: dict[str, Any],
+) -> None:
+    on_load_checkpoint(checkpoint)
+    check_matches(path, checkpoint, model)
+
+
 def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
-    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model."""
+    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model.
+
+    With ``model.strict_loading`` off, either may have weights that the other has not. Layers whose
+    size follows from their first input have any.
+    """
     there, here = checkpoint["state_dict"], model.state_dict()
     wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
-    shapes = [n for n in here if n in there and here[n].shape != getattr(there[n], "shape", None)]
+    wrong = wrong if model.strict_loading else []
+    sized = [name for name in here if name in there and not is_lazy(here[name])]
+    shapes = [n for n in sized if here[n].shape != getattr(there[n], "shape", None)]
     if wrong or shapes:
         name = (shapes or wrong)[0]
         found = tuple(getattr(there[name], "shape", ())) if name in there else "missing"
-        wanted = tuple(here[name].shape) if name in here else "unknown"
+        wanted = "unknown" if name not in here else "of any size"
+        if name in here and not is_lazy(here[name]):
+            wanted = str(tuple(here[name].shape))
         raise ValueError(
             f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
             f"configured: `{name}` is {found} there and {wanted} here.\n"

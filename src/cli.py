@@ -257,7 +257,8 @@ class ProjectCLI(LightningCLI):
             return False
         assert self.folder is not None
         others = given if isinstance(given, list) else [given] if given not in (None, True) else []
-        return [run.MetricsCSV(self.folder), run.TensorBoard(self.folder), *others]
+        # The first is a module's `self.logger`, whose `experiment` people add images and text to.
+        return [run.TensorBoard(self.folder), run.MetricsCSV(self.folder), *others]
 
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
         assert self.folder is not None

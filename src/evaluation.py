@@ -1,5 +1,6 @@
 """The metrics of a checkpoint."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,16 +28,20 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
         args: Command line of the model and its data.
         output: A file for the metrics, as JSON.
     """
-    checkpoint = checkpoints.load_checkpoint(path)
+    checkpoints.load_checkpoint(path)  # refuses what is none
     cli = ProjectCLI(args, training=False)
-    checkpoints.check_matches(path, checkpoint, cli.model)
+    checkpoints.check_when_loaded(path, cli.model)
     cli.check_fit()
-    cli.model.load_state_dict(checkpoint["state_dict"])
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
     trainer.callbacks.append(confusion)
     loop = trainer.test if split == "test" else trainer.validate
-    (metrics,) = loop(cli.model, datamodule=cli.datamodule, verbose=False) or [{}]
+    # Weights are loaded by Lightning, when the model has made all its layers. Of what only training
+    # needs, nothing is: that is meant.
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to")
+    options = {"ckpt_path": str(path), "weights_only": True, "verbose": False}
+    found = loop(cli.model, datamodule=cli.datamodule, **options)
+    metrics = {name: value for part in found for name, value in part.items()}  # one a loader
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
         return

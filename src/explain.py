@@ -47,7 +47,11 @@ def explain(error: BaseException) -> str | None:
     trace = root_of(error).__traceback__
     if isinstance(error, torch.OutOfMemoryError):
         return out_of_memory(error)
-    if any(isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)):
+    is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
+    parts = at_work(trace)
+    if not is_ours and any(
+        isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in parts
+    ):
         what = f"{type(error).__name__}: {_first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
@@ -55,7 +59,6 @@ def explain(error: BaseException) -> str | None:
     settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
     if settings_refused or isinstance(error, MisconfigurationException):
         return f"trainer: {error}"
-    is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
     return attribute(error) if is_ours else None
 
 

@@ -1,6 +1,7 @@
 """Small files of a run, written whole or not at all; and standard output."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,8 @@ MOST_BYTES = 4 * 2**20  # that a small file may have
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    """Write ``content`` as JSON, whole or not at all; NaN and infinity, which it lacks, as null."""
+    write_whole(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -46,6 +47,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 @contextmanager

@@ -33,7 +33,7 @@ PER_STEP = {*HORIZON, "CyclicLR"}
 PER_GROUP = ("max_lr", "base_lr")
 _NO_HORIZON = (
     "lr_scheduler.{key}: cannot be derived, the run has no known length. "
-    "Give {instead}, or set trainer.max_epochs."
+    "Give {instead}, or set trainer.max_epochs (trainer.max_steps for a stream)."
 )
 # What torch raises for settings that it does not like.
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
@@ -215,6 +215,15 @@ def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> L
     return SequentialLR(optimizer, [ramp, main], milestones=[warmup])
 
 
+def follow_validation(trainer: Trainer) -> None:
+    """Have schedules that watch validation each epoch wait for it, where not each is validated."""
+    every = trainer.check_val_every_n_epoch or 1
+    for config in trainer.lr_scheduler_configs:
+        watches = config.reduce_on_plateau and str(config.monitor).startswith("val")
+        if watches and config.interval == "epoch":
+            config.frequency = math.lcm(config.frequency, every)
+
+
 def num_steps(trainer: Trainer) -> int:
     """Count the optimizer steps of the whole run, also when accumulation changes by epoch.
 
@@ -224,6 +233,8 @@ def num_steps(trainer: Trainer) -> int:
         return trainer.max_steps
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
+    if math.isinf(batches):  # a stream
+        return trainer.max_steps
     schedulers = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     window = schedulers[0].get_accumulate_grad_batches if schedulers else None
     steps = sum(

@@ -22,10 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from . import status
+from . import optim, readings, status
 from .files import write_json, write_whole
 from .find import CHECKPOINTS, ROOT
-from .optim import HORIZON
 from .safe_yaml import flatten
 
 
@@ -109,7 +108,7 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
         print(f"warning: {text}", file=sys.stderr, flush=True)
     schedule = now["model"].get("init_args", {}).get("lr_scheduler") or {}
-    horizon = HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
+    horizon = optim.HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
     if horizon and horizon not in schedule and schedule.get("interval") is None:
         for key in ("trainer.max_epochs", "trainer.max_steps"):
             if key in changed:
@@ -124,11 +123,16 @@ class MetricsCSV(Logger):
     """Write ``metrics.csv``: one row a step or epoch, columns added as metrics appear.
 
     Lightning's own deletes the file of an earlier run in the same folder; this one goes on with it.
+    What a model logs as `step` or `epoch` sets the axis of TensorBoard, but no row apart here.
+
+    Attributes:
+        place: Tells the step and epoch at hand, for values that do not come with them.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / "metrics.csv"
+        self.place: Callable[[], tuple[int, int]] | None = None
         self._columns = ["step", "epoch"]
         self._rows: list[dict[str, Any]] = []
         self._num_written = 0
@@ -148,7 +152,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        row: dict[str, Any] = {**metrics, "step": step}
+        # Lightning adds the epoch, an int, unless the model logs `step` or `epoch`: floats.
+        if self.place is not None and not isinstance(row.get("epoch"), int):
+            row["step"], row["epoch"] = self.place()
+        step = row["step"]
         last = self._rows[-1] if len(self._rows) > self._num_written else {}
         if last.get("step") == step and not (set(last) & set(row)) - {"step", "epoch"}:
             last.update(row)  # readings of the same step
@@ -249,7 +257,13 @@ class RunFiles(Callback):
         self.config = config
         self.class_names: list[str] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.place = lambda: (readings.current_step(trainer), trainer.current_epoch)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        optim.follow_validation(trainer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.class_names = getattr(data, "class_names", None)
         # By now a checkpoint to go on from has been read: what it refuses changes nothing here.

@@ -95,7 +95,7 @@ def prepare(cli: ProjectCLI) -> None:
     check_monitors(cli.trainer, cli.model)
     if cli.resume_from:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
-        checkpoints.check_matches(cli.resume_from, checkpoint, cli.model)
+        checkpoints.check_when_loaded(cli.resume_from, cli.model)
         checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)

@@ -25,7 +25,7 @@ ALLOWED = {
     "listing": {"errors", "files", "find", "safe_yaml", "status"},
     "run_tables": {"listing", "status"},
     "runs": {"checks", "errors", "files", "listing", "run_tables"},
-    "run": {"files", "find", "optim", "safe_yaml", "status"},
+    "run": {"files", "find", "optim", "readings", "safe_yaml", "status"},
     "checks": set(),
     "errors": {"checks"},
     "find": {"checks", "errors"},

@@ -577,3 +577,11 @@ def test_what_most_runs_have_comes_first() -> None:
     names = ["test/acc", "val/acc", "val/loss", "val/acc", "val/loss", "lr"]
     assert ranked(names, None) == ["val/acc", "val/loss", "test/acc"]
     assert ranked(names, "lr") == ["lr", "val/acc", "val/loss", "test/acc"]
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
+    values = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": -float("inf"), "e": "nan"}}
+    write_json(tmp_path / "a.json", values)
+    text = (tmp_path / "a.json").read_text()
+    expected = {"a": None, "b": [None, 1.5], "c": {"d": None, "e": "nan"}}
+    assert json.loads(text, parse_constant=pytest.fail) == expected

@@ -17,6 +17,10 @@ from .. import optim, readings, resuming
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 
+# Where a subclass may log what it likes: in each step, and by the end of an epoch.
+IN_STEPS = {"training_step", "on_train_batch_start", "on_train_batch_end"}
+IN_EPOCHS = {"validation_step", "on_train_epoch_end", "on_validation_epoch_end"}
+
 
 class MeanLoss(Metric):
     """Mean of a loss over samples, whatever the sizes of the batches they came in."""
@@ -45,7 +49,8 @@ class SupervisedModule(LightningModule):
     Logs ``train/NAME``, ``val/NAME`` and ``test/NAME`` for the loss and each metric, as means over
     an epoch, and ``train/NAME_step`` as means since the row before. In training, outputs are kept
     on the device and handed to the metrics every ``trainer.log_every_n_steps``: a call of
-    ``self.log`` in each step would cost more than the step of a small model.
+    ``self.log`` in each step would cost more than the step of a small model. A subclass may
+    override any step: metrics that were not updated are not logged.
 
     Args:
         network: What is trained; its weights are initialized here.
@@ -105,7 +110,13 @@ class SupervisedModule(LightningModule):
 
     @property
     def monitorable(self) -> set[str]:
-        """Names of the metrics that a callback or schedule can watch during training."""
+        """Names of the metrics that a callback or schedule can watch during training.
+
+        Raises:
+            AttributeError: A subclass has steps or hooks of its own, and may log anything.
+        """
+        if self._overrides(IN_STEPS | IN_EPOCHS):
+            raise AttributeError(f"{type(self).__name__} may log anything")
         return {str(name) for part in (self.train_metrics, self.val_metrics) for name in part}
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -115,7 +126,16 @@ class SupervisedModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
-        outputs = self(inputs)
+        try:
+            outputs = self(inputs)
+        except ValueError as error:
+            if len(inputs) == 1 and any(map(is_batch_norm, self.network.modules())):
+                raise ValueError(
+                    f"batch {batch_idx} of the epoch holds one sample, whose mean and variance are "
+                    f"no statistics for batch normalization ({error}).\nLeave it out with "
+                    "data.drop_last true, or choose another data.batch_size."
+                ) from None
+            raise
         self._unread.append((outputs.detach(), targets))
         loss = self.loss(outputs, targets)
         if self.l1_penalty:
@@ -153,19 +173,21 @@ class SupervisedModule(LightningModule):
     ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Not in `on_train_batch_end`: a checkpoint of the step, which holds its row, comes before.
-        trainer, step = self.trainer, self.trainer.global_step
+        trainer, step = self.trainer, readings.current_step(self.trainer)
         if readings.due(trainer, step + 1) and self._unread:
             means = self.train_metrics(*self._take_unread())
             mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
             values = {f"{name}_step": mean(value) for name, value in means.items()}
-            readings.write(trainer, step, values, done=True)
+            # Else Lightning adds to the row what the model itself logs.
+            readings.write(trainer, step, values, done=not self._overrides(IN_STEPS))
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
             self.train_metrics.update(*self._take_unread())
         trainer, metrics = self.trainer, self.train_metrics
         # Not by `self.log`, whose row would come after the checkpoint of the epoch.
-        readings.write(trainer, trainer.global_step - 1, metrics.compute(), done=True)
+        step = readings.current_step(trainer) - 1
+        readings.write(trainer, step, computed(metrics), done=True)
         metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -189,6 +211,12 @@ class SupervisedModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def _overrides(self, hooks: set[str]) -> bool:
+        """Tell whether a subclass has one of ``hooks`` of its own."""
+        classes = type(self).__mro__
+        own = classes[: classes.index(SupervisedModule)]
+        return any(hooks & vars(cls).keys() for cls in own)
+
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update metrics, and return the outputs: callbacks are given them."""
         outputs: Tensor = self(batch[0])
@@ -202,8 +230,21 @@ class SupervisedModule(LightningModule):
 
     def _log_and_reset(self, metrics: MetricCollection) -> None:
         # All ranks hold the same values: torchmetrics reduces its states in `compute`.
-        self.log_dict(metrics.compute(), sync_dist=True)
+        self.log_dict(computed(metrics), sync_dist=True)
         metrics.reset()
+
+
+def is_batch_norm(layer: nn.Module) -> bool:
+    """Tell whether a layer takes its statistics from the batch."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def computed(metrics: MetricCollection) -> dict[str, Any]:
+    """Compute those metrics that were updated: a step that was overridden may leave some out."""
+    updated = {str(name): metric.update_called for name, metric in metrics.items()}
+    if all(updated.values()):
+        return metrics.compute()
+    return {name: metrics[name].compute() for name in updated if updated[name]}
 
 
 def initialize(network: nn.Module, scheme: Literal["default", "xavier", "he"]) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from src import readings
 from src.callbacks import Checkpoint, ExactResume, GradientClipping, Nonfinite
 from tests.callbacks.test_gradient_clipping import INPUTS, data, half_precision, line
 from tests.fitting import Line, Rows, fit
@@ -176,3 +177,12 @@ def test_unknown_action_is_refused() -> None:
     action: Any = "ignore"
     with pytest.raises(ValueError, match=r"^action: 'ignore' is neither `stop` nor `skip`\.$"):
         Nonfinite(action)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_losses_with_a_dimension(value: str) -> None:
+    losses = [torch.tensor([1.0]), torch.tensor(2.0), torch.tensor([float(value)])]
+    found = readings.first_nonfinite(losses)
+    assert found is not None
+    assert (found.place, str(found.value)) == (2, value)
+    assert readings.first_nonfinite(losses[:2]) is None

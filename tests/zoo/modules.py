@@ -358,13 +358,14 @@ class StatefulRNN(Plain):
 
 
 class InConfigureModel(Plain):
-    def __init__(self, **kwargs):
+    def __init__(self, width: int = 8, **kwargs):
         super().__init__(**kwargs)
+        self.width = width
         self.net = None
 
     def configure_model(self):
         if self.net is None:
-            self.net = mlp()
+            self.net = nn.Sequential(nn.Linear(4, self.width), nn.Linear(self.width, 3))
 
 
 class InSetup(Plain):
@@ -675,6 +676,11 @@ class LogsEpoch(Plain):
         self.log("train_loss", loss)
         self.log("epoch", float(self.current_epoch))
         return loss
+
+
+class LogsValSteps(Plain):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch), on_step=True, on_epoch=True)
 
 
 class LogsMedia(Plain):
