@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace, _typehints, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from . import data as data, models as models, run, safe_yaml  # naming them makes short names known
 from .callbacks import (
@@ -41,8 +42,16 @@ from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
 from .devices import follow_torchrun
 from .errors import InputError
-from .explain import attribute, explain_parsing, explain_unparsed
-from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
+from .explain import (
+    called_by_own_code,
+    construction_error,
+    explain_construction,
+    explain_parsing,
+    explain_unparsed,
+    failed_import,
+    is_check,
+)
+from .find import DEFAULT_CONFIG, damage, find_resumable
 from .options import COMMAND_LINE, resolve_configs
 
 
@@ -110,6 +119,8 @@ class Parser(LightningArgumentParser):
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if (failed := failed_import(ex)) is not None:
+            raise failed from failed.__cause__  # and not from the parser's report of it
         if message.endswith("arguments are required: model"):
             raise InputError(
                 "model: missing. Put an experiment before the overlays, such as "
@@ -134,7 +145,8 @@ class ProjectCLI(LightningCLI):
         self.plots: Plots | None = None
         quiet()
         set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
-        arguments, self.config_paths = resolve_configs(list(args))
+        _typehints.discard_init_args_on_class_path_change = drop_init_args
+        arguments, self.experiment = resolve_configs(list(args))
         super().__init__(
             LightningModule,
             save_config_callback=None,
@@ -199,8 +211,12 @@ class ProjectCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, FileNotFoundError) as error:  # refused by a constructor, ours or not
-            raise InputError(attribute(error)) from error
+        except (ValueError, FileNotFoundError, MisconfigurationException) as report:
+            error = construction_error(report)
+            message = explain_construction(error)  # refused by a constructor, ours or not
+            if message is None:
+                raise error from error.__cause__
+            raise InputError(message) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
@@ -216,12 +232,18 @@ class ProjectCLI(LightningCLI):
 
     def check_fit(self) -> None:
         """Raise ``InputError`` where the model and the data do not fit each other."""
+        has_loader = is_overridden("train_dataloader", self.model, LightningModule)
+        if self.training and self.datamodule is None and not has_loader:
+            raise InputError(
+                f"data: missing, and {type(self.model).__name__} has no train_dataloader. "
+                f"Give --data, or a --config such as {DEFAULT_CONFIG}, whose data to use."
+            )
         if isinstance(self.datamodule, InMemoryDataModule):
             check_sizes(self.model, self.datamodule)
 
     def _choose_folder(self) -> None:
         config, runs_dir = self.config, Path(self.config.runs_dir)
-        experiment = experiment_name(self.config_paths[0])
+        experiment = self.experiment
         if config.resume:
             name = config.run_name
             self.resume_from = find_resumable(config.resume, runs_dir, experiment, name)
@@ -296,6 +318,18 @@ class ProjectCLI(LightningCLI):
         return str(self.parser.dump(config, skip_none=False))
 
 
+def drop_init_args(parser: Any, before: Any, now: Any) -> None:
+    """Drop the arguments of a class where another takes its place.
+
+    In place of jsonargparse's own, which keeps those that the other class could take too: a person
+    who chose a model would get settings that were made for another. There is no public way.
+    """
+    names = [getattr(part, "class_path", None) for part in (before, now)]
+    if "init_args" in (before or ()) and None not in names:
+        if _typehints.import_object(names[0]) is not _typehints.import_object(names[1]):
+            before.init_args = Namespace()
+
+
 def read_yaml(text: str) -> Any:
     """Read YAML as the parser does, unless it would grow without end."""
     safe_yaml.check_size(text)
@@ -345,6 +379,9 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     try:
         return Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        is_refused = isinstance(error, ImportError) or is_check(error.__traceback__)
+        if called_by_own_code(error.__traceback__) or not is_refused:
+            raise
         raise InputError(f"trainer: {error}") from error
 
 
