@@ -14,7 +14,13 @@ from jsonargparse import Namespace, _typehints, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint as AnyCheckpoint,
+    EarlyStopping,
+    LearningRateFinder,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -225,9 +231,9 @@ class ProjectCLI(LightningCLI):
             settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
             settings |= {"enable_progress_bar": False}
             return build_trainer(settings)
-        settings["default_root_dir"] = str(self.folder)
-        settings["logger"] = self._loggers(settings["logger"])
         settings["callbacks"] = self._callbacks(settings)
+        settings["logger"] = self._loggers(settings["logger"])
+        settings["default_root_dir"] = str(self.folder)
         return build_trainer(settings)
 
     def check_fit(self) -> None:
@@ -283,24 +289,28 @@ class ProjectCLI(LightningCLI):
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
         assert self.folder is not None
         named: Callbacks = self.config_init.callbacks
+        given = settings["callbacks"] or []
+        others: list[Callback] = given if isinstance(given, list) else [given]
+        check_trainer(settings, named, others)
         if settings["accumulate_grad_batches"] != 1 and named.gradient_accumulation is not None:
-            if named.gradient_accumulation.scheduling != {0: 1}:
-                raise InputError(
-                    "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
-                    "Use one of them."
-                )
             batches = settings.pop("accumulate_grad_batches")
             named.gradient_accumulation = GradientAccumulation(batches)
-        if settings["enable_progress_bar"] is False:
+        # A progress bar or checkpoints of a person's choice are not beside ours, nor Lightning's
+        # own in the place of ours where those are switched off and nothing is said of Lightning's.
+        has_bar = any(isinstance(callback, ProgressBar) for callback in others)
+        if settings["enable_progress_bar"] is False or has_bar:
             named.progress = None
         elif named.progress is None and settings["enable_progress_bar"] is None:
-            settings["enable_progress_bar"] = False  # not Lightning's own in its place
-        settings["enable_checkpointing"] = named.checkpoint is not None
+            settings["enable_progress_bar"] = False
+        has_checkpoint = any(isinstance(callback, AnyCheckpoint) for callback in others)
+        if settings["enable_checkpointing"] is False:
+            named.checkpoint = None
+        elif named.checkpoint is None and settings["enable_checkpointing"] is None:
+            settings["enable_checkpointing"] = has_checkpoint
         self.measured, self.plots = named.throughput, named.plots
         if named.early_stopping is not None:
             # MonitorCheck has seen to the name; a run may end before its first validation.
             named.early_stopping.strict = False
-        others = settings["callbacks"] or []
         chosen = [getattr(named, f.name) for f in fields(named)]
         return [
             MonitorCheck(),
@@ -308,7 +318,7 @@ class ProjectCLI(LightningCLI):
             GracefulStop(),
             RandomState(),
             *(callback for callback in chosen if callback is not None),
-            *(others if isinstance(others, list) else [others]),
+            *others,
         ]
 
     def _dump(self) -> str:
@@ -325,15 +335,60 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     who chose a model would get settings that were made for another. There is no public way.
     """
     names = [getattr(part, "class_path", None) for part in (before, now)]
-    if "init_args" in (before or ()) and None not in names:
-        if _typehints.import_object(names[0]) is not _typehints.import_object(names[1]):
-            before.init_args = Namespace()
+    if None in names or "init_args" not in before:
+        return
+    replaced, chosen = (_typehints.import_object(name) for name in names)
+    if replaced is not chosen:
+        before.init_args = Namespace()
 
 
 def read_yaml(text: str) -> Any:
     """Read YAML as the parser does, unless it would grow without end."""
     safe_yaml.check_size(text)
     return READ_YAML(text)
+
+
+def check_trainer(
+    settings: Mapping[str, Any], named: Callbacks, others: Sequence[Callback]
+) -> None:
+    """Raise ``InputError`` for an option of the trainer that this project does in another way.
+
+    Args:
+        settings: Options of the trainer.
+        named: The callbacks of this project.
+        others: Those given beside them.
+    """
+    if settings["default_root_dir"] is not None:
+        raise InputError(
+            "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead."
+        )
+    if settings["barebones"]:
+        raise InputError(
+            "trainer.barebones: leaves out what a run is for: metrics, checkpoints and progress.\n"
+            "Switch off what is not wanted, as in --callbacks.gradient_norms null."
+        )
+    one = "Use one of them, and set the other to null."
+    for name in ("gradient_clip_val", "gradient_clip_algorithm"):
+        if settings[name] is not None and named.gradient_clipping is not None:
+            raise InputError(f"trainer.{name}: set beside callbacks.gradient_clipping. {one}")
+    accumulation = named.gradient_accumulation
+    if settings["accumulate_grad_batches"] != 1 and accumulation is not None:
+        is_set = accumulation.effective_batch_size is not None
+        if is_set or accumulation.scheduling != {0: 1}:
+            raise InputError(
+                "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
+                "Use one of them."
+            )
+    finders = {BatchSizeFinder: "the batch size", LearningRateFinder: "the learning rate"}
+    for callback in others:
+        for finder, what in finders.items():
+            if isinstance(callback, finder):
+                name = type(callback).__name__
+                raise InputError(
+                    f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml "
+                    "would not say so.\n"
+                    f"Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that."
+                )
 
 
 def check_sizes(model: LightningModule, data: LightningDataModule) -> None:

@@ -5,6 +5,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 
@@ -63,18 +64,16 @@ def explain(error: BaseException) -> str | None:
         return out_of_memory(error)
     if fails_on_import(error):
         return None
-    by_lightning = not called_by_own_code(trace)
-    restores = (
-        isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in at_work(trace)
-    )
-    if any(restores) and not any(is_own(frame.f_code) for frame in frames(trace)):
-        what = f"{type(error).__name__}: {_first_line(str(error))}"
-        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
         return no_tracking(error)
-    if by_lightning and isinstance(error, (ValueError, MisconfigurationException)):
-        if raised_in(trace, LIGHTNING) and is_check(trace):
-            return f"trainer: {error}"
+    connectors = (part for part in at_work(trace) if isinstance(part, _CheckpointConnector))
+    restores = any(part._loaded_checkpoint for part in connectors)
+    if restores and not any(is_own(frame.f_code) for frame in frames(trace)):
+        what = f"{type(error).__name__}: {_first_line(str(error))}"
+        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    if raised_in(trace, LIGHTNING):
+        refuses = isinstance(error, (ValueError, MisconfigurationException)) and is_check(trace)
+        return f"trainer: {error}" if refuses and not called_by_own_code(trace) else None
     return attribute(error) if raised_in(trace, PACKAGE) and is_refusal(error) else None
 
 
@@ -171,7 +170,7 @@ def called_by_own_code(trace: TracebackType | None) -> bool:
     Setting up the data, as to count the steps of a run for a schedule, checks options.
     """
     calls = [frame.f_code for frame in frames(trace)]
-    for caller, called in zip(calls, calls[1:], strict=False):
+    for caller, called in pairwise(calls):
         is_lightning = LIGHTNING in Path(called.co_filename).parents
         if is_lightning and called.co_name != "estimated_stepping_batches" and is_own(caller):
             return True

@@ -1,4 +1,4 @@
-"""What a person writes beside the project: its errors are theirs to see, its classes stand alone."""
+"""What a person writes beside the project: its errors are shown, its classes stand alone."""
 
 import io
 import json
