@@ -249,8 +249,8 @@ CASES: list[tuple[str, list[str], str]] = [
         (
             f"search for {what}",
             [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}"],
-            f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml would not "
-            "say so.\n"
+            f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml would "
+            "not say so.\n"
             f"  Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that.",
         )
         for name, what in {
