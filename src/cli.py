@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,7 +58,7 @@ from .explain import (
     is_check,
 )
 from .find import DEFAULT_CONFIG, damage, find_resumable
-from .options import COMMAND_LINE, resolve_configs
+from .options import COMMAND_LINE, appended_options, resolve_configs
 
 
 @dataclass
@@ -152,7 +152,7 @@ class ProjectCLI(LightningCLI):
         quiet()
         set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
         _typehints.discard_init_args_on_class_path_change = drop_init_args
-        arguments, self.experiment = resolve_configs(list(args))
+        self.arguments, self.experiment = resolve_configs(list(args))
         super().__init__(
             LightningModule,
             save_config_callback=None,
@@ -161,7 +161,7 @@ class ProjectCLI(LightningCLI):
             parser_kwargs={"allow_abbrev": False},
             parser_class=Parser,
             subclass_mode_model=True,
-            args=arguments,
+            args=self.arguments,
             run=False,
             auto_configure_optimizers=False,
         )
@@ -257,6 +257,7 @@ class ProjectCLI(LightningCLI):
             self.folder = self.resume_from.parent.parent
             warn_of_damage(self.resume_from)
             before = yaml.safe_load((self.folder / "config.yaml").read_text())
+            drop_repeated(config, before, appended_options(self.arguments))
             run.check_resumable(before, yaml.safe_load(self._dump()))
         elif run.is_rank_zero():
             again = config.resume == "auto"
@@ -340,6 +341,28 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     replaced, chosen = (_typehints.import_object(name) for name in names)
     if replaced is not chosen:
         before.init_args = Namespace()
+
+
+def drop_repeated(config: Namespace, before: Mapping[str, Any], options: Iterable[str]) -> None:
+    """Drop from lists what a resumed run holds already: its command appends it once more.
+
+    Args:
+        config: The configuration to resume with.
+        before: That of the run.
+        options: Which of it was appended to.
+    """
+    for option in options:
+        now: Any = config
+        then: Any = before
+        *names, last = option.split(".")
+        for name in names:
+            now, then = ((part or {}).get(name) for part in (now, then))
+            now, then = ((part or {}).get("init_args", part) for part in (now, then))
+        held = (then or {}).get(last)
+        number = len(held) if isinstance(held, list) else int(held is not None)
+        if now and isinstance(parts := now.get(last), list):
+            kept = parts[:number]
+            now[last] = kept + [part for part in parts[number:] if part not in kept]
 
 
 def read_yaml(text: str) -> Any:

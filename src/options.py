@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,15 @@ def resolve_configs(args: list[str]) -> tuple[list[str], str]:
     elif not paths and not any(token.startswith("--trainer.max_") for token in args):
         parts = [[f"--trainer.max_epochs={EPOCHS}"], *parts]
     return [token for part in parts for token in part], experiment
+
+
+def appended_options(args: Sequence[str]) -> set[str]:
+    """Name the options whose lists are appended to (``--NAME+=VALUE``), in configs too."""
+    names = {token.partition("=")[0].removeprefix("--") for token in args}
+    for option, value in pairwise(args):
+        if option == "--config":
+            names |= safe_yaml.flatten(read_yaml(Path(value))).keys()
+    return {name[:-1].replace(".init_args", "") for name in names if name.endswith("+")}
 
 
 def chosen_model(args: Sequence[str]) -> str | None:

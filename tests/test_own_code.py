@@ -372,3 +372,45 @@ def test_epochs_without_a_config() -> None:
     assert resolve_configs(["--model=my.Net"])[0] == ["--trainer.max_epochs=10", "--model=my.Net"]
     steps = ["--model=my.Net", "--trainer.max_steps=5"]
     assert resolve_configs(steps)[0] == steps
+
+
+@pytest.mark.parametrize("place", ["options", "config"])
+@pytest.mark.parametrize("resume", ["auto", "run"])
+def test_resuming_with_the_same_command_adds_nothing(
+    place: str, resume: str, write: Write, tmp_path: Path
+) -> None:
+    own = "class Own(Callback):\n    def __init__(self, number: int = 1):\n        self.n = number"
+    name = write(
+        f"{HEAD}\nfrom lightning.fabric.plugins import TorchCheckpointIO\n"
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "from src.checkpoints import WholeCheckpointIO\nclass IO(WholeCheckpointIO): ...\n"
+        f"{own}\nclass Other(Own): ..."
+    )
+    added = [
+        *(f"--trainer.callbacks+={name}.Own", "--trainer.callbacks.number=2"),
+        *(f"--trainer.callbacks+={name}.Other", "--trainer.callbacks.number=3"),
+        *(f"--trainer.logger+={name}.CSVLogger", f"--trainer.logger.save_dir={tmp_path}/csv"),
+        f"--trainer.plugins+={name}.IO",
+    ]
+    if place == "config":
+        callbacks = [
+            {"class_path": f"{name}.{cls}", "init_args": {"number": number}}
+            for cls, number in (("Own", 2), ("Other", 3))
+        ]
+        overlay = tmp_path / "overlay.yaml"
+        overlay.write_text(yaml.safe_dump({"trainer": {"callbacks+": callbacks}}))
+        added = ["--config", str(overlay), *added[4:]]
+    args = [*TINY, *added, "--model.lr_scheduler=null", "--runs_dir", str(tmp_path / "runs")]
+    run = tmp_path / "runs/tiny/run"
+    assert train([*args, "--run_name", "run", "--trainer.max_epochs=1"]) == 0
+    before = resolved(run)
+    assert [part["init_args"]["number"] for part in before["trainer"]["callbacks"]] == [2, 3]
+    (run / "metrics.json").unlink()
+    again = args if resume == "auto" else args[len(TINY) :]
+    again = [*again, "--resume", "auto" if resume == "auto" else str(run)]
+    more = [f"--trainer.callbacks+={name}.Own", "--trainer.callbacks.number=4"]
+    assert train([*again, *more, "--trainer.max_epochs=2"]) == 0
+    after = resolved(run)
+    assert [part["init_args"]["number"] for part in after["trainer"]["callbacks"]] == [2, 3, 4]
+    for key in ("logger", "plugins"):
+        assert after["trainer"][key] == before["trainer"][key]
