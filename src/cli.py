@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -111,12 +111,45 @@ DEFAULT_CALLBACKS = {
 
 
 READ_YAML = get_loader("yaml")
+Place = tuple[str | int, ...]  # in a configuration: names, and numbers in lists
 
 
 class Parser(LightningArgumentParser):
     """A parser whose complaints are short; jsonargparse makes one more for each class within."""
 
     owner = COMMAND_LINE
+    is_whole = False  # whether it is the parser of all options, and not of a class within
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Write a configuration that can be read back.
+
+        Objects that only code can make, such as the default ``torch.device("cpu")`` of an argument,
+        are left out: the class has them by itself. jsonargparse would write a text in their place.
+        """
+        found = [*find_objects(namespace)] if self.is_whole else []
+        kept = namespace.clone()
+        if found and len(self._read_back(namespace, found)) < len(found):
+            alone = {path: [p for p in found if p != path] for path in found}
+            lost = [p for p in found if not self._read_back(without(namespace, alone[p]), [p])]
+            kept = without(namespace, lost)
+        return str(super().dump(kept, *args, **kwargs))
+
+    def _read_back(self, config: Namespace, places: Sequence[Place]) -> list[Place]:
+        """List the places of a configuration whose values are the same when written and read."""
+        asked = self.__dict__.pop("print_config", None)  # else reading would print it too
+        parts = {"model", *(place[0] for place in places)}  # without the others: they take a while
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"(?s).*Unable to serialize instance")
+                part = Namespace({name: config[name] for name in parts if config.get(name)})
+                back = self.parse_string(super().dump(part, skip_none=False))
+        except (InputError, ValueError, TypeError, yaml.YAMLError):
+            return []
+        finally:
+            if asked is not None:
+                self.print_config = asked
+        pairs = {place: (look_up(config, place), look_up(back, place)) for place in places}
+        return [p for p, (now, then) in pairs.items() if type(now) is type(then) and now == then]
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         if not (args or kwargs.get("nested_key")):
@@ -167,6 +200,8 @@ class ProjectCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert isinstance(parser, Parser)
+        parser.is_whole = True
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs.")
         parser.add_argument(
             "--run_name", type=str | None, default=None, help="Name of this run's folder."
@@ -341,6 +376,43 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     replaced, chosen = (_typehints.import_object(name) for name in names)
     if replaced is not chosen:
         before.init_args = Namespace()
+
+
+def find_objects(tree: Namespace, path: Place = ()) -> Iterator[Place]:
+    """List the places in a configuration of values that YAML has no words for."""
+    for key, value in vars(tree).items():
+        parts = value if isinstance(value, list) else []
+        if isinstance(value, Namespace):
+            yield from find_objects(value, (*path, key))
+        elif parts and all(isinstance(part, Namespace) for part in parts):
+            for number, part in enumerate(parts):
+                yield from find_objects(part, (*path, key, number))
+        elif not is_plain(value):
+            yield (*path, key)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether YAML can hold a value as it is; a tuple becomes a list."""
+    if isinstance(value, Namespace):
+        return not any(find_objects(value))
+    if type(value) in (list, tuple, dict):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
+    return type(value) in (type(None), bool, int, float, str)
+
+
+def look_up(tree: Any, path: Iterable[Any]) -> Any:
+    """Get what is at a place of a configuration."""
+    for key in path:
+        tree = vars(tree)[key] if isinstance(tree, Namespace) else tree[key]
+    return tree
+
+
+def without(tree: Namespace, places: Iterable[Place]) -> Namespace:
+    """Copy a configuration without what is at some places."""
+    copy = tree.clone()
+    for *path, name in places:
+        del vars(look_up(copy, path))[name]
+    return copy
 
 
 def drop_repeated(config: Namespace, before: Mapping[str, Any], options: Iterable[str]) -> None:

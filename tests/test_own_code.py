@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -414,3 +416,75 @@ def test_resuming_with_the_same_command_adds_nothing(
     assert [part["init_args"]["number"] for part in after["trainer"]["callbacks"]] == [2, 3, 4]
     for key in ("logger", "plugins"):
         assert after["trainer"][key] == before["trainer"][key]
+
+
+OBJECTS = """
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+class Mode(enum.Enum):
+    A = 1
+    B = 2
+
+@dataclass
+class Settings:
+    lr: float = 0.01
+    device: Any = torch.device("cpu")
+
+class Objects(OwnLoaders):
+    def __init__(
+        self,
+        device: torch.device = torch.device("cpu"),
+        untyped=torch.device("cpu"),
+        either: "str | torch.device" = torch.device("cpu"),
+        maybe: Optional[torch.device] = torch.device("cpu"),
+        activation: Callable = torch.nn.functional.relu,
+        shrink: Callable = lambda x: x / 2,
+        layers: list[torch.nn.Module] = [torch.nn.Identity()],
+        settings: Settings = Settings(lr=0.02),
+        weight=torch.ones(2),
+        mode: Mode = Mode.A,
+        path: Path = Path("a/b"),
+        dtype: torch.dtype = torch.float32,
+        widths: tuple[int, ...] = (1, 2),
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore="layers")
+        Objects.taken = {
+            "activation": activation, "mode": mode.name, "path": path, "settings": settings,
+            "device": (device, untyped, either, maybe), "shrink": shrink(1.0),
+            "layers": layers, "weight": weight, "dtype": dtype,
+        }
+"""
+
+
+def test_objects_as_defaults_are_not_in_the_config(write: Write, tmp_path: Path) -> None:
+    """What YAML can say is; the rest the class has by itself; all comes out the same again."""
+    name = write(HEAD + MODULE + OBJECTS)
+    given = [f"--model={name}.Objects", "--model.mode=B", "--model.settings.lr=0.5"]
+    given += ["--model.activation=torch.nn.functional.gelu"]
+    run, config = trained(given, tmp_path / "runs")
+    text = (run / "config.yaml").read_text()
+    assert config["model"]["init_args"] == {
+        "activation": "torch.nn.functional.gelu",
+        "settings": {"lr": 0.5},
+        "mode": "B",
+        "path": "a/b",
+        "dtype": "torch.float32",
+        "widths": [1, 2],
+    }
+    taken = sys.modules[name].Objects.taken
+    repeat = ["--config", str(run / "config.yaml")]
+    assert train([*repeat, "--runs_dir", str(tmp_path / "runs"), "--run_name", "again"]) == 0
+    assert (run.with_name("again") / "config.yaml").read_text() == text
+    again = sys.modules[name].Objects.taken
+    same_objects = [again.pop("weight") is taken.pop("weight"), again == taken]
+    assert same_objects == [True, True]
+    evaluate([str(run), "--output", str(tmp_path / "metrics.json")])
+    assert "test/loss" in json.loads((tmp_path / "metrics.json").read_text())
+    assert printed([*given, "--print_config"])["model"] == config["model"]
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["mode"] == "B"
+    assert "device" not in checkpoint["hyper_parameters"]
