@@ -214,6 +214,51 @@ CASES: list[tuple[str, list[str], str]] = [
         "trainer: You selected an invalid strategy name: `strategy='dpp'`.…",
     ),
     (
+        "two ways to clip gradients",
+        ["--trainer.gradient_clip_val", "0"],
+        "trainer.gradient_clip_val: set beside callbacks.gradient_clipping. "
+        "Use one of them, and set the other to null.",
+    ),
+    (
+        "way to clip that is passed over",
+        ["--trainer.gradient_clip_algorithm", "value"],
+        "trainer.gradient_clip_algorithm: set beside callbacks.gradient_clipping. "
+        "Use one of them, and set the other to null.",
+    ),
+    (
+        "two ways to accumulate",
+        [
+            *("--trainer.accumulate_grad_batches", "2"),
+            *("--callbacks.gradient_accumulation.effective_batch_size", "64"),
+        ],
+        "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
+        "Use one of them.",
+    ),
+    (
+        "folder that is passed over",
+        ["--trainer.default_root_dir", "elsewhere"],
+        "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead.",
+    ),
+    (
+        "nothing to be kept",
+        ["--trainer.barebones", "true"],
+        "trainer.barebones: leaves out what a run is for: metrics, checkpoints and progress.\n"
+        "  Switch off what is not wanted, as in --callbacks.gradient_norms null.",
+    ),
+    *(
+        (
+            f"search for {what}",
+            [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}"],
+            f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml would "
+            "not say so.\n"
+            f"  Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that.",
+        )
+        for name, what in {
+            "BatchSizeFinder": "the batch size",
+            "LearningRateFinder": "the learning rate",
+        }.items()
+    ),
+    (
         "seed",
         ["--seed_everything", "false"],
         "seed_everything: false, but every run is seeded. Give a number.",

@@ -17,11 +17,11 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import SimpleProfiler
 
-from src.callbacks import Progress
+from src.callbacks import Checkpoint, Progress
 from src.cli import NoProfiler, ProjectCLI
 from src.evaluate import main as evaluate
 from src.train import main as train
@@ -29,6 +29,8 @@ from src.training import pass_over_idle_hooks, remember_signature
 from tests.commands import TRAIN, TWO, same, state, stop_in_step
 from tests.conftest import TINY
 from tests.tiny import TinyModel
+
+LIGHTNING = "lightning.pytorch.callbacks"
 
 
 def resolved(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -354,11 +356,34 @@ def test_clipping_by_the_trainer_still_works(tmp_path: Path) -> None:
             ["--callbacks.progress", "null", "--trainer.enable_progress_bar", "true"],
             (TQDMProgressBar, RichProgressBar),
         ),
+        ([f"--trainer.callbacks+={LIGHTNING}.RichProgressBar"], RichProgressBar),
     ],
 )
 def test_progress(args: list[str], kind: type, tmp_path: Path) -> None:
     cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
     assert isinstance(cli.trainer.progress_bar_callback, kind)
+
+
+@pytest.mark.parametrize(
+    ("args", "kinds"),
+    [
+        ([], [Checkpoint]),
+        (["--trainer.enable_checkpointing=false"], []),
+        (["--callbacks.checkpoint=null"], []),
+        (["--callbacks.checkpoint=null", "--trainer.enable_checkpointing=true"], [ModelCheckpoint]),
+        (
+            ["--callbacks.checkpoint=null", f"--trainer.callbacks+={LIGHTNING}.ModelCheckpoint"],
+            [ModelCheckpoint],
+        ),
+        (
+            [f"--trainer.callbacks+={LIGHTNING}.ModelCheckpoint"],
+            [Checkpoint, ModelCheckpoint],
+        ),
+    ],
+)
+def test_checkpointing(args: list[str], kinds: list[type], tmp_path: Path) -> None:
+    cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
+    assert [type(callback) for callback in cli.trainer.checkpoint_callbacks] == kinds
 
 
 def test_profiler(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A run resumed from any of its checkpoints ends bit for bit as the run that was never stopped.
 
-``tests.test_zoo`` has the modules and loaders that people write; here is what is harder on a resumed run.
+``tests.test_zoo`` has the modules and loaders that people write; here is what is harder to resume.
 """
 
 import os
@@ -111,7 +111,7 @@ class TakesIterator(Net):
 
     def training_step(self, dataloader_iter: Iterator[Any]) -> Tensor:  # type: ignore[override]
         first, *_ = next(dataloader_iter)
-        second, number, _ = next(dataloader_iter)
+        second, *_ = next(dataloader_iter)
         batch = [torch.cat(parts) for parts in zip(first, second, strict=True)]
         x, y = batch
         loss = (self.net(x)[:, 0] - y).square().mean()
