@@ -39,6 +39,7 @@ READS = {
     *(aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.masked_select),
     *(aten._unique2, aten.bincount, aten.repeat_interleave),
 }
+ROOT = __file__.removesuffix("tests/pretended_gpu.py")
 COLLECTIVES = ("all_reduce", "reduce", "broadcast", "all_gather", "gather", "scatter")
 
 
@@ -118,14 +119,10 @@ class PretendedGPU(TorchFunctionMode):
     def keep(self, places: list[Place], what: str) -> None:
         """Note where something happened."""
         frame = sys._getframe()
-        inner = frame
-        while frame.f_back and (
-            frame.f_code.co_filename == __file__ or not frame.f_code.co_filename.startswith(OURS)
-        ):
+        while frame.f_back is not None and not is_ours(frame.f_code.co_filename):
             frame = frame.f_back
-        inner = frame if frame.f_code.co_filename.startswith(OURS) else inner
-        file = inner.f_code.co_filename.removeprefix(ROOT)
-        places.append(Place(what, file, inner.f_lineno))
+        file = frame.f_code.co_filename.removeprefix(ROOT)
+        places.append(Place(what, file, frame.f_lineno))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -229,6 +226,11 @@ def mark(values: Any, on_gpu: bool) -> Any:
     for tensor in tensors_in(values):
         storage(tensor).is_pretended = on_gpu
     return values
+
+
+def is_ours(file: str) -> bool:
+    """Tell whether a file is of this project: neither installed, nor this one."""
+    return file.startswith(ROOT) and "site-packages" not in file and file != __file__
 
 
 def device() -> torch.device:
@@ -377,9 +379,6 @@ def process_groups(gpu: PretendedGPU) -> dict[tuple[Any, str], Any]:
         **{(distributed, name): checked(getattr(distributed, name)) for name in COLLECTIVES},
     }
 
-
-ROOT = __file__.removesuffix("tests/pretended_gpu.py")
-OURS = (f"{ROOT}src/", f"{ROOT}tests/", f"{ROOT}benchmarks/")
 
 if __name__ == "__main__":
     # Lightning starts the process of another device with these same arguments.
