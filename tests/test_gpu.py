@@ -11,13 +11,14 @@ import yaml
 from torch import nn
 
 from src import data, predict
-from src.callbacks import GradientClipping
+from src.callbacks import GradientClipping, Progress
 from src.callbacks.nonfinite import nonfinite_weights
 from src.find import CONFIGS
 from src.predictor import load
 from src.train import main as train
 from tests.commands import TRAIN, alone_and_together, assert_close, devices, fails
 from tests.conftest import TINY
+from tests.fitting import Given, Line, fit
 from tests.on_gpu import Waits, resumed_like_whole
 from tests.pretended_gpu import PretendedGPU
 from tests.small import small
@@ -180,6 +181,18 @@ def test_checkpoints_read_norms_and_weights_at_once(
     assert len(gpu.waits) == 1
     assert nonfinite_weights(layer) is None
     assert len(gpu.waits) == 2
+
+
+def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    if gpu is None:
+        pytest.skip("only a pretended GPU tells when the host waits")
+    progress = Progress(interval_s=0)  # a line each step
+    model = Line(optimizer={"name": "SGD", "lr": 0.0})
+    data_ = Given(torch.zeros(6, 1), torch.ones(6), batch_size=1)
+    options = {"limit_val_batches": 1, "val_check_interval": 2, "log_every_n_steps": 2}
+    fit(tmp_path, model, data_, progress, accelerator="gpu", enable_progress_bar=True, **options)
+    shown = [wait for wait in gpu.waits if wait.file.endswith("progress.py")]
+    assert len(shown) == 3  # the loss of each validation
 
 
 @pytest.mark.skipif(
