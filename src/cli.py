@@ -542,8 +542,13 @@ def quiet() -> None:
 
     A loader without worker processes is the fast one here: a batch is one gather from memory.
     """
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in (
+        *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
+        "lightning.pytorch.accelerators.cuda",  # which GPU a process has
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # that is what `--trainer.accelerator cpu` means, and what `src.predict` does for its data
+    warnings.filterwarnings("ignore", r"\w+ available but not used", UserWarning)
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
     # that is what `--resume` means
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")

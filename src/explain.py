@@ -129,12 +129,16 @@ def out_of_memory(error: torch.OutOfMemoryError) -> str:
     name = "val_batch_size" if evaluates else "batch_size"
     size = getattr(getattr(trainer, "datamodule", None), name, "this size")
     accumulating = "" if evaluates else " with callbacks.gradient_accumulation.batches"
+    key = f"data.{name}"
+    remedy = f"Use a smaller {key}{accumulating}, or --trainer.precision bf16-mixed."
+    return too_large(f"{key}: {size}", error, remedy)
+
+
+def too_large(setting: str, error: torch.OutOfMemoryError, remedy: str) -> str:
+    """Say with which batch size the memory of a device ran out, and what to do."""
     found = re.search(r"Tried to allocate [^.]*(\.\d+)? \w+", str(error))
-    return (
-        f"data.{name}: {size}: the device's memory is too small for it"
-        f"{f' ({found[0]})' if found else ''}.\n"
-        f"Use a smaller data.{name}{accumulating}, or --trainer.precision bf16-mixed."
-    )
+    wanted = f" ({found[0]})" if found else ""
+    return f"{setting}: the device's memory is too small for it{wanted}.\n{remedy}"
 
 
 def frames(trace: TracebackType | None) -> Iterator[FrameType]:

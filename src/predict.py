@@ -29,6 +29,9 @@ def main(args: Sequence[str] | None = None) -> int:
         known.add_argument("--top_k", type=int, default=1, help="likeliest classes (default: 1)")
         known.add_argument("--columns", help="columns of a CSV file to use, as in x1,x2")
         known.add_argument("--batch_size", type=int, default=64, help="(default: 64)")
+        known.add_argument(
+            "--device", default="auto", help="auto: a GPU if there is one; cpu, cuda, cuda:1, mps"
+        )
         known.add_argument("--config", action="append", default=[], help="for a lone .ckpt file")
         options = known.parse_args(sys.argv[1:] if args is None else args)
         for name in ("top_k", "batch_size"):
@@ -46,10 +49,16 @@ def main(args: Sequence[str] | None = None) -> int:
         format_ = options.format or ("jsonl" if suffix in (".json", ".jsonl") else "csv")
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
-        from .prediction import Settings, predict  # takes seconds: PyTorch and Lightning
+        from .prediction import (
+            Settings,
+            find_device,
+            predict,
+        )  # takes seconds: PyTorch and Lightning
 
         columns = [n.strip() for n in options.columns.split(",")] if options.columns else None
-        settings = Settings(format_, options.top_k, columns, options.batch_size)
+        settings = Settings(
+            format_, options.top_k, columns, options.batch_size, find_device(options.device)
+        )
         predict(found, options.config, options.inputs, options.output, settings)
     return 0
 

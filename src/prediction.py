@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .checks import suggest
 from .errors import InputError
-from .explain import explained
+from .explain import explained, too_large
 from .files import standard_output
 from .find import Run
 from .predictor import Predictor, load_run
@@ -34,6 +34,7 @@ class Settings(NamedTuple):
     top_k: int = 1
     columns: list[str] | None = None
     batch_size: int = 64
+    device: torch.device = torch.device("cpu")
 
 
 class Sample(NamedTuple):
@@ -79,11 +80,14 @@ def predict(
     if sys.stderr.isatty():
         console = Console(stderr=True)
         samples = track(samples, "predicting", total, console=console, transient=True)
-    predictor.to("cuda" if torch.cuda.is_available() else "cpu")
     counts = Counts()
     try:
+        predictor.to(settings.device)
         with writing(output) as file:
             write_rows(predictor, samples, file, settings, counts)
+    except torch.OutOfMemoryError as error:
+        size, remedy = settings.batch_size, "Use a smaller --batch_size, or --device cpu."
+        raise InputError(too_large(f"--batch_size: {size}", error, remedy)) from error
     except KeyboardInterrupt:
         print(f"stopped after {counts.rows} rows, which are written", file=sys.stderr)
         raise
@@ -92,6 +96,22 @@ def predict(
         raise InputError(f"INPUT: {unread}")
     if counts.errors:
         print(f"warning: {unread}", file=sys.stderr, flush=True)
+
+
+def find_device(name: str) -> torch.device:
+    """Find the device that ``--device`` names; ``auto``: the first GPU of CUDA, or the CPU.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return torch.device("cuda:0" if "cuda:0" in names else "cpu")
+    chosen = {"cuda": "cuda:0"}.get(name, name)
+    if chosen not in names:
+        raise InputError(f"--device {name}: there is none here. {suggest(name, names, True)}")
+    return torch.device(chosen)
 
 
 def check_top_k(predictor: Predictor, top_k: int) -> None:

@@ -196,6 +196,36 @@ def test_lone_checkpoint(
     )
 
 
+def test_device(
+    tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [str(tiny_run), str(table), "--device"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (
+        prediction.find_device("auto") == prediction.find_device("cuda") == torch.device("cuda:0")
+    )
+    assert prediction.find_device("cuda:1") == torch.device("cuda:1")
+    message = "--device cuda:2: there is none here. Did you mean `cuda:1`? Available: cpu, …"
+    fails(predict.main, [*given, "cuda:2"], message, capsys)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert prediction.find_device("auto") == torch.device("cpu")
+    assert printed([*given, "cpu"], capsys) == printed(given[:-1], capsys)
+
+
+def test_memory_that_runs_out(
+    tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee …")
+
+    monkeypatch.setattr(Predictor, "forward", run_out)
+    message = (
+        "--batch_size: 8: the device's memory is too small for it (Tried to allocate 2.00 GiB).\n"
+        "  Use a smaller --batch_size, or --device cpu."
+    )
+    fails(predict.main, [str(tiny_run), str(table), "--batch_size", "8"], message, capsys)
+
+
 def test_bad_input(
     tiny_run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+from torch import Tensor
 
 BAR_INTERVAL_S = 0.1
 
@@ -38,6 +39,7 @@ class Progress(ProgressBar):
         self._next = 0.0
         self._batch = 0
         self._epoch = 0
+        self._numbers: dict[str, tuple[Tensor, float]] = {}  # as they were last shown
 
     def disable(self) -> None:
         self._enabled = False
@@ -98,7 +100,8 @@ class Progress(ProgressBar):
         total = int(of) if math.isfinite(of) else None  # of a stream
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
-        metrics = format_metrics({k: float(v) for k, v in trainer.callback_metrics.items()})
+        values = trainer.callback_metrics
+        metrics = format_metrics({name: self._read(name, values[name]) for name in values})
         if self._bar is not None:
             task = self._bar.task_ids[0]
             said = epoch if what == "batch" else what
@@ -112,6 +115,14 @@ class Progress(ProgressBar):
                 print(f"{epoch}  {what} {count}  {metrics}", flush=True)
             except BrokenPipeError:  # nobody reads any more; the run goes on
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _read(self, name: str, value: Tensor) -> float:
+        """Read a value once, however often it is shown: each time, a step would wait for a GPU."""
+        known, number = self._numbers.get(name, (None, 0.0))
+        if known is not value:
+            number = float(value)
+            self._numbers[name] = value, number
+        return number
 
     def _stop(self) -> None:
         if self._bar is not None:

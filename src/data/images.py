@@ -109,9 +109,7 @@ class ImageDataModule(InMemoryDataModule):
             draws = self._epoch_draws(inputs.device)
             for name, augmentation in self._augmentations.items():
                 inputs = augmentation(inputs, draws[name][rows])
-        if self._normalize.scale.device != inputs.device:
-            self._normalize.to(inputs.device)
-        normalized: Tensor = self._normalize(inputs)
+        normalized: Tensor = self._normalize_on(inputs.device)(inputs)
         return normalized
 
     def preprocessing(self) -> nn.Module:
@@ -132,13 +130,18 @@ class ImageDataModule(InMemoryDataModule):
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Bring back pixels from inputs of the model: (B, C, H, W) -> (B, H, W, C) uint8."""
-        return self._normalize.inverse(inputs)
+        return self._normalize_on(inputs.device).inverse(inputs)
 
     def training_images(self, most: int) -> Tensor:
         """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""
         dataset = self.datasets["train"]
         rows = dataset.rows[:most]
         return self.transform(dataset.arrays.inputs[rows], rows, "val")
+
+    def _normalize_on(self, device: torch.device) -> Normalize:
+        if self._normalize.scale.device != device:
+            self._normalize.to(device)
+        return self._normalize
 
     def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
