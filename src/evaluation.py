@@ -30,6 +30,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     checkpoint = checkpoints.load_checkpoint(path)
     cli = ProjectCLI(args, training=False)
     checkpoints.check_matches(path, checkpoint, cli.model)
+    checkpoints.match_classes(path, checkpoint, cli.datamodule)
     cli.check_fit()
     cli.model.load_state_dict(checkpoint["state_dict"])
     confusion = Confusion(num_worst=0)
@@ -42,7 +43,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
         return
     shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
     run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
-    names = getattr(cli.datamodule, "class_names", None)
+    names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
         some = classes if len(classes) <= MOST_ROWS else sorted(classes, key=rank)[:MOST_ROWS]

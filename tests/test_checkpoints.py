@@ -16,7 +16,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.checkpoints import WholeCheckpointIO
+from src.checkpoints import WholeCheckpointIO, match_classes
 from src.evaluate import main as evaluate
 from src.find import damage
 from src.train import main as train
@@ -215,3 +215,18 @@ def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
     assert curves(interrupted) == curves(tmp_path / "tiny" / "whole")
     rows = [(p / "metrics.csv").read_text().count("\n") for p in (tmp_path / "tiny").iterdir()]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["a"]])
+def test_data_that_keeps_to_its_own_numbers(names: list[str]) -> None:
+    """Of others' datamodules, which can be told no numbers, other than those of training."""
+
+    class Data:
+        class_names = names
+
+    same: dict[str, Any] = {"class_names": list(names)}
+    match_classes(Path("x.ckpt"), same, Data())
+    match_classes(Path("x.ckpt"), {}, Data())
+    message = f"^data: Data numbers its classes {', '.join(names)}, but the model was trained with"
+    with pytest.raises(ValueError, match=message):
+        match_classes(Path("x.ckpt"), {"class_names": ["a", "b"]}, Data())
