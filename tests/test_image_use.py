@@ -178,11 +178,13 @@ def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert float(found.max()) == pytest.approx(float(rows[0]["probability"]), rel=1e-5)
 
     (photos / "notes.txt").unlink()
-    itself = photos / "a.png"
+    itself = photos / "unnamed"
     message = f"--output {itself}: is an input. Choose another file."
     fails(predict.main, [str(colours), str(photos), "--output", str(itself)], message, capsys)
     message = "--columns: is for CSV files, and the model takes images."
     fails(predict.main, [str(colours), str(photos), "--columns", "a"], message, capsys)
+    message = "--header: is for CSV files, and the model takes images."
+    fails(predict.main, [str(colours), str(photos), "--header", "no"], message, capsys)
     # The names are in the checkpoint: the images it was trained on need not be here.
     moved = Path(shutil.copytree(colours, tmp_path / "moved"))
     config = (moved / "config.yaml").read_text()
