@@ -297,8 +297,8 @@ class ProjectCLI(LightningCLI):
 
 
 def read_yaml(text: str) -> Any:
-    """Read YAML as the parser does, unless it would grow without end."""
-    safe_yaml.check_size(text)
+    """Read YAML as the parser does, unless it would grow without end or has a key twice."""
+    safe_yaml.check(text)
     return READ_YAML(text)
 
 

@@ -192,7 +192,7 @@ def read_yaml(source: str | Path) -> Any:
     """Read a file, or a value as the parser would; what cannot be read stays as it is."""
     try:
         return safe_yaml.load(source.read_text() if isinstance(source, Path) else source)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.SizeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.ContentError):
         return source
 
 
@@ -204,7 +204,7 @@ def check_config(path: Path) -> None:
         raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: is no valid YAML{where(error)}.") from None
-    except safe_yaml.SizeError as error:
+    except safe_yaml.ContentError as error:
         raise InputError(f"--config {path}: cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")

@@ -82,6 +82,11 @@ TYPOS: list[tuple[list[str] | str, str]] = [
     (["--config"], "--config: needs the name of a config or a path."),
     (["--resume", "nope"], "RUN nope: no such file or folder."),
     ("modl: 3", f"modl: the command line {meant('model')}"),
+    (
+        "model:\n  init_args:\n    lr: {a: 1, b: 2}\n    lr: 3",
+        "--config mine.yaml: cannot be read "
+        "(line 4: `model.init_args.lr` is given twice, first in line 3).",
+    ),
     ("model: {a", "--config mine.yaml: is no valid YAML, line 1: expected ',' or '}'"),
     (
         f"model: {{class_path: {MODEL}, init_args: {{l1_penlty: 1}}}}",
