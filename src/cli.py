@@ -43,7 +43,7 @@ from .devices import follow_torchrun
 from .errors import InputError
 from .explain import attribute, explain_parsing, explain_unparsed
 from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
-from .options import COMMAND_LINE, resolve_configs
+from .options import COMMAND_LINE, check_finite, resolve_configs
 
 
 @dataclass
@@ -180,6 +180,7 @@ class ProjectCLI(LightningCLI):
             if message is None:
                 raise
             raise InputError(message) from error
+        check_finite(self.config.as_dict())
 
     def before_instantiate_classes(self) -> None:
         if self.training:
