@@ -23,7 +23,7 @@ def load(text: str) -> Any:
     try:
         node = loader.get_single_node()
         check_node(node)
-        return None if node is None else loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise refusal("it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # such as `!!int x`
@@ -31,7 +31,7 @@ def load(text: str) -> Any:
             str(error).splitlines()[0] if str(error) else "a value has a wrong tag"
         ) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def check(text: str) -> None:
