@@ -26,7 +26,7 @@ from .checks import snake_case, suggest
 from .errors import InputError
 from .find import PACKAGE, ROOT
 from .options import unknown_class, unknown_option
-from .safe_yaml import SizeError
+from .safe_yaml import ContentError
 
 LIGHTNING = Path(lightning.__file__).parent
 LOGGERS = LIGHTNING / "pytorch" / "loggers"
@@ -286,15 +286,15 @@ def explain_parsing(
 
 def explain_unparsed(error: Exception) -> str | None:
     """Say at which option a parser has failed itself; None where another's code has."""
-    trace, is_large = error.__traceback__, isinstance(error, SizeError)
+    trace, is_content = error.__traceback__, isinstance(error, ContentError)
     is_parsers = any(raised_in(trace, folder) for folder in PARSERS)
-    if fails_on_import(error) or not (is_large or is_parsers):
+    if fails_on_import(error) or not (is_content or is_parsers):
         return None
     option = ""
     while trace is not None:
         option = trace.tb_frame.f_locals.get("option_string") or option
         trace = trace.tb_next
-    problem = str(error) if is_large else f"{type(error).__name__}: {error}"
+    problem = str(error) if is_content else f"{type(error).__name__}: {error}"
     return f"{option.lstrip('-') or 'options'}: cannot be read ({_first_line(problem)})."
 
 

@@ -143,7 +143,7 @@ def read_config(text: str) -> dict[str, Any]:
     """Flatten a config, with keys as they are on the command line and short names of classes."""
     try:
         flat = safe_yaml.flatten(safe_yaml.load(text))
-    except (yaml.YAMLError, safe_yaml.SizeError, RecursionError):
+    except (yaml.YAMLError, safe_yaml.ContentError, RecursionError):
         return {}
     config = {}
     for key, value in flat.items():

@@ -4,9 +4,12 @@ Names are refused here only where that is certain; the parser in ``cli`` judges 
 """
 
 import ast
+import inspect
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +24,9 @@ from .find import CONFIGS, DEFAULT_CONFIG, PACKAGE, experiment_name, find_config
 from .signatures import Class, find_class, module_file, parameters, parse
 
 COMMAND_LINE = "the command line"
+# Options that may be infinite, of clipping, early stopping and progress: it means without a limit.
+LIMITS = {"max_norm", "max_value", "gradient_clip_val", "interval_s"}
+LIMITS |= {"stopping_threshold", "divergence_threshold"}
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 EPOCHS = 10  # of a model without a config; Lightning's own default is 1,000
 OVERLAYS = CONFIGS.resolve() / "overlays"  # they name no experiment
@@ -195,7 +201,7 @@ def read_yaml(source: str | Path) -> Any:
     """Read a file, or a value as the parser would; what cannot be read stays as it is."""
     try:
         return safe_yaml.load(source.read_text() if isinstance(source, Path) else source)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.SizeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.ContentError):
         return source
 
 
@@ -207,7 +213,7 @@ def check_config(path: Path) -> None:
         raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: is no valid YAML{where(error)}.") from None
-    except safe_yaml.SizeError as error:
+    except safe_yaml.ContentError as error:
         raise InputError(f"--config {path}: cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
@@ -223,6 +229,44 @@ def check_config(path: Path) -> None:
         if stray:
             name = sorted(stray)[0]
             raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
+
+
+def check_finite(settings: Any, name: str = "") -> None:
+    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit.
+
+    A default of a class is its own business, and may be given too.
+
+    Args:
+        settings: Parsed options, or a part of them.
+        name: The part's, with dots.
+    """
+    if isinstance(settings, dict):
+        defaults = _defaults(settings["class_path"]) if "class_path" in settings else {}
+        for key, value in settings.items():
+            if key != "init_args":
+                check_finite(value, f"{name}.{key}".lstrip("."))
+        for key, value in items(settings.get("init_args")):
+            if repr(value) != repr(defaults.get(key)):  # NaN equals nothing
+                check_finite(value, f"{name}.{key}")
+    elif isinstance(settings, (list, tuple)):
+        for number, value in enumerate(settings):
+            check_finite(value, f"{name}[{number}]")
+    elif isinstance(settings, float):
+        is_limit = name.rpartition(".")[2] in LIMITS and not math.isnan(settings)
+        if not (math.isfinite(settings) or is_limit):
+            raise InputError(f"{name}: {settings} is no finite number. Give one that is.")
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Return the defaults of a class that the parser has imported, and of those it derives from."""
+    module, _, name = path.rpartition(".")
+    made = getattr(sys.modules.get(module), name, None)
+    found: dict[str, Any] = {}
+    for part in reversed(inspect.getmro(made)) if inspect.isclass(made) else [made]:
+        if callable(part) and part is not object:
+            with suppress(ValueError, TypeError):  # a class written in C may have no signature
+                found |= {p.name: p.default for p in inspect.signature(part).parameters.values()}
+    return found
 
 
 def where(error: Exception) -> str:

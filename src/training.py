@@ -97,6 +97,7 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_when_loaded(cli.resume_from, cli.model)
         checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
+        checkpoints.match_classes(cli.resume_from, checkpoint, data)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
     for logger in cli.trainer.loggers:

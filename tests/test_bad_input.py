@@ -106,6 +106,24 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--model.widths", "[32,0]"],
         "model.widths[1]: 0 is not at least 1.",
     ),
+    *(
+        (
+            f"{name} {value}",
+            [f"--{name}", value],
+            f"{message} is no finite number. Give one that is.",
+        )
+        for name, value, message in [
+            ("model.dropout", ".nan", "model.dropout: nan"),
+            ("model.optimizer.lr", ".inf", "model.optimizer.lr: inf"),
+            ("data.shake", "1e400", "data.shake: inf"),
+            ("trainer.limit_train_batches", ".inf", "trainer.limit_train_batches: inf"),
+            (
+                "callbacks.gradient_clipping.max_norm",
+                ".nan",
+                "callbacks.gradient_clipping.max_norm: nan",
+            ),
+        ]
+    ),
     ("dropout", ["--model.dropout", "1.5"], "model.dropout: 1.5 is not in [0, 1)."),
     (
         "sizes that do not fit together",
