@@ -18,6 +18,11 @@ from src.train import main as train
 TRAIN = ["-m", "src.train"]
 
 
+def experiment(name: str) -> list[str]:
+    """Options for an example as it was delivered, whatever has become of it in ``configs``."""
+    return ["--config", str(Path(__file__).parent / "experiments" / f"{name}.yaml")]
+
+
 def devices(number: int, strategy: str = "ddp", accelerator: str = "cpu") -> list[str]:
     """Options for as many processes."""
     chosen = {"devices": str(number), "accelerator": accelerator, "strategy": strategy}

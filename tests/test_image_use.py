@@ -16,7 +16,7 @@ from src import evaluate, export, paddle_weights, predict
 from src.models import SimpleCNN
 from src.predictor import load
 from src.train import main as train
-from tests.commands import fails
+from tests.commands import experiment, fails
 from tests.test_image_experiments import TINY_IMAGES
 
 CLASSES = ["blue", "green", "red"]
@@ -45,7 +45,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     small = ["--model.channels", "[4,4]", "--data.batch_size", "8", "--trainer.max_epochs", "3"]
     where = ["--runs_dir", str(folder / "runs"), "--run_name", "run"]
-    assert train(["--config", "cifar10_synthetic", *data, *sizes, *small, *where]) == 0
+    assert train([*experiment("cifar10_synthetic"), *data, *sizes, *small, *where]) == 0
     return folder / "runs/cifar10_synthetic/run"
 
 
@@ -247,7 +247,7 @@ def test_onnx_takes_bytes(args: list[str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     data = ["--data", "SyntheticImageDataModule", *TINY_IMAGES[2:12], "--trainer.max_epochs", "1"]
     where = ["--runs_dir", str(tmp_path), "--run_name", "run"]
-    assert train(["--config", *args, *data, *where]) == 0
+    assert train([*experiment(args[0]), *args[1:], *data, *where]) == 0
     run = tmp_path / args[0] / "run"
     assert export.main([str(run), "--format", "onnx"]) == 0
     session = onnxruntime.InferenceSession(run / "exports/best.onnx")
