@@ -1,6 +1,5 @@
 """Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
 
-import os
 import sys
 import time
 from typing import Any
@@ -105,10 +104,7 @@ class Progress(ProgressBar):
             self._next = time.monotonic() + BAR_INTERVAL_S
         else:
             self._next = time.monotonic() + self.interval_s
-            try:
-                print(f"{epoch}  {what} {batch}/{total}  {metrics}", flush=True)
-            except BrokenPipeError:  # nobody reads any more; the run goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"{epoch}  {what} {batch}/{total}  {metrics}", flush=True)
 
     def _stop(self) -> None:
         if self._bar is not None:
