@@ -429,7 +429,7 @@ def tolerated(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the results
         reason = next(iter(str(error).splitlines()), "")
-        text = f"{what} failed ({type(error).__name__}: {reason}). The run goes on without it."
+        text = f"{what} failed ({type(error).__name__}: {reason}); nothing else depends on it."
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 

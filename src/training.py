@@ -19,7 +19,7 @@ from .callbacks.graceful_stop import exits_at_signals
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
-from .devices import end_others, ending_with_first, leave_at_exit
+from .devices import busy_port, end_others, ending_with_first, leave_at_exit
 from .errors import InputError
 from .explain import explain, explained, root_of
 from .files import write_json
@@ -39,7 +39,9 @@ STEP_HOOKS = (
 @explained()
 def train(args: Sequence[str]) -> None:
     """Make the run that the arguments ask for."""
-    with ending_with_first(), exits_at_signals(), run.writing_aside(), run.Claim() as claim:
+    # Other processes end at once, also where they wait for the first and Python answers no signal.
+    exits = exits_at_signals() if run.is_rank_zero() else nullcontext()
+    with ending_with_first(), exits, run.writing_aside(), run.Claim() as claim:
         cli = ProjectCLI(args, claim=claim)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -80,6 +82,8 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
         leave_at_exit(cli.trainer)  # all devices stop at the same step
     else:
         end_others(cli.trainer)
+    if wrong := busy_port(error):
+        return InputError(wrong)
     can_resume = any((folder / CHECKPOINTS).glob("*.ckpt"))
     resume = f"--resume {shlex.quote(str(folder))}"
     cause = root_of(error)  # Lightning turns those of TensorBoard into others
