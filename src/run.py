@@ -90,7 +90,7 @@ class Claim:
             path = Path(error.filename or place)
             wrong = error.strerror
             if isinstance(error, FileExistsError):
-                wrong = "is a link to nothing" if path.is_symlink() else "is no folder"
+                wrong = "is no folder" if path.exists() else "is a link to nothing"
             raise InputError(
                 f"--runs_dir {runs_dir}: {path} cannot be written ({wrong}). Choose another folder."
             ) from None
