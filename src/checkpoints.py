@@ -101,7 +101,7 @@ def is_readable(value: Any) -> bool:
     try:
         torch.save(value, buffer)
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    except (pickle.PickleError, *UNREADABLE):
+    except (pickle.PickleError, *UNREADABLE):  # type: ignore[misc]
         return False
     return True
 

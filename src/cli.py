@@ -59,7 +59,7 @@ from .explain import (
     failed_import,
     is_check,
 )
-from .find import DEFAULT_CONFIG, damage, find_resumable
+from .find import DEFAULT_CONFIG, damage
 from .options import COMMAND_LINE, appended_options, check_finite, resolve_configs
 
 
@@ -176,10 +176,14 @@ class ProjectCLI(LightningCLI):
     Args:
         args: Command line, without the name of the program.
         training: Whether to write a run; without, the trainer has neither loggers nor callbacks.
+        claim: What keeps the folder of the run.
     """
 
-    def __init__(self, args: Sequence[str], training: bool = True) -> None:
+    def __init__(
+        self, args: Sequence[str], training: bool = True, claim: run.Claim | None = None
+    ) -> None:
         self.training = training
+        self.claim = claim or run.Claim()
         self.folder: Path | None = None
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
@@ -286,22 +290,15 @@ class ProjectCLI(LightningCLI):
             check_sizes(self.model, self.datamodule)
 
     def _choose_folder(self) -> None:
-        config, runs_dir = self.config, Path(self.config.runs_dir)
-        experiment = self.experiment
-        if config.resume:
-            name = config.run_name
-            self.resume_from = find_resumable(config.resume, runs_dir, experiment, name)
-        if self.resume_from:
-            self.folder = self.resume_from.parent.parent
+        config = self.config
+        choice = (Path(config.runs_dir), self.experiment, config.run_name, config.resume)
+        self.resume_from = self.claim.choose(*choice)
+        self.folder = self.claim.folder
+        if self.folder is not None and self.resume_from:
             warn_of_damage(self.resume_from)
-            before = yaml.safe_load((self.folder / "config.yaml").read_text())
+            before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
             drop_repeated(config, before, appended_options(self.arguments))
             run.check_resumable(before, yaml.safe_load(self._dump()))
-        elif run.is_rank_zero():
-            again = config.resume == "auto"
-            self.folder = run.new_folder(runs_dir, experiment, config.run_name, again)
-        else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
-            self.folder = runs_dir / experiment
 
     def _name_loggers(self) -> None:
         """Name a run as its folder with W&B and MLflow, whose own names follow from the seed.

@@ -56,6 +56,14 @@ def end_others(trainer: Trainer) -> None:
         launcher.kill(signal.SIGKILL)  # while they wait, Python answers no other
 
 
+def busy_port(error: BaseException) -> str | None:
+    """Say that the port is taken where processes are to meet; None: that is not what is wrong."""
+    if not isinstance(error, RuntimeError) or "EADDRINUSE" not in str(error):
+        return None
+    port = os.environ.get("MASTER_PORT")
+    return f"MASTER_PORT {port}: is in use by another process.\nSet it to a free port, or unset it."
+
+
 @contextmanager
 def ending_with_first() -> Iterator[None]:
     """In a process that another one started for its device, end when that one is gone.

@@ -307,8 +307,8 @@ def resolve_configs(args: list[str]) -> tuple[list[str], str]:
     else:
         experiment = snake_case(model.rpartition(".")[2])
     if resumed := _value_of("--resume", args):
-        runs_dir = Path(_value_of("--runs_dir", args) or "runs")
-        found = find_resumable(resumed, runs_dir, experiment, _value_of("--run_name", args))
+        runs_dir = Path(_setting("runs_dir", args, paths) or "runs")
+        found = find_resumable(resumed, runs_dir, experiment, _setting("run_name", args, paths))
         if found:
             base = find_config(str(found.parent.parent / "config.yaml"))
             check_config(base)
@@ -358,6 +358,13 @@ def _find_model(path: str) -> Class | None:
 def _beside_class_path(part: Any) -> set[str]:
     named = isinstance(part, dict) and "class_path" in part
     return set(part) - {"class_path", "init_args", "dict_kwargs"} if named else set()
+
+
+def _setting(name: str, args: Sequence[str], configs: Sequence[Path]) -> str | None:
+    contents = [read_yaml(config) for config in reversed(configs)]
+    values = [content.get(name) for content in contents if isinstance(content, dict)]
+    given = (_value_of(f"--{name}", args), *values)
+    return next((value for value in given if isinstance(value, str)), None)
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

@@ -1,5 +1,7 @@
 """Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
 
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -396,19 +398,34 @@ def test_runs(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
     fails(
         train.main,
         [*TINY, "--runs_dir", str(runs), "--run_name", "run"],
-        f"--run_name run: {tiny_run} exists. Choose another name, or go on with it: "
+        f"--run_name run: {tiny_run} exists. Choose another name, or resume it: "
         f"--resume {tiny_run}",
         capsys,
     )
-    file = tmp_path / "file"
+    assert [path.name for path in tiny_run.parent.iterdir()] == ["run"]
+    file, link = tmp_path / "file", tmp_path / "link"
     file.touch()
-    fails(
-        train.main,
-        [*TINY, "--runs_dir", str(file / "runs")],
-        f"--runs_dir {file}/runs: {file} cannot be written (Not a directory). "
-        "Choose another folder.",
-        capsys,
-    )
+    link.symlink_to(tmp_path / "nowhere")
+    for name, target in {"linked": link, "filed": file}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny").symlink_to(target)
+    long = "a" * 300
+    before = sorted(tmp_path.rglob("*"))
+    for place, path, wrong in [
+        (file / "runs", "tiny", "Not a directory"),
+        (link, "", "is a link to nothing"),
+        (tmp_path / "linked", "tiny", "is a link to nothing"),
+        (tmp_path / "filed", "tiny", "is no folder"),
+        (tmp_path / long, "", "File name too long"),
+        (tmp_path / "new", f"tiny/{long}", "File name too long"),
+    ]:
+        named = ["--run_name", long] if long in path else []
+        text = f"{place / path} cannot be written ({wrong}). Choose another folder."
+        args = [*TINY, "--runs_dir", str(place), *named]
+        fails(train.main, args, f"--runs_dir {place}: {text}", capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+    fails(train.main, [*TINY, "--resume", long], f"RUN {long}: no such file or folder.…", capsys)
+    fails(train.main, ["--config", long], f"--config {long}: no such config.…", capsys)
 
 
 def test_devices_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -471,6 +488,20 @@ def test_several_devices_say_it_once(
     said = finish(start(*launcher, *args), status)
     assert said.count("error: ") == said.count(f"error: {message}\n") == 1
     assert "rank1" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_busy_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        said = finish(start(*TRAIN, *TINY, *TWO, "--runs_dir", str(tmp_path / "runs")), 2)
+    assert said.splitlines()[-2:] == [
+        f"error: MASTER_PORT {os.environ['MASTER_PORT']}: is in use by another process.",
+        "  Set it to a free port, or unset it.",
+    ]
+    assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 
 

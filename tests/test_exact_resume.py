@@ -56,7 +56,8 @@ class Net(LightningModule):
         self.largest(losses)
         self.log("train/mean", self.mean, on_step=False, on_epoch=True)
         self.log("train/largest", self.largest, on_step=True, on_epoch=True)
-        return losses.mean()
+        loss: Tensor = losses.mean()
+        return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
@@ -114,7 +115,7 @@ class TakesIterator(Net):
         second, *_ = next(dataloader_iter)
         batch = [torch.cat(parts) for parts in zip(first, second, strict=True)]
         x, y = batch
-        loss = (self.net(x)[:, 0] - y).square().mean()
+        loss: Tensor = (self.net(x)[:, 0] - y).square().mean()
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
 
@@ -152,8 +153,9 @@ class Buffered(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         buffer: list[Any] = []
-        for sample in points():
-            buffer.append(sample)
+        samples = points()
+        for number in range(len(samples)):
+            buffer.append(samples[number])
             if len(buffer) > 5:
                 yield buffer.pop(int(torch.randint(len(buffer), ())))
         yield from buffer
@@ -223,7 +225,8 @@ class First(Net):
     """Trains on the first of several loaders, and a little on the others."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return super().training_step(batch[0], batch_idx) + self.net(batch[1][0]).square().mean()
+        other: Tensor = self.net(batch[1][0]).square().mean()
+        return super().training_step(batch[0], batch_idx) + other
 
 
 CASES: dict[str, tuple[type[Net], Callable[[], Any], dict[str, Any]]] = {
@@ -347,7 +350,7 @@ def test_stopped_in_validation(tmp_path: Path, step: int, options: dict[str, Any
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_that_max_steps_broke_off_trains_the_rest_of_its_epoch(tmp_path: Path) -> None:
-    longer = {"max_epochs": -1, "max_steps": 11}
+    longer: dict[str, Any] = {"max_epochs": -1, "max_steps": 11}
     expected = train(tmp_path / "whole", DrawsInHooks, shuffled, **longer)
     run = tmp_path / "parts"
     train(run, DrawsInHooks, shuffled, **{**longer, "max_steps": 9})

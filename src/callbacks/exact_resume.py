@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 
 from .. import resuming
 from ..replay import Pass, ReplayLoader, not_resumable
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, num_epochs
 
 TRAINING, VALIDATION = 0, 1  # in the key of a pass
 
@@ -164,7 +164,7 @@ class ExactResume(Callback):
             self._num_done = checkpoint["resume"]["num_batches"]
 
     def _next_pass(self, trainer: Trainer, purpose: int) -> Pass:
-        epoch = trainer.fit_loop.epoch_progress.current.processed
+        epoch = num_epochs(trainer)
         if purpose == VALIDATION:
             return Pass((self.seed, purpose, epoch, trainer.global_step))
         return Pass((self.seed, purpose, epoch), self._num_done * (epoch == self._resumed_epoch))

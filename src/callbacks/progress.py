@@ -1,7 +1,6 @@
 """Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
 
 import math
-import os
 import sys
 import time
 from typing import Any
@@ -110,11 +109,8 @@ class Progress(ProgressBar):
             self._next = time.monotonic() + BAR_INTERVAL_S
         else:
             self._next = time.monotonic() + self.interval_s
-            try:
-                count = f"{batch}/{total}" if total is not None else f"{batch}"
-                print(f"{epoch}  {what} {count}  {metrics}", flush=True)
-            except BrokenPipeError:  # nobody reads any more; the run goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            count = f"{batch}/{total}" if total is not None else f"{batch}"
+            print(f"{epoch}  {what} {count}  {metrics}", flush=True)
 
     def _read(self, name: str, value: Tensor) -> float:
         """Read a value once, however often it is shown: each time, a step would wait for a GPU."""
