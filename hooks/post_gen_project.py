@@ -58,6 +58,7 @@ EXAMPLES = {
         "tests/models/test_fast_cnn.py",
         "tests/models/test_simple_cnn.py",
         "tests/test_image_experiments.py",
+        "tests/test_image_gpu.py",
         "tests/test_image_use.py",
     ],
 }

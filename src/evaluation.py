@@ -1,5 +1,6 @@
 """The metrics of a checkpoint."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,22 +28,27 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
         args: Command line of the model and its data.
         output: A file for the metrics, as JSON.
     """
-    checkpoint = checkpoints.load_checkpoint(path)
+    checkpoint = checkpoints.load_checkpoint(path)  # refuses what is none
     cli = ProjectCLI(args, training=False)
-    checkpoints.check_matches(path, checkpoint, cli.model)
+    checkpoints.check_when_loaded(path, cli.model)
+    checkpoints.match_classes(path, checkpoint, cli.datamodule)
     cli.check_fit()
-    cli.model.load_state_dict(checkpoint["state_dict"])
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
     trainer.callbacks.append(confusion)
     loop = trainer.test if split == "test" else trainer.validate
-    (metrics,) = loop(cli.model, datamodule=cli.datamodule, verbose=False) or [{}]
+    # Weights are loaded by Lightning, when the model has made all its layers. Of what only training
+    # needs, nothing is: that is meant.
+    warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to")
+    options = {"ckpt_path": str(path), "weights_only": True, "verbose": False}
+    found = loop(cli.model, datamodule=cli.datamodule, **options)
+    metrics = {name: value for part in found for name, value in part.items()}  # one a loader
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
         return
     shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
     run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
-    names = getattr(cli.datamodule, "class_names", None)
+    names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
         some = classes if len(classes) <= MOST_ROWS else sorted(classes, key=rank)[:MOST_ROWS]

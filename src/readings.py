@@ -8,8 +8,18 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 
+def current_step(trainer: Trainer) -> int:
+    """Number of the step at hand, from 0, as Lightning's loggers count them.
+
+    With one optimizer these are its steps. With several or none, or in manual optimization, where
+    ``trainer.global_step`` counts the steps of each or stands still, they are batches.
+    """
+    # Not public, and what Lightning's own callbacks log by.
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def due(trainer: Trainer, step: int) -> bool:
-    """Tell whether ``trainer.log_every_n_steps`` asks for a row after ``step`` optimizer steps."""
+    """Tell whether ``trainer.log_every_n_steps`` asks for a row after ``step`` steps."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return bool(every) and step % every == 0
 
@@ -24,17 +34,20 @@ def write(
 
     Args:
         trainer: The trainer.
-        step: Optimizer steps taken before the one that the values are of.
+        step: The step that the values are of, as ``current_step`` counts.
         values: By name; tensors are (), all on one device, and read together.
         done: Whether nothing more comes for this row.
     """
-    for known in (trainer.callback_metrics, trainer.logged_metrics):
-        for name, value in values.items():
-            number = None if isinstance(value, Tensor) else torch.float64
-            known[name] = torch.as_tensor(value, dtype=number)
+    if not values:
+        return
     on_device = [value for value in values.values() if isinstance(value, Tensor)]
     read = iter(torch.stack(on_device).tolist() if on_device else [])
     row = {name: next(read) if isinstance(v, Tensor) else v for name, v in values.items()}
+    for name, value in values.items():
+        dtype = value.dtype if isinstance(value, Tensor) else torch.float64
+        # On the CPU, where whoever shows it does not wait for the device.
+        known = torch.tensor(row[name], dtype=dtype)
+        trainer.callback_metrics[name] = trainer.logged_metrics[name] = known
     row["epoch"] = trainer.current_epoch
     for logger in trainer.loggers:
         logger.log_metrics(row, step)
@@ -50,7 +63,10 @@ class Found(NamedTuple):
 
 
 def first_nonfinite(values: Sequence[Tensor]) -> Found | None:
-    """Find the first of some values (), on one device, that is NaN or infinite."""
-    together = torch.stack(list(values))
+    """Find the first of some values, on one device, that is NaN or infinite.
+
+    They are (); of others, such as a loss (1,), the sum is looked at.
+    """
+    together = torch.stack([value.sum() if value.ndim else value for value in values])
     wrong = torch.nonzero(~torch.isfinite(together))
     return Found(int(wrong[0]), float(together[wrong[0]])) if len(wrong) else None

@@ -67,9 +67,11 @@ def fails(
 def stop_in_step(model: type[LightningModule], number: int, patch: pytest.MonkeyPatch) -> None:
     """Have optimizer step ``number``, from 0, of a model send SIGTERM to this process."""
     step: Any = model.training_step
+    sent: list[int] = []
 
     def stop(self: LightningModule, *batch: Any) -> Any:
-        if self.trainer.global_step == number:
+        if self.trainer.global_step == number and not sent:  # a step may have several batches
+            sent.append(number)
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *batch)
 

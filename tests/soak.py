@@ -84,6 +84,8 @@ def content(run: Path) -> dict[str, Any]:
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     # Lightning's count of the batches of the last validation begins anew.
     del last["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    for name in MEASURED & last["resume"]["watched"].keys():
+        del last["resume"]["watched"][name]
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     with (run / "metrics.csv").open() as file:
         rows = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
-from src.checkpoints import WholeCheckpointIO
+from src.checkpoints import WholeCheckpointIO, check_when_loaded, match_classes
 from src.evaluate import main as evaluate
 from src.find import damage
 from src.train import main as train
@@ -215,3 +217,81 @@ def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
     assert curves(interrupted) == curves(tmp_path / "tiny" / "whole")
     rows = [(p / "metrics.csv").read_text().count("\n") for p in (tmp_path / "tiny").iterdir()]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_layers_made_late_are_compared_when_they_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo, model = Path(__file__).parent / "zoo" / "zoo.yaml", "tests.zoo.modules.InConfigureModel"
+    args = ["--config", str(zoo), "--model", model, "--data", "tests.zoo.data.Points"]
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    run = tmp_path / "zoo" / "run"
+    assert evaluate([str(run)]) == 0
+    fails(
+        evaluate,
+        [str(run), "--model.width", "5"],
+        f"RUN {run}/checkpoints/best.ckpt: is a checkpoint of another model than InConfigureModel "
+        "as configured: `net.0.weight` is (8, 4) there and (5, 4) here.\n"
+        "  Give the configuration it was trained with.",
+        capsys,
+    )
+
+
+class Partial(LightningModule):
+    """Has two layers, one of which it does not ask of a checkpoint."""
+
+    def __init__(self, strict: bool) -> None:
+        super().__init__()
+        self.strict_loading = strict
+        self.layers = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.LazyLinear(1, bias=False)])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint["state_dict"]
+        if "old" in weights:
+            weights["layers.0.weight"] = weights.pop("old")
+
+
+@pytest.mark.parametrize(
+    ("weights", "strict", "found"),
+    [
+        ({"layers.0.weight": (1, 1), "layers.1.weight": (1, 7)}, True, None),  # any size
+        ({"old": (1, 1), "layers.1.weight": (1, 7)}, True, None),
+        ({"layers.0.weight": (1, 1)}, False, None),
+        ({"layers.0.weight": (1, 1), "extra": (2,)}, False, None),
+        (
+            {"layers.0.weight": (1, 1)},
+            True,
+            "`layers.1.weight` is missing there and of any size here",
+        ),
+        ({"layers.0.weight": (1, 2)}, False, "`layers.0.weight` is (1, 2) there and (1, 1) here"),
+    ],
+)
+def test_what_a_model_asks_of_a_checkpoint(
+    weights: dict[str, tuple[int, ...]], strict: bool, found: str | None
+) -> None:
+    model = Partial(strict)
+    check_when_loaded(Path("a.ckpt"), model)
+    checkpoint = {"state_dict": {name: torch.zeros(shape) for name, shape in weights.items()}}
+    if found is None:
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=strict)
+    else:
+        with pytest.raises(ValueError, match="another model") as caught:
+            model.on_load_checkpoint(checkpoint)
+        assert found in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["a"]])
+def test_data_that_keeps_to_its_own_numbers(names: list[str]) -> None:
+    """Of others' datamodules, which can be told no numbers, other than those of training."""
+
+    class Data:
+        class_names = names
+
+    same: dict[str, Any] = {"class_names": list(names)}
+    match_classes(Path("x.ckpt"), same, Data())
+    match_classes(Path("x.ckpt"), {}, Data())
+    message = f"^data: Data numbers its classes {', '.join(names)}, but the model was trained with"
+    with pytest.raises(ValueError, match=message):
+        match_classes(Path("x.ckpt"), {"class_names": ["a", "b"]}, Data())

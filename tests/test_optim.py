@@ -1,16 +1,20 @@
+import csv
+from collections.abc import Iterator
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.optim import SGD, Optimizer
+from torch.utils.data import DataLoader, IterableDataset
 
 from src import optim
 from src.callbacks import GradientAccumulation
 from src.muon import MuonSGD
+from src.train import main as train
 from tests.fitting import Given, Line, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
@@ -399,6 +403,7 @@ def test_any_share_of_a_run_may_rise() -> None:
 
 
 NO_LENGTH = "cannot be derived, the run has no known length."
+LENGTH = "set trainer.max_epochs (trainer.max_steps for a stream)."
 
 
 @pytest.mark.parametrize(
@@ -407,13 +412,12 @@ NO_LENGTH = "cannot be derived, the run has no known length."
         (
             {"name": "CosineAnnealingLR", "interval": "epoch"},
             {"max_steps": 3},
-            f"lr_scheduler.T_max: {NO_LENGTH} Give it, or set trainer.max_epochs.",
+            f"lr_scheduler.T_max: {NO_LENGTH} Give it, or {LENGTH}",
         ),
         (
             {**STEP, "warmup_fraction": 0.5},
             {"max_steps": 3},
-            f"lr_scheduler.warmup_fraction: {NO_LENGTH} Give warmup_steps, or set "
-            "trainer.max_epochs.",
+            f"lr_scheduler.warmup_fraction: {NO_LENGTH} Give warmup_steps, or {LENGTH}",
         ),
         (
             {"name": "OneCycleLR", "max_lr": 1.0, "warmup_steps": 4},
@@ -441,3 +445,58 @@ def test_schedules_that_do_not_fit_the_run(
     with pytest.raises(ValueError, match=r"^lr_scheduler") as caught:
         rates(tmp_path, settings, 4, **options)
     assert str(caught.value) == message
+
+
+def test_plateau_waits_for_validation(tmp_path: Path) -> None:
+    """Each validation finds it worse, and each divides the rate by ten."""
+    run = ["--runs_dir", str(tmp_path), "--run_name", "run", "--callbacks.plots=null"]
+    plateau = ["--model=tests.zoo.modules.Plateau", "--data=tests.zoo.data.Points"]
+    epochs = ["--trainer.max_epochs=6", "--trainer.check_val_every_n_epoch=2"]
+    config = ["--config", str(Path(__file__).parent / "zoo" / "zoo.yaml")]
+    assert train([*config, *plateau, *epochs, *run]) == 0
+    with (tmp_path / "zoo" / "run" / "metrics.csv").open(newline="") as file:
+        found = {row["epoch"]: float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    assert list(found.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+class Endless(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Four samples, of which nobody knows that they are four."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from zip(torch.zeros(4, 1), torch.zeros(4), strict=True)
+
+
+class EndlessData(LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return DataLoader(Endless())
+
+
+def test_stream_has_the_steps_that_are_given(tmp_path: Path) -> None:
+    cosine = {"name": "CosineAnnealingLR"}
+    model = Line(optimizer=SGD_1, lr_scheduler=cosine)
+    with pytest.raises(ValueError, match="T_max: cannot be derived"):
+        fit(tmp_path, model, EndlessData())
+    recorded, model = Rates(), Line(optimizer=SGD_1, lr_scheduler=cosine)
+    fit(tmp_path, model, EndlessData(), recorded, max_epochs=2, max_steps=6)
+    assert [rate for (rate, *_) in recorded.rates] == pytest.approx(COSINE_6)
+
+
+def test_what_only_a_gpu_has_is_tried_on_the_device_of_the_module() -> None:
+    settings = {"name": "AdamW", "lr": 0.1, "capturable": True}
+    optim.check_optimizer(settings)  # the model may go to a GPU
+    refused = "optimizer: AdamW refuses its settings on cpu: If capturable=True"
+    with pytest.raises(ValueError, match=refused):
+        optim.build_optimizer(nn.Linear(1, 1), settings)
+
+
+def test_errors_of_the_device_are_no_fault_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    # What PyTorch asks CUDA in a step, in versions to 2.12 and later.
+    for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):
+        monkeypatch.setattr(Optimizer, name, fail, raising=False)
+    with pytest.raises(RuntimeError, match="busy or unavailable"):
+        optim.check_optimizer({"name": "AdamW", "lr": 0.1})

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from src import readings
-from src.run import MetricsCSV
+from src.run import MetricsCSV, RunFiles
 from tests.fitting import Given, Line, Rows, fit
 
 
@@ -63,3 +63,41 @@ def test_a_row_is_on_disk_when_the_next_step_begins(tmp_path: Path) -> None:
 
     fit(tmp_path, Line(), data(), Reader(), Look(), logger=logger)
     assert seen == [0, 2, 3, 4, 5, 6]  # with the header
+
+
+class Axis(Line):
+    """Logs its epoch as the step, or as the epoch, for TensorBoard's axis."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        for name in self.names:
+            self.log(name, 5.0 + self.current_epoch)
+        self.log("mine", float(batch_idx))
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("seen", float(batch_idx), on_step=True, on_epoch=True)
+        self.log("step", 5.0 + self.current_epoch)
+
+
+@pytest.mark.parametrize("names", [(), ("step",), ("epoch",), ("step", "epoch")])
+def test_a_model_that_logs_its_own_axis_tears_no_row(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    model, logger, files = Axis(*names), MetricsCSV(tmp_path), RunFiles(tmp_path, "")
+    options: dict[str, Any] = {"log_every_n_steps": 2, "max_epochs": 2, "limit_val_batches": 2}
+    fit(tmp_path, model, data(), files, Reader(), logger=logger, **options)
+    with logger.path.open() as file:
+        rows = list(csv.DictReader(file))
+
+    def places(name: str) -> list[tuple[int, int]]:
+        return [(int(row["epoch"]), int(row["step"])) for row in rows if row[name]]
+
+    odd = [(step // 6, step) for step in range(1, 12, 2)]
+    assert places("mine") == places("wide") == places("train/loss_step") == odd
+    assert places("seen_step") == [(0, 5), (0, 5), (1, 11), (1, 11)]
+    assert places("seen_epoch") == [(0, 5), (1, 11)]
+    assert [row["mine"] for row in rows if row["wide"]] == ["1.0", "3.0", "5.0"] * 2

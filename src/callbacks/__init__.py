@@ -2,6 +2,8 @@
 
 from .checkpoint import Checkpoint as Checkpoint
 from .confusion import Confusion as Confusion
+from .early_stopping import EarlyStopping as EarlyStopping
+from .exact_resume import ExactResume as ExactResume
 from .graceful_stop import GracefulStop as GracefulStop
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
@@ -14,5 +16,4 @@ from .monitor_check import MonitorCheck as MonitorCheck
 from .nonfinite import Nonfinite as Nonfinite
 from .plots import Plots as Plots
 from .progress import Progress as Progress
-from .random_state import RandomState as RandomState
 from .throughput import Throughput as Throughput

@@ -1,87 +1,134 @@
 """Keep the best and the last state of a run."""
 
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from ..checks import at_least
+from .direction import Mode, find_mode
+
+# What models call the loss of validation, ours first.
+VALIDATION_LOSSES = (
+    *("val/loss", "val_loss", "valid/loss", "valid_loss", "validation/loss", "validation_loss"),
+    *("val/loss_epoch", "val_loss_epoch", "loss/val", "val/total_loss", "val_total_loss"),
+)
 
 
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    Lightning's own writes ``last`` only when a better state was found; here it is written after
-    every epoch, when all of it has been logged, and every ``every_n_steps`` within.
+    ``best.ckpt`` is written when validation ends, so that it holds the weights that were validated;
+    for a metric of training, when the epoch ends. Lightning's own writes ``last`` only when a
+    better state was found; here it is written after every epoch, when all of it has been logged,
+    and every ``every_n_steps`` within, for which ``ExactResume`` is needed. Weights that another
+    callback puts in place after training, such as ``StochasticWeightAveraging``, are written to
+    ``final.ckpt``.
 
     Args:
-        monitor: Metric whose best value makes ``best.ckpt``. Where not given, ``val/loss`` if the
-            model logs it, else the last epoch counts as best.
-        mode: Whether less or more is better.
+        monitor: Metric whose best value makes ``best.ckpt``. Where not given, the loss of
+            validation if the model logs it (``val/loss``, ``val_loss``), else the last epoch counts
+            as best.
+        mode: Whether to minimize it (``min``) or maximize it; where not given, by the metric.
         every_n_steps: Optimizer steps between two writes of ``last.ckpt`` within an epoch.
     """
 
     def __init__(
         self,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Mode | None = None,
         every_n_steps: int | None = None,
     ) -> None:
         at_least(1, every_n_steps=every_n_steps)
         super().__init__(
             filename="best",
             monitor=monitor,
-            mode=mode,
+            mode=mode or "min",
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
         self.every_n_steps = every_n_steps
+        self._mode_is_open = mode is None
+        self._monitor_is_open = monitor is None
         self._last_saved_step = 0
-        self._resumed_step = -1
+        self._num_epochs = 0  # that have been written, or were found written
+        self._watched: Tensor | None = None  # its value before validation
+        self._final: list[Tensor] = []  # norms of the weights when training ended
+
+    @property
+    def state_key(self) -> str:
+        return "Checkpoint"  # whatever it finds out to monitor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if self.monitor is None and "val/loss" in getattr(pl_module, "monitorable", ()):
-            self.monitor = "val/loss" if trainer.limit_val_batches else None
+        if self.monitor is not None and self._mode_is_open:
+            self._choose_mode(find_mode("callbacks.checkpoint", self.monitor, pl_module))
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_saved_step = trainer.global_step
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        if epochs.ready == epochs.processed:  # there is nothing new until the end of the next
-            self._resumed_step = trainer.global_step
+        self._num_epochs = num_epochs(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Nothing yet: the metrics of the step have not been logged."""
+
+    def on_between_batches(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt`` where ``every_n_steps`` says so; see ``ExactResume``."""
         step = trainer.global_step
-        due = bool(self.every_n_steps) and step % (self.every_n_steps or 1) == 0
-        # A run that ends within an epoch, at `max_steps` or `max_time`, is saved here: saved at the
-        # end of the epoch, it would count as whole, and what is left be skipped when resumed.
-        ends = (trainer.should_stop or step == trainer.max_steps) and not trainer.is_last_batch
-        # Of an epoch saved in its last step, Lightning would leave out validation when resumed.
-        if ((due and not trainer.is_last_batch) or ends) and step != self._last_saved_step:
+        if self.every_n_steps and step // self.every_n_steps > (
+            self._last_saved_step // self.every_n_steps
+        ):
             self.write_last(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watched = trainer.callback_metrics.get(str(self.monitor))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.monitor is None and self._monitor_is_open:
+            logged = trainer.callback_metrics
+            self.monitor = next((name for name in VALIDATION_LOSSES if name in logged), None)
+        # A metric of validation is another tensor now.
+        is_validated = trainer.callback_metrics.get(str(self.monitor)) is not self._watched
+        self._save_on_train_epoch_end = False if is_validated else None
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: schedules by epoch have not been stepped, nor all been logged."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_epoch(trainer, pl_module)
+        self.write_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_epoch(trainer, pl_module)
+        self.write_epoch(trainer, pl_module)
+        if not all(map(torch.equal, norms(pl_module), self._final)):
+            self._write_final(trainer)
 
-    def _write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_last_batch and trainer.global_step != self._resumed_step:
+    def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what an epoch that has ended is to leave, once."""
+        if trainer.is_last_batch and num_epochs(trainer) != self._num_epochs:
+            self._num_epochs = num_epochs(trainer)
             super().on_train_epoch_end(trainer, pl_module)
             self.write_last(trainer)
 
+    def remember_weights(self, pl_module: LightningModule) -> None:
+        """Note what training has ended with, before other callbacks put averages in its place."""
+        self._final = norms(pl_module)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._monitor_is_open:
+            self.monitor = state_dict["monitor"]
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]
 
@@ -90,9 +137,20 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         loop = checkpoint["loops"]["fit_loop"]
         epochs, batches = loop["epoch_progress"], loop["epoch_loop.val_loop.batch_progress"]
-        if epochs["current"]["ready"] > epochs["current"]["started"]:
+        current = epochs["current"]
+        parts = (epochs["total"], current)
+        if current["ready"] > current["started"]:
             # Between two epochs: as if the next had not been thought of.
-            for part in (epochs["total"], epochs["current"]):
+            for part in parts:
+                part["ready"] -= 1
+        if current["processed"] > current["completed"] and not trainer.is_last_batch:
+            # Broken off: as if the epoch went on, for the rest of it not to be left out.
+            for part in parts:
+                part["processed"] -= 1
+        taken = loop["epoch_loop.batch_progress"]
+        if taken["current"]["ready"] > taken["current"]["started"]:
+            # Between two batches that `training_step` fetches itself: likewise.
+            for part in (taken["total"], taken["current"]):
                 part["ready"] -= 1
         if batches["current"]["ready"] > batches["current"]["completed"]:
             # Within validation: as if it began, since its metrics are in no checkpoint.
@@ -107,3 +165,34 @@ class Checkpoint(ModelCheckpoint):
         assert self.dirpath is not None
         self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
         trainer.save_checkpoint(self.last_model_path, weights_only=False)
+
+    def _write_final(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = Path(str(self.dirpath)) / "final.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
+        say(f"a callback changed the weights after the last validation: {path} holds them")
+
+    def _choose_mode(self, mode: Mode) -> None:
+        if mode != self.mode:
+            self.mode, self.kth_value = mode, -self.kth_value
+        self._mode_is_open = False
+
+
+def num_epochs(trainer: Trainer) -> int:
+    """Count the epochs that have ended."""
+    current: Any = trainer.fit_loop.epoch_progress.current
+    return int(current.processed)
+
+
+def norms(module: LightningModule) -> list[Tensor]:
+    """Compute the norm of each parameter, to tell whether one has changed: () each."""
+    with torch.no_grad():
+        weights: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
+        return list(torch._foreach_norm(weights)) if weights else []
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Say on standard error what a person should know."""
+    print(f"note: {text}", file=sys.stderr, flush=True)

@@ -15,7 +15,8 @@ class GradientAccumulation(GradientAccumulationScheduler):
     Beside Lightning's scheduler: every sample of a step has the same weight, also in the shorter
     last step of an epoch, in its smaller last batch, and where devices get one sample more than
     others. The loss must be a mean over the batch. So k batches of n are one batch of k * n. Where
-    the data's sampler has no ``sizes``, the batches of a step have the same weight instead.
+    the data's sampler has no ``sizes``, the batches of a step have the same weight instead. In
+    manual optimization there is nothing to do: the model itself accumulates.
 
     Args:
         batches: Batches accumulated for a step.
@@ -43,20 +44,39 @@ class GradientAccumulation(GradientAccumulationScheduler):
                 raise ValueError(f"schedule: {epoch}: {count} is not epoch >= 0: batches >= 1.")
         super().__init__(dict(schedule) if schedule else {0: batches})
         self.effective_batch_size = effective_batch_size
+        self._is_set = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self.effective_batch_size is not None:
+        if stage != "fit":
+            return
+        if self.effective_batch_size is not None:
             self.scheduling = {0: self._derive(trainer, self.effective_batch_size)}
             self.epochs = [0]
+        if not self.going_to_accumulate_grad_batches():
+            return
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"{type(pl_module).__name__} optimizes by hand (automatic_optimization is off), "
+                "and accumulates batches in its training_step or not at all. Leave this out."
+            )
+        if trainer.accumulate_grad_batches == 1:  # else it is refused when training starts
+            # Before optimizers are configured: `trainer.estimated_stepping_batches` depends on it.
+            trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(0)
+            self._is_set = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
+        if self._is_set:
+            trainer.accumulate_grad_batches = 1
+        if self.going_to_accumulate_grad_batches() or trainer.accumulate_grad_batches != 1:
+            super().on_train_start(trainer, pl_module)  # else there is nothing to refuse
         # A run that goes on within an epoch does not begin one.
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
+        if not pl_module.automatic_optimization:
+            return
         weight = self._weight(trainer)
         if weight != 1:
             loss.mul_(weight)  # in place: the loss is the result of Lightning's own division

@@ -100,15 +100,14 @@ class GradientClipping(Callback):
         self._check(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "first_step": self._first_step,
-            "norms": [norm.cpu() for norm in self._norms],
-            "sizes": [size.cpu() for size in self._sizes],
-        }
+        kept = [*self._norms, *self._sizes]
+        read = torch.stack(kept).cpu() if kept else torch.zeros(0)  # at once
+        norms, sizes = read.split([len(self._norms), len(self._sizes)])
+        return {"first_step": self._first_step, "norms": norms, "sizes": sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._first_step = state_dict["first_step"]
-        self._norms, self._sizes = state_dict["norms"], state_dict["sizes"]
+        self._norms, self._sizes = list(state_dict["norms"]), list(state_dict["sizes"])
 
     def _read(self, trainer: Trainer) -> dict[str, Tensor | float]:
         self._check(trainer)

@@ -16,7 +16,9 @@ class GradientNorms(Callback):
     """Log the size of each layer's gradient, every few steps.
 
     Gradients are accumulated, averaged over devices, unscaled from mixed precision and not yet
-    clipped. A layer is a module with weights of its own; those without a gradient are left out.
+    clipped. A layer is a module with weights of its own; those without a gradient are left out. Of
+    several optimizers each is asked for the layers that it trains. Of a layer whose gradient is
+    computed several times in a step (LBFGS does so), the first is logged.
 
     Logs: grad_norm/LAYER, the 2-norm over the layer's weights and biases together.
 
@@ -27,15 +29,22 @@ class GradientNorms(Callback):
     def __init__(self, every_n_steps: int = 50) -> None:
         at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
+        self._step = -1
+        self._logged: set[str] = set()  # layers, of this step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        step = trainer.global_step
+        step = readings.current_step(trainer)
         if (step + 1) % self.every_n_steps:
             return
-        gradients = gradients_of(pl_module, optimizer)
+        if step != self._step:
+            self._step = step
+            self._logged.clear()
+        found = gradients_of(pl_module, optimizer)
+        gradients = {name: part for name, part in found.items() if name not in self._logged}
         if gradients:  # else the step is left out
+            self._logged |= gradients.keys()
             scale = unapplied_scale(trainer, optimizer)
             norms = layer_norms(gradients)
             values = {f"grad_norm/{name}": norm / scale for name, norm in norms.items()}

@@ -15,7 +15,8 @@ class LRMonitor(Callback):
     agree share one name, so that ``lr`` is the name in every experiment.
 
     Logs: lr, momentum (Adam's first beta), weight_decay; where groups differ, lr/GROUP. Weight
-    decay is that of the groups that decay. With several optimizers, names end in their number.
+    decay is that of the groups that decay. With several optimizers, names end in their number. What
+    an optimizer does not have is left out.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class LRMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Before the step, in the row that is written after it: the rate this step uses.
-        step = trainer.global_step
+        step = readings.current_step(trainer)
         if readings.due(trainer, step + 1) and step != self._last_read_step:
             self._last_read_step = step
             values: dict[str, Tensor | float] = {}
@@ -39,15 +40,15 @@ class LRMonitor(Callback):
 def read_groups(groups: list[dict[str, Any]]) -> dict[str, float]:
     """Read the settings of an optimizer's parameter groups, by the names they are logged under."""
     values: dict[str, float] = {}
-    rates = [float(group["lr"]) for group in groups]
-    if len(set(rates)) == 1:
-        values["lr"] = rates[0]
+    rates = {g.get("name", number): float(g["lr"]) for number, g in enumerate(groups) if "lr" in g}
+    if len(set(rates.values())) == 1:
+        values["lr"] = next(iter(rates.values()))
     else:
-        for number, (group, rate) in enumerate(zip(groups, rates, strict=True)):
-            values[f"lr/{group.get('name', number)}"] = rate
+        values |= {f"lr/{name}": rate for name, rate in rates.items()}
     momenta = [g["momentum"] if "momentum" in g else g.get("betas", [None])[0] for g in groups]
-    if momenta[0] is not None:
+    if momenta and momenta[0] is not None:
         values["momentum"] = float(momenta[0])
-    if "weight_decay" in groups[0]:
-        values["weight_decay"] = max(float(group["weight_decay"]) for group in groups)
+    decays = [float(group["weight_decay"]) for group in groups if "weight_decay" in group]
+    if decays:
+        values["weight_decay"] = max(decays)
     return values

@@ -3,12 +3,14 @@
 import resource
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from .. import readings
 
@@ -16,8 +18,9 @@ from .. import readings
 class Throughput(Callback):
     """Measure training alone: validation, checkpoints and start-up are not counted.
 
-    Logs, once an epoch: samples_per_s over all devices; memory_mib, the peak so far of the process
-    that takes most (on GPUs, of its device memory).
+    Logs, once an epoch: samples_per_s over all devices, if batches tell how many they hold (see
+    ``count_samples``); memory_mib, the peak so far of the process that takes most (on GPUs, of its
+    device memory).
     """
 
     def __init__(self) -> None:
@@ -45,9 +48,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning's own search takes 20 microseconds, where most batches are a pair of tensors.
-        pair = isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor)
-        self._epoch_samples += len(batch[0]) if pair else extract_batch_size(batch)
+        self._epoch_samples += count_samples(batch) or 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(trainer)
@@ -65,11 +66,12 @@ class Throughput(Callback):
         self.num_samples += int(samples)
         self.train_seconds += self._epoch_seconds
         peak = torch.tensor(_peak_memory_mib(pl_module.device), device=pl_module.device)
-        values = {
-            "samples_per_s": float(samples) / max(self._epoch_seconds, 1e-9),
-            "memory_mib": trainer.strategy.reduce(peak, reduce_op="max"),
+        values: dict[str, Tensor | float] = {
+            "memory_mib": trainer.strategy.reduce(peak, reduce_op="max")
         }
-        readings.write(trainer, trainer.global_step - 1, values)
+        if samples:
+            values["samples_per_s"] = float(samples) / max(self._epoch_seconds, 1e-9)
+        readings.write(trainer, readings.current_step(trainer) - 1, values)
 
     def _pause(self, trainer: Trainer) -> None:
         if self._since is not None:
@@ -77,6 +79,28 @@ class Throughput(Callback):
                 torch.cuda.synchronize()
             self._epoch_seconds += time.perf_counter() - self._since
             self._since = None
+
+
+def count_samples(batch: Any) -> int | None:
+    """Count the samples of a batch; None where it does not tell.
+
+    The first tensor that has dimensions tells, or the first list of strings or numbers, in any
+    nesting of lists, tuples, mappings and dataclasses. Other objects may hold anything.
+    """
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    parts: list[Any] = []
+    if isinstance(batch, (tuple, list)):
+        parts = list(batch)
+        if parts and all(isinstance(part, (str, bytes, int, float)) for part in parts):
+            return len(parts)
+    elif isinstance(batch, Mapping):
+        parts = list(batch.values())
+    elif is_dataclass(batch):
+        parts = [getattr(batch, field.name) for field in fields(batch)]
+    return next((count for part in parts if (count := count_samples(part)) is not None), None)
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -1,12 +1,12 @@
 """Datasets held whole in memory, and the datamodule that serves them batch by batch."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -60,26 +60,13 @@ class ArrayDataset(Dataset[Batch]):
 
 
 class TrainingLoader(DataLoader[Batch]):
-    """A loader that begins each pass after the batches that the trainer has counted in the epoch.
-
-    Those are none, unless a run is resumed from within an epoch. Lightning takes a loader with
-    these two methods to be resumable; there is no state beside the trainer's own.
-    """
+    """A loader whose next pass may begin with any batch: none depends on those before."""
 
     sampler: TrainingSampler
-    trainer: Trainer | None = None
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # Runs at the first batch, and not at `iter`: by then Lightning has told the epoch.
-        if self.trainer is not None:
-            self.sampler.first_batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        yield from super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+    def begin_at(self, batch: int) -> None:
+        """Begin the next pass with a batch, counted from 0."""
+        self.sampler.first_batch = batch
 
 
 class InMemoryDataModule(LightningDataModule):
@@ -161,11 +148,19 @@ class InMemoryDataModule(LightningDataModule):
         self.datasets: dict[Split, ArrayDataset] = {}
         self.sources: dict[str, Arrays] = {}
         self._resident: dict[str, Arrays] = {}
+        self.trained_classes: list[str] | None = None
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of their numbers, where they have any."""
+        """Names of the classes in the order of their numbers, where they have any.
+
+        Once ``use_classes`` has been called, they are those that it was given.
+        """
         return None
+
+    def use_classes(self, names: list[str]) -> None:
+        """Number classes as a trained model does, which may know more than there are here."""
+        self.trained_classes = names
 
     def preprocessing(self) -> nn.Module:
         """Make what turns samples, as a source holds them, into inputs of the model.
@@ -234,10 +229,8 @@ class InMemoryDataModule(LightningDataModule):
                 f"batch_size: {self.batch_size} with drop_last leaves no batch of {len(dataset)} "
                 "training samples. Use a smaller batch_size, or set drop_last to false."
             )
-        loader = self._loader(dataset, sampler, TrainingLoader)
-        assert isinstance(loader, TrainingLoader)
-        loader.trainer = self.trainer
-        return loader
+        # What a `collate_fn` draws may depend on the batches before.
+        return self._loader(dataset, sampler, DataLoader if self.collate_fn else TrainingLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._evaluation_loader("val")

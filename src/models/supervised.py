@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ from .. import optim, readings, resuming
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+
+# Where a subclass may log what it likes: in each step, and by the end of an epoch.
+IN_STEPS = {"training_step", "on_train_batch_start", "on_train_batch_end"}
+IN_EPOCHS = {"validation_step", "on_train_epoch_end", "on_validation_epoch_end"}
 
 
 class MeanLoss(Metric):
@@ -28,15 +35,34 @@ class MeanLoss(Metric):
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        # Not float64, which Apple's GPUs lack: see `compensated_sum`.
+        self.add_state("total", torch.zeros(2), dist_reduce_fx=compensated_sum)
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.total += self.loss(outputs.float(), targets) * len(targets)
+        added = (self.loss(outputs.float(), targets) * len(targets)).float()
+        self.total = compensated_sum(
+            torch.stack([self.total, torch.stack([added, torch.zeros_like(added)])])
+        )
         self.count += len(targets)
 
     def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        return self.total.sum() / self.count
+
+
+def compensated_sum(parts: Tensor) -> Tensor:
+    """Add float32 numbers and keep what rounding takes away: (N, 2) -> (2,).
+
+    Each is a value and what is to be added to it. By Knuth's TwoSum (The Art of Computer
+    Programming, volume 2, section 4.2.2), which finds the rounding error of a sum exactly.
+    """
+    total, error = parts[0]
+    for value, more in parts[1:]:
+        new = total + value
+        of_value = new - total
+        error = error + more + ((total - (new - of_value)) + (value - of_value))
+        total = new
+    return torch.stack([total, error])
 
 
 class SupervisedModule(LightningModule):
@@ -45,7 +71,8 @@ class SupervisedModule(LightningModule):
     Logs ``train/NAME``, ``val/NAME`` and ``test/NAME`` for the loss and each metric, as means over
     an epoch, and ``train/NAME_step`` as means since the row before. In training, outputs are kept
     on the device and handed to the metrics every ``trainer.log_every_n_steps``: a call of
-    ``self.log`` in each step would cost more than the step of a small model.
+    ``self.log`` in each step would cost more than the step of a small model. A subclass may
+    override any step: metrics that were not updated are not logged.
 
     Args:
         network: What is trained; its weights are initialized here.
@@ -57,7 +84,8 @@ class SupervisedModule(LightningModule):
         weight_init: Of linear and convolution layers: PyTorch's own, Glorot & Bengio 2010
             (uniform), or He et al. 2015 (normal); the last two start biases at zero.
         compile_mode: Compile the network with this mode of ``torch.compile`` when training begins;
-            names in checkpoints stay as they are.
+            names in checkpoints stay as they are. On GPUs, gradients can be accumulated over
+            batches in modes without CUDA graphs alone.
     """
 
     def __init__(
@@ -69,7 +97,7 @@ class SupervisedModule(LightningModule):
         lr_scheduler: dict[str, Any] | None = None,
         l1_penalty: float = 0.0,
         weight_init: Literal["default", "xavier", "he"] = "default",
-        compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
+        compile_mode: CompileMode | None = None,
     ) -> None:
         super().__init__()
         self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
@@ -78,11 +106,10 @@ class SupervisedModule(LightningModule):
         optim.check_scheduler(lr_scheduler, self.optimizer_settings)
         if l1_penalty < 0:
             raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
-        if compile_mode not in (None, "default", "reduce-overhead", "max-autotune"):
-            raise ValueError(
-                f"compile_mode: {compile_mode!r} is none of `default`, `reduce-overhead`, "
-                "`max-autotune`, null."
-            )
+        modes = get_args(CompileMode)
+        if compile_mode not in (None, *modes):
+            choices = ", ".join(f"`{mode}`" for mode in modes)
+            raise ValueError(f"compile_mode: {compile_mode!r} is none of {choices}, null.")
         self.l1_penalty = l1_penalty
         self.compile_mode = compile_mode
         self.network = network
@@ -92,7 +119,7 @@ class SupervisedModule(LightningModule):
         self.val_metrics = self.train_metrics.clone(prefix="val/")
         self.test_metrics = self.train_metrics.clone(prefix="test/")
         self._unread: list[Batch] = []
-        self._seen: list[dict[str, Any]] | None = None
+        self._resumed: list[list[Batch]] | None = None
         initialize(network, weight_init)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -105,7 +132,13 @@ class SupervisedModule(LightningModule):
 
     @property
     def monitorable(self) -> set[str]:
-        """Names of the metrics that a callback or schedule can watch during training."""
+        """Names of the metrics that a callback or schedule can watch during training.
+
+        Raises:
+            AttributeError: A subclass has steps or hooks of its own, and may log anything.
+        """
+        if self._overrides(IN_STEPS | IN_EPOCHS):
+            raise AttributeError(f"{type(self).__name__} may log anything")
         return {str(name) for part in (self.train_metrics, self.val_metrics) for name in part}
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -115,7 +148,16 @@ class SupervisedModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
-        outputs = self(inputs)
+        try:
+            outputs = self(inputs)
+        except ValueError as error:
+            if len(inputs) == 1 and any(map(is_batch_norm, self.network.modules())):
+                raise ValueError(
+                    f"batch {batch_idx} of the epoch holds one sample, whose mean and variance are "
+                    f"no statistics for batch normalization ({error}).\nLeave it out with "
+                    "data.drop_last true, or choose another data.batch_size."
+                ) from None
+            raise
         self._unread.append((outputs.detach(), targets))
         loss = self.loss(outputs, targets)
         if self.l1_penalty:
@@ -125,26 +167,40 @@ class SupervisedModule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.compile_mode:
+            self._check_compile_mode()
             self.network.compile(mode=self.compile_mode)
 
+    def _check_compile_mode(self) -> None:
+        """Refuse CUDA graphs where gradients are accumulated: the next batch overwrites them."""
+        schedules = [
+            callback
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler)
+        ]
+        accumulates = self.trainer.accumulate_grad_batches > 1 or any(
+            schedule.going_to_accumulate_grad_batches() for schedule in schedules
+        )
+        graphs = self.compile_mode in WITH_CUDA_GRAPHS and self.device.type == "cuda"
+        if graphs and accumulates:
+            raise ValueError(
+                f"compile_mode: {self.compile_mode} uses CUDA graphs, in which each batch would "
+                "overwrite the gradients of the one before, which are to be accumulated.\n"
+                "Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Of the epoch so far, for its metrics to come out the same when the run is resumed.
-        seen = {
-            "states": resuming.metric_states(self.train_metrics),
-            "unread": [[part.cpu() for part in batch] for batch in self._unread],
-        }
-        checkpoint["train_metrics"] = resuming.gather(self.trainer, seen)
+        unread = [tuple(map(torch.cat, zip(*self._unread, strict=True)))] if self._unread else []
+        on_cpu = [[part.cpu() for part in batch] for batch in unread]
+        checkpoint["unread"] = resuming.gather(self.trainer, on_cpu)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seen = checkpoint.get("train_metrics")
+        self._resumed = checkpoint.get("unread")
 
     def on_train_start(self) -> None:
-        trainer = self.trainer
-        if self._seen is not None and len(self._seen) == trainer.world_size:
-            seen = self._seen[trainer.global_rank]
-            resuming.restore_metrics(self.train_metrics, seen["states"])
-            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in seen["unread"]]
-        self._seen = None
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and len(resumed) == self.trainer.world_size:
+            mine = resumed[self.trainer.global_rank]
+            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in mine]
 
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off
@@ -159,19 +215,21 @@ class SupervisedModule(LightningModule):
     ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Not in `on_train_batch_end`: a checkpoint of the step, which holds its row, comes before.
-        trainer, step = self.trainer, self.trainer.global_step
+        trainer, step = self.trainer, readings.current_step(self.trainer)
         if readings.due(trainer, step + 1) and self._unread:
             means = self.train_metrics(*self._take_unread())
             mean = partial(trainer.strategy.reduce, reduce_op="mean")  # over devices
             values = {f"{name}_step": mean(value) for name, value in means.items()}
-            readings.write(trainer, step, values, done=True)
+            # Else Lightning adds to the row what the model itself logs.
+            readings.write(trainer, step, values, done=not self._overrides(IN_STEPS))
 
     def on_train_epoch_end(self) -> None:
         if self._unread:
             self.train_metrics.update(*self._take_unread())
         trainer, metrics = self.trainer, self.train_metrics
         # Not by `self.log`, whose row would come after the checkpoint of the epoch.
-        readings.write(trainer, trainer.global_step - 1, metrics.compute(), done=True)
+        step = readings.current_step(trainer) - 1
+        readings.write(trainer, step, computed(metrics), done=True)
         metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -195,6 +253,12 @@ class SupervisedModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def _overrides(self, hooks: set[str]) -> bool:
+        """Tell whether a subclass has one of ``hooks`` of its own."""
+        classes = type(self).__mro__
+        own = classes[: classes.index(SupervisedModule)]
+        return any(hooks & vars(cls).keys() for cls in own)
+
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Tensor:
         """Update metrics, and return the outputs: callbacks are given them."""
         outputs: Tensor = self(batch[0])
@@ -208,8 +272,21 @@ class SupervisedModule(LightningModule):
 
     def _log_and_reset(self, metrics: MetricCollection) -> None:
         # All ranks hold the same values: torchmetrics reduces its states in `compute`.
-        self.log_dict(metrics.compute(), sync_dist=True)
+        self.log_dict(computed(metrics), sync_dist=True)
         metrics.reset()
+
+
+def is_batch_norm(layer: nn.Module) -> bool:
+    """Tell whether a layer takes its statistics from the batch."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def computed(metrics: MetricCollection) -> dict[str, Any]:
+    """Compute those metrics that were updated: a step that was overridden may leave some out."""
+    updated = {str(name): metric.update_called for name, metric in metrics.items()}
+    if all(updated.values()):
+        return metrics.compute()
+    return {name: metrics[name].compute() for name in updated if updated[name]}
 
 
 def initialize(network: nn.Module, scheme: Literal["default", "xavier", "he"]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from src.callbacks import Checkpoint
+from src.callbacks import Checkpoint, ExactResume
 from tests.fitting import Given, Line, fit
 
 SCORES = [0.3, 0.1, 0.7, 0.2]
@@ -52,14 +52,14 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "settings", "options", "best_epoch"),
     [
-        (Scored(), {"monitor": "val/score"}, {}, 1),
+        (Scored(), {"monitor": "val/score", "mode": "min"}, {}, 1),
         (Scored(), {"monitor": "val/score", "mode": "max"}, {}, 2),
         (Scored(), {}, {}, 2),  # val/loss
         (Scored(), {"mode": "max"}, {}, 1),
-        (Scored(), {"monitor": "val/score"}, {"val_check_interval": 0.5}, 1),
-        (Scored(), {"monitor": "val/score"}, {"check_val_every_n_epoch": 2}, 1),
+        (Scored(), {"monitor": "val/loss"}, {"val_check_interval": 0.5}, 2),
+        (Scored(), {"monitor": "val/loss"}, {"check_val_every_n_epoch": 2}, 3),
         (Scored(), {}, {"limit_val_batches": 0}, 3),  # nothing to watch: the last
-        (Silent(), {}, {}, 3),
+        (Silent(), {}, {}, 2),
     ],
 )
 def test_best_and_last(
@@ -75,8 +75,8 @@ def test_best_and_last(
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["best.ckpt", "last.ckpt"]
     best, last = read(tmp_path, "best"), read(tmp_path, "last")
-    within = {"val_check_interval", "check_val_every_n_epoch"} & options.keys()
-    done = best_epoch + (not within)  # epochs, unless validation is on its own
+    # The best is written when it has been validated, and without validation when the epoch is over.
+    done = best_epoch + (options["limit_val_batches"] == 0)
     assert (best["epoch"], last["epoch"], last["global_step"]) == (done, 4, 8)
     assert last["callbacks"][checkpoint.state_key] == checkpoint.state_dict()  # written after best
     assert checkpoint.best_model_path == str(folder / "best.ckpt")
@@ -100,7 +100,7 @@ def test_last_is_written_every_n_steps_and_each_epoch(
     tmp_path: Path, every_n_steps: int | None, options: dict[str, Any], steps: list[int]
 ) -> None:
     checkpoint = Recorded(every_n_steps=every_n_steps)
-    fit(tmp_path, Line(), data(5), checkpoint, **options)
+    fit(tmp_path, Line(), data(5), ExactResume(), checkpoint, **options)
     assert checkpoint.steps == steps
     assert read(tmp_path, "last")["global_step"] == steps[-1]
 
@@ -108,9 +108,10 @@ def test_last_is_written_every_n_steps_and_each_epoch(
 def test_resumed_run_writes_nothing_within_its_first_step(tmp_path: Path) -> None:
     """Between the batches of a step, gradients are in no checkpoint."""
     options: dict[str, Any] = {"accumulate_grad_batches": 2}
-    fit(tmp_path, Line(), data(4), Recorded(every_n_steps=1), **options)
+    fit(tmp_path, Line(), data(4), ExactResume(), Recorded(every_n_steps=1), **options)
     again, last = Recorded(every_n_steps=1), tmp_path / "checkpoints" / "last.ckpt"
-    fit(tmp_path, Line(), data(4), again, ckpt_path=last, max_epochs=2, **options)
+    options |= {"ckpt_path": last, "max_epochs": 2}
+    fit(tmp_path, Line(), data(4), ExactResume(), again, **options)
     assert again.steps == [3, 4]
 
 
@@ -121,7 +122,7 @@ def test_best_is_remembered_over_a_resumption(tmp_path: Path) -> None:
     again = Checkpoint(**settings)
     fit(tmp_path, Scored(), data(1), again, ckpt_path=last, max_epochs=4, limit_val_batches=1)
     assert again.best_model_score == pytest.approx(0.1)
-    assert (read(tmp_path, "best")["epoch"], read(tmp_path, "last")["epoch"]) == (2, 4)
+    assert (read(tmp_path, "best")["epoch"], read(tmp_path, "last")["epoch"]) == (1, 4)
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

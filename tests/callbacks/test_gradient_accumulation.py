@@ -173,3 +173,48 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError, match=":") as caught:
         GradientAccumulation(**settings)
     assert str(caught.value) == message
+
+
+class ByHand(Line):
+    """Optimizes by hand, and notes its loss after the gradient was computed."""
+
+    def __init__(self) -> None:
+        super().__init__(optimizer={"name": "SGD", "lr": 0.0})
+        self.automatic_optimization = False
+        self.losses: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        self.losses.append(loss.item())
+
+
+def test_default_refuses_no_manual_optimization_and_changes_no_loss(tmp_path: Path) -> None:
+    model, data = ByHand(), Given(torch.zeros(3, 1), torch.full((3,), 2.0), batch_size=2)
+    # On two devices, a batch that is smaller than another here would be weighted.
+    callback = GradientAccumulation()
+    callback._weight = lambda trainer: 0.5  # type: ignore[method-assign]
+    fit(tmp_path, model, data, callback)
+    assert model.losses == [4.0, 4.0]
+
+
+def test_manual_optimization_does_not_accumulate(tmp_path: Path) -> None:
+    data = Given(torch.zeros(3, 1), torch.zeros(3), batch_size=1)
+    with pytest.raises(ValueError, match="optimizes by hand") as caught:
+        fit(tmp_path, ByHand(), data, GradientAccumulation(2))
+    assert str(caught.value) == (
+        "ByHand optimizes by hand (automatic_optimization is off), and accumulates batches in its "
+        "training_step or not at all. Leave this out."
+    )
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 10), (2, 6), (5, 2)])
+def test_a_model_is_told_how_many_steps_there_are(tmp_path: Path, batches: int, steps: int) -> None:
+    class Asks(Line):
+        def configure_optimizers(self) -> Any:
+            self.told = self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    model, data = Asks(), Given(torch.zeros(5, 1), torch.zeros(5), batch_size=1)
+    made = fit(tmp_path, model, data, GradientAccumulation(batches), max_epochs=2)
+    assert model.told == made.global_step == steps

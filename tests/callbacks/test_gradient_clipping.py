@@ -9,7 +9,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.nn.utils import get_total_norm
 
-from src.callbacks import Checkpoint, GradientClipping
+from src.callbacks import Checkpoint, ExactResume, GradientClipping
 from src.callbacks.gradient_clipping import total_norm
 from tests.fitting import Given, Line, Rows, fit
 
@@ -155,6 +155,7 @@ def test_no_checkpoint_has_weights_that_are_not_numbers(
             tmp_path,
             line(),
             data(bad=1, value=float("nan")),
+            ExactResume(),
             GradientClipping(max_norm=1.0),
             Checkpoint(every_n_steps=every_n_steps),
             log_every_n_steps=50,

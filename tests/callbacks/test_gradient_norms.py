@@ -144,3 +144,45 @@ def test_is_no_result() -> None:
 def test_refused() -> None:
     with pytest.raises(ValueError, match=r"^every_n_steps: 0 is not at least 1\.$"):
         GradientNorms(every_n_steps=0)
+
+
+class Adversaries(LightningModule):
+    """Two layers, each with an optimizer of its own, the second of which steps twice a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.layers = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(2))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, _ = batch
+        for number, factor in ((0, 1.0), (1, 3.0), (1, 5.0)):
+            optimizer: Any = self.trainer.optimizers[number]
+            optimizer.zero_grad()
+            self.manual_backward((factor * self.layers[number](x)).sum())
+            wrapped: Any = self.optimizers()
+            wrapped[number].step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(layer.parameters(), lr=0.0) for layer in self.layers]
+
+
+def test_of_several_optimizers_each_layer_once(tmp_path: Path) -> None:
+    logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0)
+    fit(tmp_path, Adversaries(), rows, GradientNorms(2), logger=logger)
+    assert logger.column("grad_norm/layers.0") == {1: 0.5, 3: 2.0}
+    assert logger.column("grad_norm/layers.1") == {1: 1.5, 3: 6.0}
+    named = [name for _, row in logger.rows for name in row if name.startswith("grad_norm/")]
+    assert len(named) == 4
+
+
+class Closures(Chain):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
+
+
+def test_a_step_with_several_closures_has_one_row(tmp_path: Path) -> None:
+    logger = Rows()
+    fit(tmp_path, Closures(), data(1.0), GradientNorms(1), logger=logger)
+    assert [step for step, row in logger.rows if "grad_norm/network.0" in row] == [0]
+    assert logger.column("grad_norm/network.0") == {0: 24.0}

@@ -102,7 +102,30 @@ def test_several_optimizers_are_numbered(tmp_path: Path) -> None:
             [{"lr": 1, "weight_decay": 0.0}, {"lr": 1, "weight_decay": 0.5}],
             {"lr": 1.0, "weight_decay": 0.5},
         ),
+        ([], {}),
+        ([{"scale": 0.1}], {}),
+        ([{"scale": 0.1}, {"lr": 0.2, "weight_decay": 0.5}], {"lr": 0.2, "weight_decay": 0.5}),
     ],
 )
 def test_groups(groups: list[dict[str, Any]], expected: dict[str, float]) -> None:
     assert read_groups(groups) == expected
+
+
+def test_each_of_several_is_in_every_row_that_is_due(tmp_path: Path) -> None:
+    """Their steps together are twice the batches, and even: no row would be due."""
+    logger, data = Rows(), Given(torch.zeros(4, 1), torch.zeros(4), batch_size=1)
+    fit(tmp_path, Two(), data, LRMonitor(), logger=logger, log_every_n_steps=2)
+    assert logger.column("lr/0") == {1: 0.1, 3: 0.1}
+    assert logger.column("lr/1") == {1: 0.2, 3: 0.2}
+
+
+class Without(Two):
+    def configure_optimizers(self) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer")
+def test_no_optimizer_has_no_row(tmp_path: Path) -> None:
+    logger = Rows()
+    fit(tmp_path, Without(), Given(torch.zeros(1, 1), torch.zeros(1)), LRMonitor(), logger=logger)
+    assert logger.rows == []

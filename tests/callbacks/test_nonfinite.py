@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from src.callbacks import Checkpoint, GradientClipping, Nonfinite
+from src import readings
+from src.callbacks import Checkpoint, ExactResume, GradientClipping, Nonfinite
 from tests.callbacks.test_gradient_clipping import INPUTS, data, half_precision, line
 from tests.fitting import Line, Rows, fit
 
@@ -75,6 +76,7 @@ def test_no_checkpoint_has_weights_that_are_not_numbers(
             tmp_path,
             model,
             data(INPUTS[:2]),
+            ExactResume(),
             Nonfinite(),
             Checkpoint(every_n_steps=every_n_steps),
             log_every_n_steps=50,
@@ -175,3 +177,12 @@ def test_unknown_action_is_refused() -> None:
     action: Any = "ignore"
     with pytest.raises(ValueError, match=r"^action: 'ignore' is neither `stop` nor `skip`\.$"):
         Nonfinite(action)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_losses_with_a_dimension(value: str) -> None:
+    losses = [torch.tensor([1.0]), torch.tensor(2.0), torch.tensor([float(value)])]
+    found = readings.first_nonfinite(losses)
+    assert found is not None
+    assert (found.place, str(found.value)) == (2, value)
+    assert readings.first_nonfinite(losses[:2]) is None

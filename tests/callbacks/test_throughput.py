@@ -1,10 +1,13 @@
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import DataLoader
 
 from src.callbacks import Checkpoint, Throughput, throughput
 from tests.fitting import Given, Line, Rows, fit
@@ -82,3 +85,53 @@ def test_memory_is_in_mib(
     data = Given(torch.zeros(1, 1), torch.zeros(1))
     fit(tmp_path, Line(), data, Throughput(), logger=logger)
     assert logger.column("memory_mib") == {0: mib}
+
+
+@dataclass
+class Pair:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+THREE, NONE = torch.zeros(3, 2), torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "number"),
+    [
+        (THREE, 3),
+        ([THREE, torch.zeros(4)], 3),
+        ({"inputs": THREE}, 3),
+        (({"left": THREE}, THREE), 3),
+        (Pair(THREE, THREE), 3),
+        ((["first", "second", "third"], torch.zeros(4)), 3),
+        ([1, 2.0, 3], 3),
+        ((NONE, THREE), 3),
+        ((None, THREE), 3),
+        (pack_sequence([torch.zeros(n) for n in (4, 2, 1)]), 3),
+        (NONE, None),
+        ((), None),
+        (None, None),
+        (SimpleNamespace(x=THREE), None),
+    ],
+)
+def test_samples_of_any_batch(batch: Any, number: int | None) -> None:
+    assert throughput.count_samples(batch) == number
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_what_cannot_be_counted_is_not(tmp_path: Path) -> None:
+    class Uncounted(Line):
+        def training_step(self, *args: Any) -> Any:
+            return super().training_step((torch.zeros(2, 1), torch.zeros(2)), 0)
+
+    class Objects(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            alone: Any = torch.zeros(1)
+            return DataLoader(alone, collate_fn=lambda _: SimpleNamespace(x=THREE))
+
+    logger, measured = Rows(), Throughput()
+    fit(tmp_path, Uncounted(), Objects(), measured, logger=logger)
+    assert logger.column("samples_per_s") == {}
+    assert logger.column("memory_mib") == {0: 3 * 2**10}
+    assert measured.num_samples == 0

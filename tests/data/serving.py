@@ -20,10 +20,8 @@ def trainer(
     epoch: int = 0,
     devices: int = 1,
     rank: int = 0,
-    batches_done: int = 0,
     device: str = "cpu",
 ) -> Any:
-    progress = SimpleNamespace(current=SimpleNamespace(ready=batches_done))
     return SimpleNamespace(
         state=SimpleNamespace(fn=FUNCTIONS[split]),
         training=split == "train",
@@ -32,7 +30,6 @@ def trainer(
         world_size=devices,
         global_rank=rank,
         overfit_batches=0,
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
         strategy=SimpleNamespace(root_device=torch.device(device)),
         precision_plugin=Precision(),
     )
@@ -47,11 +44,13 @@ def serve(
     batches_done: int = 0,
 ) -> list[tuple[Tensor, Tensor]]:
     """All batches of an epoch as a model gets them."""
-    data.trainer = trainer(split, epoch, devices, rank, batches_done)
+    data.trainer = trainer(split, epoch, devices, rank)
     data.prepare_data()
     data.setup(STAGES[split])
     loader: Any = getattr(data, f"{split}_dataloader")()
     loader.sampler.set_epoch(epoch)
+    if batches_done:
+        loader.begin_at(batches_done)
     return [data.on_after_batch_transfer(batch, 0) for batch in loader]
 
 

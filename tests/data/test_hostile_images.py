@@ -80,14 +80,13 @@ def write(content: bytes) -> Callable[[Path], object]:
         (write(png(16, 16)), NO_IMAGE),
         (write(png(0, 16)), NO_IMAGE),
         (write(png(16, 16, COMMENT)), f"{NO_IMAGE}Decompressed data too large for PngImagePlugin"),
-        (Path.mkdir, "is no file. Remove it."),
         (os.mkfifo, "is no file. Remove it."),
         (lambda path: path.symlink_to("/dev/zero"), "is no file. Remove it."),
         (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)."),
     ],
     ids=[
         *("text", "empty", "program", "cut", "huge", "huge tiff", "huge ppm", "no pixels", "flat"),
-        *("huge comment", "folder", "pipe", "device", "dangling"),
+        *("huge comment", "pipe", "device", "dangling"),
     ],
 )
 def test_images_that_are_refused(

@@ -119,10 +119,18 @@ def test_without_a_test_nothing_is_shown(tmp_path: Path) -> None:
     assert model.panels() == []
 
 
-@pytest.mark.parametrize("weights", ["[2.0]", "[2.0, -3.4]", "[2.0, -3.4, 1.0]"])
-def test_a_run_draws_its_fit(weights: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("weights", "precision"),
+    [
+        *((weights, "32-true") for weights in ("[2.0]", "[2.0, -3.4]", "[2.0, -3.4, 1.0]")),
+        *(("[2.0]", precision) for precision in ("64-true", "bf16-true", "16-true", "bf16-mixed")),
+        *(("[2.0, -3.4, 1.0]", precision) for precision in ("64-true", "bf16-true")),
+    ],
+)
+def test_a_run_draws_its_fit(weights: str, precision: str, tmp_path: Path) -> None:
     args = [*EXPERIMENT, "--data.weights", weights, "--trainer.max_epochs", "1"]
     args += ["--model.num_features", str(weights.count(",") + 1), "--runs_dir", str(tmp_path)]
+    args += ["--trainer.precision", precision]
     assert train(args) == 0
     names = sorted(path.name for path in tmp_path.glob("linear_regression/*/plots/*"))
     assert names == ["fit.png", "loss.png"]  # a single epoch has fewer steps than a row needs

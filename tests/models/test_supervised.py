@@ -1,3 +1,5 @@
+import warnings
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 
-from src.models.supervised import SupervisedModule, initialize
+from src.explain import explain
+from src.models.supervised import MeanLoss, SupervisedModule, compensated_sum, initialize
 from tests.fitting import Given, Line, Rows, fit, trainer
 
 STILL = {"name": "SGD", "lr": 0.0}
@@ -86,6 +89,25 @@ def test_evaluation_counts_each_sample_once(tmp_path: Path) -> None:
     tested = trainer(tmp_path).test(model, datamodule=data, verbose=False)
     assert tested == [{"test/loss": 11.0}]
     assert sorted(set(model.logged)) == ["test/loss", "val/loss"]
+
+
+@pytest.mark.parametrize("by_forward", [False, True])
+def test_mean_of_many_losses_is_right_to_float32(by_forward: bool) -> None:
+    """Of 50,000 samples on two devices, and in plain float32, as Apple's GPUs have no other."""
+    ranks = [MeanLoss(lambda outputs, _: outputs.mean()) for _ in range(2)]
+    losses = torch.rand(250, 2, generator=torch.Generator().manual_seed(0)) + 1
+    losses[0] = 1e7  # beside which the others are lost one by one
+    for row in losses:
+        for metric, loss in zip(ranks, row, strict=True):
+            outputs = loss.expand(100)
+            (metric if by_forward else metric.update)(outputs, torch.zeros(100))
+    together = ranks[0]
+    together.total = compensated_sum(torch.stack([metric.total for metric in ranks]))
+    together.count = sum(metric.count for metric in ranks)  # type: ignore[assignment]
+    assert together.count == 50_000
+    expected = fsum(losses.flatten().tolist()) / losses.numel()
+    assert together.compute().dtype == torch.float32
+    assert float(together.compute()) == pytest.approx(expected, rel=2**-23)
 
 
 def test_further_metrics_are_those_of_all_samples(tmp_path: Path) -> None:
@@ -188,3 +210,55 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError, match=":") as caught:
         Line(**settings)
     assert str(caught.value) == message
+
+
+class OwnSteps(Line):
+    """Steps as Lightning's documentation shows them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = F.mse_loss(self(batch[0]), batch[1])
+        self.log("train/loss", 10 * loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.val_metrics["abs"].update(self(batch[0]), batch[1])
+        self.log("val/mine", 7.0)
+
+
+def test_metrics_that_a_step_leaves_out_are_not_logged(tmp_path: Path) -> None:
+    model, logger = OwnSteps(optimizer=STILL), Rows()
+    model.val_metrics.add_metrics({"abs": MeanAbsoluteError()})
+    model.test_metrics.add_metrics({"abs": MeanAbsoluteError()})
+    made = fit(tmp_path, model, squares(), logger=logger, limit_val_batches=2)
+    names = {name for _, row in logger.rows for name in row}
+    assert names == {"epoch", "train/loss", "val/abs", "val/mine"}
+    assert logger.column("train/loss") == {2: 110}
+    assert logger.column("val/abs") == {2: 2.5}  # mean of 1 to 4
+    assert made.callback_metrics["val/mine"] == 7
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        (tested,) = made.test(model, squares(), verbose=False)
+    assert tested == {"test/loss": 11, "test/abs": 3}
+
+
+def test_what_a_subclass_logs_can_be_watched() -> None:
+    assert Line().monitorable == {"train/loss", "val/loss"}
+    assert not hasattr(OwnSteps(), "monitorable")
+
+
+class Normalized(SupervisedModule):
+    def __init__(self) -> None:
+        network = nn.Sequential(nn.BatchNorm1d(1), nn.Flatten(0))
+        super().__init__(network, F.mse_loss, {}, optimizer=STILL)
+
+
+def test_batch_of_one_sample_has_no_statistics(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch normalization") as caught:
+        fit(tmp_path, Normalized(), squares())
+    assert str(caught.value) == (
+        "batch 2 of the epoch holds one sample, whose mean and variance are no statistics for "
+        "batch normalization (Expected more than 1 value per channel when training, got input "
+        "size torch.Size([1, 1])).\nLeave it out with data.drop_last true, or choose another "
+        "data.batch_size."
+    )
+    assert explain(caught.value) == f"model: {caught.value}"

@@ -1,0 +1,73 @@
+"""Whether less or more of a metric is better."""
+
+import re
+from typing import Literal
+
+from torch import nn
+from torchmetrics import Metric, MetricCollection
+
+Mode = Literal["min", "max"]
+LESS = {
+    *("loss", "err", "error", "mse", "rmse", "mae", "mape", "smape", "msle", "nll", "bce", "ce"),
+    *(
+        "perplexity",
+        "ppl",
+        "fid",
+        "kid",
+        "lpips",
+        "wer",
+        "cer",
+        "ece",
+        "brier",
+        "eer",
+        "divergence",
+    ),
+}
+MORE = {
+    *("acc", "accuracy", "top1", "top5", "f1", "fbeta", "precision", "recall", "sensitivity"),
+    *("specificity", "auc", "auroc", "auprc", "roc", "ap", "map", "iou", "miou", "jaccard", "dice"),
+    *("r2", "kappa", "mcc", "ndcg", "mrr", "hits", "bleu", "rouge", "meteor", "psnr", "ssim"),
+    *("elbo", "reward", "correlation", "pearson", "spearman"),
+}
+
+
+def find_mode(owner: str, monitor: str, model: nn.Module) -> Mode:
+    """Find out whether a metric is to be minimized or maximized, where nobody says.
+
+    A metric of torchmetrics in the model that is named like it tells; else the words in its name.
+
+    Args:
+        owner: The callback that watches it, as in ``callbacks.checkpoint``.
+        monitor: Name of the metric, as logged.
+        model: Who logs it.
+
+    Raises:
+        ValueError: Neither tells.
+    """
+    found = higher_is_better(monitor, model)
+    words = set(re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", monitor).lower()))
+    if found is None and bool(words & LESS) != bool(words & MORE):
+        found = bool(words & MORE)
+    if found is None:
+        raise ValueError(
+            f"{owner}.mode: null, and `{monitor}` does not tell whether less or more of it is "
+            "better. Give `min` or `max`."
+        )
+    return "max" if found else "min"
+
+
+def higher_is_better(monitor: str, model: nn.Module) -> bool | None:
+    """Ask the metric that a model logs under a name, or keeps under the same letters."""
+    for name, part in model.named_modules():
+        if isinstance(part, MetricCollection):
+            named = {str(key): metric for key, metric in part.items()}
+            if monitor in named:
+                return named[monitor].higher_is_better
+        elif isinstance(part, Metric) and letters(name) == letters(monitor):
+            return part.higher_is_better
+    return None
+
+
+def letters(name: str) -> str:
+    """Leave out what ``val/acc``, ``val_acc`` and ``valAcc`` differ in."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,30 @@
+"""End training when a metric no longer improves."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer, callbacks
+
+from .direction import Mode, find_mode
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's own, which finds out by itself whether less or more of a metric is better.
+
+    Args:
+        monitor: Metric that is watched.
+        mode: Whether to minimize it (``min``) or maximize it; where not given, by the metric.
+        kwargs: See Lightning's ``EarlyStopping``.
+    """
+
+    def __init__(self, monitor: str, mode: Mode | None = None, **kwargs: Any) -> None:
+        super().__init__(monitor=monitor, mode=mode or "min", **kwargs)
+        self._is_open = mode is None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self._is_open:
+            mode = find_mode("callbacks.early_stopping", self.monitor, pl_module)
+            if mode != self.mode:
+                self.mode, self.min_delta = mode, -self.min_delta
+                self.best_score = -self.best_score
+            self._is_open = False
+        super().setup(trainer, pl_module, stage)
