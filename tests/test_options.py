@@ -210,8 +210,9 @@ def test_names_are_those_of_the_parser(parser_names: set[str]) -> None:
     certain = set()
     for name, cls in CALLBACKS.items():
         found = classes[f"callbacks.{name}"]
-        if (options := parameters(found) if found else None) is not None:
-            assert options == taken(cls)
+        takes = parameters(found) if found else None
+        if takes is not None:
+            assert takes == taken(cls)
             certain.add(name)
     # An owner's may be left to the parser, as those of other packages are.
     assert {"nonfinite", "gradient_clipping", "checkpoint", "early_stopping", "plots"} <= certain
@@ -231,11 +232,7 @@ def test_parameters_are_those_of_the_parser(cls: type) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [
-        p.relative_to(CONFIGS)
-        for place in (".", "overlays")
-        for p in CONFIGS.glob(f"{place}/*.yaml")
-    ],
+    [p.relative_to(CONFIGS) for p in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("overlays/*.yaml"))],
     ids=str,
 )
 def test_no_option_is_refused(config: Path, parser_names: set[str]) -> None:
