@@ -102,8 +102,8 @@ class GradientClipping(Callback):
     def state_dict(self) -> dict[str, Any]:
         kept = [*self._norms, *self._sizes]
         read = torch.stack(kept).cpu() if kept else torch.zeros(0)  # at once
-        norms, sizes = read.split([len(self._norms), len(self._sizes)])
-        return {"first_step": self._first_step, "norms": norms, "sizes": sizes}
+        number = len(self._norms)
+        return {"first_step": self._first_step, "norms": read[:number], "sizes": read[number:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._first_step = state_dict["first_step"]
