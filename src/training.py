@@ -12,7 +12,7 @@ from . import checkpoints, run, status
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
-from .devices import end_others, ending_with_first, leave_at_exit
+from .devices import end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .errors import STATUS_INTERRUPTED
 from .explain import explain, explained
 from .files import write_json
@@ -106,6 +106,7 @@ def prepare(cli: ProjectCLI) -> None:
     if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
         data.prepare_data()
     cli.check_fit()
+    warn_of_slow_precision(cli.trainer)
 
 
 def pass_over_idle_hooks(objects: Sequence[object], hooks: Sequence[str] = STEP_HOOKS) -> None:
