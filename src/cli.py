@@ -15,7 +15,6 @@ from jsonargparse import Namespace, _typehints, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Checkpoint as AnyCheckpoint,
@@ -48,7 +47,7 @@ from .callbacks import (
 )
 from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
-from .devices import follow_torchrun, lacks_bfloat16
+from .devices import follow_torchrun
 from .errors import InputError
 from .explain import (
     called_by_own_code,
@@ -528,24 +527,12 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
         raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
     try:
-        trainer = Trainer(**chosen)
+        return Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         is_refused = isinstance(error, ImportError) or is_check(error.__traceback__)
         if called_by_own_code(error.__traceback__) or not is_refused:
             raise
         raise InputError(f"trainer: {error}") from error
-    warn_of_slow_precision(trainer)
-    return trainer
-
-
-def warn_of_slow_precision(trainer: Trainer) -> None:
-    """Say that the CPU has to imitate the arithmetic that is asked for."""
-    is_bfloat16 = str(trainer.precision).startswith("bf16")
-    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
-    if is_bfloat16 and on_cpu and lacks_bfloat16() and run.is_rank_zero():
-        text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
-        text += "instructions: up to ten times slower than --trainer.precision 32-true."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
