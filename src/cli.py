@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace, _typehints, get_loader, set_loader
+from jsonargparse import Namespace, _typehints, _util, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -112,7 +112,7 @@ DEFAULT_CALLBACKS = {
 
 
 READ_YAML = get_loader("yaml")
-Place = tuple[str | int, ...]  # in a configuration: names, and numbers in lists
+Place = tuple[Any, ...]  # in a configuration: names, and numbers in lists
 
 
 class Parser(LightningArgumentParser):
@@ -138,11 +138,11 @@ class Parser(LightningArgumentParser):
     def _read_back(self, config: Namespace, places: Sequence[Place]) -> list[Place]:
         """List the places of a configuration whose values are the same when written and read."""
         asked = self.__dict__.pop("print_config", None)  # else reading would print it too
-        parts = {"model", *(place[0] for place in places)}  # without the others: they take a while
+        needed = {"model", *(place[0] for place in places)}  # the others would take a while
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", r"(?s).*Unable to serialize instance")
-                part = Namespace({name: config[name] for name in parts if config.get(name)})
+                part = without(config, [(name,) for name in vars(config) if name not in needed])
                 back = self.parse_string(super().dump(part, skip_none=False))
         except (InputError, ValueError, TypeError, yaml.YAMLError):
             return []
@@ -373,9 +373,9 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     names = [getattr(part, "class_path", None) for part in (before, now)]
     if None in names or "init_args" not in before:
         return
-    replaced, chosen = (_typehints.import_object(name) for name in names)
+    replaced, chosen = (_util.import_object(str(name)) for name in names)
     if replaced is not chosen:
-        before.init_args = Namespace()
+        del vars(before)["init_args"]
 
 
 def find_objects(tree: Namespace, path: Place = ()) -> Iterator[Place]:
