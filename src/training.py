@@ -58,8 +58,8 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
     remember_signature(model)
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-    # What was logged before a run was gone on with counts too.
-    metrics = run.last_metrics(folder) if cli.resume_from and trainer.is_global_zero else {}
+    # Beside what callbacks are told: all that was logged, also before the run was resumed.
+    metrics = run.last_metrics(folder) if trainer.is_global_zero else {}
     metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if has_test(model, data):
