@@ -181,7 +181,7 @@ def test_lightnings_own_scheduler_is_taken_over(tmp_path: Path) -> None:
     theirs = GradientAccumulationScheduler({0: 1, 1: 4})
     fit(tmp_path, Line(), data, GradientAccumulation(), theirs, steps, max_epochs=3)
     assert steps.steps == [4, 5, 6]
-    with pytest.raises(ValueError, match="^set beside a GradientAccumulationScheduler of trainer"):
+    with pytest.raises(ValueError, match=r"^set beside a GradientAccumulationScheduler of trainer"):
         fit(tmp_path, Line(), data, GradientAccumulation(2), theirs)
 
 
