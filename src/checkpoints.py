@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def is_readable(value: Any) -> bool:
     try:
         torch.save(value, buffer)
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    except (pickle.PickleError, *UNREADABLE):
+    except (pickle.PickleError, *UNREADABLE):  # type: ignore[misc]
         return False
     return True
 
@@ -213,6 +213,37 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
             f"configured: `{name}` is {found} there and {wanted} here.\n"
             "Give the configuration it was trained with."
         )
+
+
+def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
+    """Have data number its classes as the model in a checkpoint does: by name.
+
+    There may be fewer than the model knows, in another order. Data without names stays as it is.
+
+    Raises:
+        ValueError: There are others, or the data keeps to numbers of its own.
+    """
+    known, here = checkpoint.get("class_names"), getattr(data, "class_names", None)
+    if not isinstance(known, list) or not here or list(here) == known:
+        return
+    if unknown := [name for name in here if name not in known]:
+        raise ValueError(
+            f"data: has classes that the model does not know: {_listed(unknown)}.\n"
+            f"It knows: {_listed(known)} (from {path}).\n"
+            "Rename what is the same, and leave out the rest."
+        )
+    if hasattr(data, "use_classes"):
+        data.use_classes(known)
+    if list(data.class_names) != known:
+        raise ValueError(
+            f"data: {type(data).__name__} numbers its classes {_listed(here)}, but the model was "
+            f"trained with {_listed(known)}.\nHave its `use_classes(names)` set `class_names`."
+        )
+
+
+def _listed(names: Sequence[Any], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:

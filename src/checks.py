@@ -1,6 +1,7 @@
-"""Refuse values that cannot work, and say what was probably meant."""
+"""Refuse values that cannot work, say what was probably meant, and name things as options do."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -18,3 +19,8 @@ def at_least(least: int, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and value < least:
             raise ValueError(f"{name}: {value} is not at least {least}.")
+
+
+def snake_case(name: str) -> str:
+    """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

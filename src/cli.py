@@ -4,20 +4,28 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace, _typehints, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint as AnyCheckpoint,
+    LearningRateFinder,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from . import data as data, models as models, run, safe_yaml  # naming them makes short names known
 from .callbacks import (
@@ -40,11 +48,19 @@ from .callbacks import (
 )
 from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
-from .devices import follow_torchrun
+from .devices import follow_torchrun, lacks_bfloat16
 from .errors import InputError
-from .explain import attribute, explain_parsing, explain_unparsed
-from .find import DEFAULT_CONFIG, damage, experiment_name, find_resumable
-from .options import COMMAND_LINE, resolve_configs
+from .explain import (
+    called_by_own_code,
+    construction_error,
+    explain_construction,
+    explain_parsing,
+    explain_unparsed,
+    failed_import,
+    is_check,
+)
+from .find import DEFAULT_CONFIG, damage
+from .options import COMMAND_LINE, appended_options, check_finite, resolve_configs
 
 
 @dataclass
@@ -97,12 +113,45 @@ DEFAULT_CALLBACKS = {
 
 
 READ_YAML = get_loader("yaml")
+Place = tuple[str | int, ...]  # in a configuration: names, and numbers in lists
 
 
 class Parser(LightningArgumentParser):
     """A parser whose complaints are short; jsonargparse makes one more for each class within."""
 
     owner = COMMAND_LINE
+    is_whole = False  # whether it is the parser of all options, and not of a class within
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Write a configuration that can be read back.
+
+        Objects that only code can make, such as the default ``torch.device("cpu")`` of an argument,
+        are left out: the class has them by itself. jsonargparse would write a text in their place.
+        """
+        found = [*find_objects(namespace)] if self.is_whole else []
+        kept = namespace.clone()
+        if found and len(self._read_back(namespace, found)) < len(found):
+            alone = {path: [p for p in found if p != path] for path in found}
+            lost = [p for p in found if not self._read_back(without(namespace, alone[p]), [p])]
+            kept = without(namespace, lost)
+        return str(super().dump(kept, *args, **kwargs))
+
+    def _read_back(self, config: Namespace, places: Sequence[Place]) -> list[Place]:
+        """List the places of a configuration whose values are the same when written and read."""
+        asked = self.__dict__.pop("print_config", None)  # else reading would print it too
+        parts = {"model", *(place[0] for place in places)}  # without the others: they take a while
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"(?s).*Unable to serialize instance")
+                part = Namespace({name: config[name] for name in parts if config.get(name)})
+                back = self.parse_string(super().dump(part, skip_none=False))
+        except (InputError, ValueError, TypeError, yaml.YAMLError):
+            return []
+        finally:
+            if asked is not None:
+                self.print_config = asked
+        pairs = {place: (look_up(config, place), look_up(back, place)) for place in places}
+        return [p for p, (now, then) in pairs.items() if type(now) is type(then) and now == then]
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         if not (args or kwargs.get("nested_key")):
@@ -111,6 +160,8 @@ class Parser(LightningArgumentParser):
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if (failed := failed_import(ex)) is not None:
+            raise failed from failed.__cause__  # and not from the parser's report of it
         if message.endswith("arguments are required: model"):
             raise InputError(
                 "model: missing. Put an experiment before the overlays, such as "
@@ -125,17 +176,22 @@ class ProjectCLI(LightningCLI):
     Args:
         args: Command line, without the name of the program.
         training: Whether to write a run; without, the trainer has neither loggers nor callbacks.
+        claim: What keeps the folder of the run.
     """
 
-    def __init__(self, args: Sequence[str], training: bool = True) -> None:
+    def __init__(
+        self, args: Sequence[str], training: bool = True, claim: run.Claim | None = None
+    ) -> None:
         self.training = training
+        self.claim = claim or run.Claim()
         self.folder: Path | None = None
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
         self.plots: Plots | None = None
         quiet()
         set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
-        arguments, self.config_paths = resolve_configs(list(args))
+        _typehints.discard_init_args_on_class_path_change = drop_init_args
+        self.arguments, self.experiment = resolve_configs(list(args))
         super().__init__(
             LightningModule,
             save_config_callback=None,
@@ -144,12 +200,14 @@ class ProjectCLI(LightningCLI):
             parser_kwargs={"allow_abbrev": False},
             parser_class=Parser,
             subclass_mode_model=True,
-            args=arguments,
+            args=self.arguments,
             run=False,
             auto_configure_optimizers=False,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert isinstance(parser, Parser)
+        parser.is_whole = True
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs.")
         parser.add_argument(
             "--run_name", type=str | None, default=None, help="Name of this run's folder."
@@ -181,6 +239,7 @@ class ProjectCLI(LightningCLI):
             if message is None:
                 raise
             raise InputError(message) from error
+        check_finite(self.config.as_dict())
 
     def before_instantiate_classes(self) -> None:
         if self.training:
@@ -200,8 +259,12 @@ class ProjectCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, FileNotFoundError) as error:  # refused by a constructor, ours or not
-            raise InputError(attribute(error)) from error
+        except (ValueError, FileNotFoundError, MisconfigurationException) as report:
+            error = construction_error(report)
+            message = explain_construction(error)  # refused by a constructor, ours or not
+            if message is None:
+                raise error from error.__cause__
+            raise InputError(message) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
@@ -210,32 +273,32 @@ class ProjectCLI(LightningCLI):
             settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
             settings |= {"enable_progress_bar": False}
             return build_trainer(settings)
-        settings["default_root_dir"] = str(self.folder)
-        settings["logger"] = self._loggers(settings["logger"])
         settings["callbacks"] = self._callbacks(settings)
+        settings["logger"] = self._loggers(settings["logger"])
+        settings["default_root_dir"] = str(self.folder)
         return build_trainer(settings)
 
     def check_fit(self) -> None:
         """Raise ``InputError`` where the model and the data do not fit each other."""
+        has_loader = is_overridden("train_dataloader", self.model, LightningModule)
+        if self.training and self.datamodule is None and not has_loader:
+            raise InputError(
+                f"data: missing, and {type(self.model).__name__} has no train_dataloader. "
+                f"Give --data, or a --config such as {DEFAULT_CONFIG}, whose data to use."
+            )
         if isinstance(self.datamodule, InMemoryDataModule):
             check_sizes(self.model, self.datamodule)
 
     def _choose_folder(self) -> None:
-        config, runs_dir = self.config, Path(self.config.runs_dir)
-        experiment = experiment_name(self.config_paths[0])
-        if config.resume:
-            name = config.run_name
-            self.resume_from = find_resumable(config.resume, runs_dir, experiment, name)
-        if self.resume_from:
-            self.folder = self.resume_from.parent.parent
+        config = self.config
+        choice = (Path(config.runs_dir), self.experiment, config.run_name, config.resume)
+        self.resume_from = self.claim.choose(*choice)
+        self.folder = self.claim.folder
+        if self.folder is not None and self.resume_from:
             warn_of_damage(self.resume_from)
-            before = yaml.safe_load((self.folder / "config.yaml").read_text())
+            before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            drop_repeated(config, before, appended_options(self.arguments))
             run.check_resumable(before, yaml.safe_load(self._dump()))
-        elif run.is_rank_zero():
-            again = config.resume == "auto"
-            self.folder = run.new_folder(runs_dir, experiment, config.run_name, again)
-        else:  # never written to; where rank 0 writes is broadcast by the callbacks that need it
-            self.folder = runs_dir / experiment
 
     def _name_loggers(self) -> None:
         """Name a run as its folder with W&B and MLflow, whose own names follow from the seed.
@@ -263,24 +326,28 @@ class ProjectCLI(LightningCLI):
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
         assert self.folder is not None
         named: Callbacks = self.config_init.callbacks
+        given = settings["callbacks"] or []
+        others: list[Callback] = given if isinstance(given, list) else [given]
+        check_trainer(settings, named, others)
         if settings["accumulate_grad_batches"] != 1 and named.gradient_accumulation is not None:
-            if named.gradient_accumulation.scheduling != {0: 1}:
-                raise InputError(
-                    "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
-                    "Use one of them."
-                )
             batches = settings.pop("accumulate_grad_batches")
             named.gradient_accumulation = GradientAccumulation(batches)
-        if settings["enable_progress_bar"] is False:
+        # A progress bar or checkpoints of a person's choice are not beside ours, nor Lightning's
+        # own in the place of ours where those are switched off and nothing is said of Lightning's.
+        has_bar = any(isinstance(callback, ProgressBar) for callback in others)
+        if settings["enable_progress_bar"] is False or has_bar:
             named.progress = None
         elif named.progress is None and settings["enable_progress_bar"] is None:
-            settings["enable_progress_bar"] = False  # not Lightning's own in its place
-        settings["enable_checkpointing"] = named.checkpoint is not None
+            settings["enable_progress_bar"] = False
+        has_checkpoint = any(isinstance(callback, AnyCheckpoint) for callback in others)
+        if settings["enable_checkpointing"] is False:
+            named.checkpoint = None
+        elif named.checkpoint is None and settings["enable_checkpointing"] is None:
+            settings["enable_checkpointing"] = has_checkpoint
         self.measured, self.plots = named.throughput, named.plots
         if named.early_stopping is not None:
             # MonitorCheck has seen to the name; a run may end before its first validation.
             named.early_stopping.strict = False
-        others = settings["callbacks"] or []
         chosen = [getattr(named, f.name) for f in fields(named)]
         return [
             MonitorCheck(),
@@ -288,7 +355,7 @@ class ProjectCLI(LightningCLI):
             ExactResume(int(os.environ["PL_GLOBAL_SEED"])),
             GracefulStop(),
             *(callback for callback in chosen if callback is not None),
-            *(others if isinstance(others, list) else [others]),
+            *others,
         ]
 
     def _dump(self) -> str:
@@ -298,10 +365,126 @@ class ProjectCLI(LightningCLI):
         return str(self.parser.dump(config, skip_none=False))
 
 
+def drop_init_args(parser: Any, before: Any, now: Any) -> None:
+    """Drop the arguments of a class where another takes its place.
+
+    In place of jsonargparse's own, which keeps those that the other class could take too: a person
+    who chose a model would get settings that were made for another. There is no public way.
+    """
+    names = [getattr(part, "class_path", None) for part in (before, now)]
+    if None in names or "init_args" not in before:
+        return
+    replaced, chosen = (_typehints.import_object(name) for name in names)
+    if replaced is not chosen:
+        before.init_args = Namespace()
+
+
+def find_objects(tree: Namespace, path: Place = ()) -> Iterator[Place]:
+    """List the places in a configuration of values that YAML has no words for."""
+    for key, value in vars(tree).items():
+        parts = value if isinstance(value, list) else []
+        if isinstance(value, Namespace):
+            yield from find_objects(value, (*path, key))
+        elif parts and all(isinstance(part, Namespace) for part in parts):
+            for number, part in enumerate(parts):
+                yield from find_objects(part, (*path, key, number))
+        elif not is_plain(value):
+            yield (*path, key)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether YAML can hold a value as it is; a tuple becomes a list."""
+    if isinstance(value, Namespace):
+        return not any(find_objects(value))
+    if type(value) in (list, tuple, dict):
+        return all(map(is_plain, value.values() if isinstance(value, dict) else value))
+    return type(value) in (type(None), bool, int, float, str)
+
+
+def look_up(tree: Any, path: Iterable[Any]) -> Any:
+    """Get what is at a place of a configuration."""
+    for key in path:
+        tree = vars(tree)[key] if isinstance(tree, Namespace) else tree[key]
+    return tree
+
+
+def without(tree: Namespace, places: Iterable[Place]) -> Namespace:
+    """Copy a configuration without what is at some places."""
+    copy = tree.clone()
+    for *path, name in places:
+        del vars(look_up(copy, path))[name]
+    return copy
+
+
+def drop_repeated(config: Namespace, before: Mapping[str, Any], options: Iterable[str]) -> None:
+    """Drop from lists what a resumed run holds already: its command appends it once more.
+
+    Args:
+        config: The configuration to resume with.
+        before: That of the run.
+        options: Which of it was appended to.
+    """
+    for option in options:
+        now: Any = config
+        then: Any = before
+        *names, last = option.split(".")
+        for name in names:
+            now, then = ((part or {}).get(name) for part in (now, then))
+            now, then = ((part or {}).get("init_args", part) for part in (now, then))
+        held = (then or {}).get(last)
+        number = len(held) if isinstance(held, list) else int(held is not None)
+        if now and isinstance(parts := now.get(last), list):
+            kept = parts[:number]
+            now[last] = kept + [part for part in parts[number:] if part not in kept]
+
+
 def read_yaml(text: str) -> Any:
-    """Read YAML as the parser does, unless it would grow without end."""
-    safe_yaml.check_size(text)
+    """Read YAML as the parser does, unless it would grow without end or has a key twice."""
+    safe_yaml.check(text)
     return READ_YAML(text)
+
+
+def check_trainer(
+    settings: Mapping[str, Any], named: Callbacks, others: Sequence[Callback]
+) -> None:
+    """Raise ``InputError`` for an option of the trainer that this project does in another way.
+
+    Args:
+        settings: Options of the trainer.
+        named: The callbacks of this project.
+        others: Those given beside them.
+    """
+    if settings["default_root_dir"] is not None:
+        raise InputError(
+            "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead."
+        )
+    if settings["barebones"]:
+        raise InputError(
+            "trainer.barebones: leaves out what a run is for: metrics, checkpoints and progress.\n"
+            "Switch off what is not wanted, as in --callbacks.gradient_norms null."
+        )
+    one = "Use one of them, and set the other to null."
+    for name in ("gradient_clip_val", "gradient_clip_algorithm"):
+        if settings[name] is not None and named.gradient_clipping is not None:
+            raise InputError(f"trainer.{name}: set beside callbacks.gradient_clipping. {one}")
+    accumulation = named.gradient_accumulation
+    if settings["accumulate_grad_batches"] != 1 and accumulation is not None:
+        is_set = accumulation.effective_batch_size is not None
+        if is_set or accumulation.scheduling != {0: 1}:
+            raise InputError(
+                "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
+                "Use one of them."
+            )
+    finders = {BatchSizeFinder: "the batch size", LearningRateFinder: "the learning rate"}
+    for callback in others:
+        for finder, what in finders.items():
+            if isinstance(callback, finder):
+                name = type(callback).__name__
+                raise InputError(
+                    f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml "
+                    "would not say so.\n"
+                    f"Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that."
+                )
 
 
 def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
@@ -345,9 +528,24 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
         raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
     try:
-        return Trainer(**chosen)
+        trainer = Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        is_refused = isinstance(error, ImportError) or is_check(error.__traceback__)
+        if called_by_own_code(error.__traceback__) or not is_refused:
+            raise
         raise InputError(f"trainer: {error}") from error
+    warn_of_slow_precision(trainer)
+    return trainer
+
+
+def warn_of_slow_precision(trainer: Trainer) -> None:
+    """Say that the CPU has to imitate the arithmetic that is asked for."""
+    is_bfloat16 = str(trainer.precision).startswith("bf16")
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    if is_bfloat16 and on_cpu and lacks_bfloat16() and run.is_rank_zero():
+        text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
+        text += "instructions: up to ten times slower than --trainer.precision 32-true."
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
@@ -355,8 +553,13 @@ def quiet() -> None:
 
     A loader without worker processes is the fast one here: a batch is one gather from memory.
     """
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in (
+        *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
+        "lightning.pytorch.accelerators.cuda",  # which GPU a process has
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # that is what `--trainer.accelerator cpu` means, and what `src.predict` does for its data
+    warnings.filterwarnings("ignore", r"\w+ available but not used", UserWarning)
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
     # that is what `--resume` means
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")

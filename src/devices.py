@@ -2,17 +2,24 @@
 
 import atexit
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import distributed
 
 LOOK_EVERY_S = 5.0
+BFLOAT16 = {
+    "avx512_bf16",
+    "amx_bf16",
+    "bf16",
+}  # instructions for it, as Linux names them; ARM's last
 
 
 def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
@@ -22,6 +29,13 @@ def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
         settings["num_nodes"] = int(os.environ["WORLD_SIZE"]) // settings["devices"]
         if settings["strategy"] == "auto" and os.environ["WORLD_SIZE"] != "1":
             settings["strategy"] = "ddp"
+
+
+def lacks_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether the CPU lacks instructions for bfloat16; False where nobody says."""
+    text = cpu.read_text() if cpu.exists() else ""
+    found = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return found is not None and not BFLOAT16 & set(found[2].split())
 
 
 def leave_at_exit(trainer: Trainer) -> None:
@@ -40,6 +54,14 @@ def end_others(trainer: Trainer) -> None:
     launcher = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(signal.SIGKILL)  # while they wait, Python answers no other
+
+
+def busy_port(error: BaseException) -> str | None:
+    """Say that the port is taken where processes are to meet; None: that is not what is wrong."""
+    if not isinstance(error, RuntimeError) or "EADDRINUSE" not in str(error):
+        return None
+    port = os.environ.get("MASTER_PORT")
+    return f"MASTER_PORT {port}: is in use by another process.\nSet it to a free port, or unset it."
 
 
 @contextmanager

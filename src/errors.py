@@ -31,7 +31,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(**kwargs, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, rest = self.parse_known_args(args, namespace)
+        options, rest = self.parse_known_intermixed_args(args, namespace)
         if rest:
             name = rest[0].partition("=")[0]
             hint = suggest(name, [n for n in self._option_string_actions if n.startswith("--")])

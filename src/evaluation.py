@@ -28,9 +28,10 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
         args: Command line of the model and its data.
         output: A file for the metrics, as JSON.
     """
-    checkpoints.load_checkpoint(path)  # refuses what is none
+    checkpoint = checkpoints.load_checkpoint(path)  # refuses what is none
     cli = ProjectCLI(args, training=False)
     checkpoints.check_when_loaded(path, cli.model)
+    checkpoints.match_classes(path, checkpoint, cli.datamodule)
     cli.check_fit()
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
@@ -47,7 +48,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
         return
     shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
     run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
-    names = getattr(cli.datamodule, "class_names", None)
+    names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
         some = classes if len(classes) <= MOST_ROWS else sorted(classes, key=rank)[:MOST_ROWS]

@@ -1,10 +1,13 @@
 """Turn what PyTorch, Lightning and the parser say of bad input into a few lines that help."""
 
+import dis
 import re
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import CodeType, FrameType, TracebackType
 
 import jsonargparse
 import lightning
@@ -16,18 +19,25 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from torch import nn
 
-from .callbacks.monitor_check import MonitorCheck, snake_case
-from .checks import suggest
+from .callbacks.monitor_check import MonitorCheck
+from .checks import snake_case, suggest
 from .errors import InputError
 from .find import PACKAGE, ROOT
 from .options import unknown_class, unknown_option
-from .safe_yaml import SizeError
+from .safe_yaml import ContentError
 
 LIGHTNING = Path(lightning.__file__).parent
 LOGGERS = LIGHTNING / "pytorch" / "loggers"
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
-INPUT_ERRORS = (ValueError, OSError, ArithmeticError)
+# Whose code is nobody's who uses this project: that of Python and of packages.
+INSTALLED = {
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(Path(str(package.__file__)).parents[1] for package in (jsonargparse, lightning, torch)),
+}
+EXAMPLES = [PACKAGE / "models", PACKAGE / "data"]  # and where a person's own are put
+STEPS = ("training_step", "validation_step", "test_step", "predict_step", "forward")
 
 
 @contextmanager
@@ -43,23 +53,52 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """Say what was wrong with the input, or None where the error is not about input."""
-    trace = root_of(error).__traceback__
+    """Say what was wrong with the input, or None where the error is not about input.
+
+    Bad input is what a check refuses, by a ``raise`` statement of this package or of Lightning. An
+    operation that fails is a crash wherever it stands, and so is what is raised while a module is
+    imported or a batch computed, and what Lightning raises when a person's code calls it.
+    """
+    trace = error.__traceback__
     if isinstance(error, torch.OutOfMemoryError):
         return out_of_memory(error)
-    is_ours = isinstance(error, INPUT_ERRORS) and raised_in(trace, PACKAGE)
-    parts = at_work(trace)
-    if not is_ours and any(
-        isinstance(p, _CheckpointConnector) and p._loaded_checkpoint for p in parts
-    ):
-        what = f"{type(error).__name__}: {_first_line(str(error))}"
-        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    if fails_on_import(error):
+        return None
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
         return no_tracking(error)
-    settings_refused = isinstance(error, ValueError) and raised_in(trace, LIGHTNING)
-    if settings_refused or isinstance(error, MisconfigurationException):
-        return f"trainer: {error}"
-    return attribute(error) if is_ours else None
+    connectors = (part for part in at_work(trace) if isinstance(part, _CheckpointConnector))
+    restores = any(part._loaded_checkpoint for part in connectors)
+    restores = restores and not raised_in(trace, PACKAGE)  # a check that says more
+    if restores and not any(is_own(frame.f_code) for frame in frames(trace)):
+        what = f"{type(error).__name__}: {_first_line(str(error))}"
+        return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
+    if raised_in(trace, LIGHTNING):
+        refuses = isinstance(error, (ValueError, MisconfigurationException)) and is_check(trace)
+        return f"trainer: {error}" if refuses and not called_by_own_code(trace) else None
+    return attribute(error) if raised_in(trace, PACKAGE) and is_refusal(error) else None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether an exception that this package raised says that input is bad."""
+    trace = error.__traceback__
+    if isinstance(error, FloatingPointError):  # of callbacks that watch the steps
+        return is_check(trace)
+    computes = any(
+        frame.f_code.co_name in STEPS and isinstance(frame.f_locals.get("self"), nn.Module)
+        for frame in frames(trace)
+    )
+    if computes:
+        return False
+    return isinstance(error, OSError) or (isinstance(error, ValueError) and is_check(trace))
+
+
+def explain_construction(error: Exception) -> str | None:
+    """Say what a constructor, of whomever, refuses; None where it has failed otherwise."""
+    if isinstance(error, ModuleNotFoundError) and raised_in(error.__traceback__, LOGGERS):
+        return no_package(error.__traceback__)
+    refuses = isinstance(error, (ValueError, MisconfigurationException))
+    is_input = isinstance(error, FileNotFoundError) or (refuses and is_check(error.__traceback__))
+    return attribute(error) if is_input else None
 
 
 def no_package(trace: TracebackType | None) -> str:
@@ -90,43 +129,108 @@ def out_of_memory(error: torch.OutOfMemoryError) -> str:
     name = "val_batch_size" if evaluates else "batch_size"
     size = getattr(getattr(trainer, "datamodule", None), name, "this size")
     accumulating = "" if evaluates else " with callbacks.gradient_accumulation.batches"
+    key = f"data.{name}"
+    remedy = f"Use a smaller {key}{accumulating}, or --trainer.precision bf16-mixed."
+    return too_large(f"{key}: {size}", error, remedy)
+
+
+def too_large(setting: str, error: torch.OutOfMemoryError, remedy: str) -> str:
+    """Say with which batch size the memory of a device ran out, and what to do."""
     found = re.search(r"Tried to allocate [^.]*(\.\d+)? \w+", str(error))
-    return (
-        f"data.{name}: {size}: the device's memory is too small for it"
-        f"{f' ({found[0]})' if found else ''}.\n"
-        f"Use a smaller data.{name}{accumulating}, or --trainer.precision bf16-mixed."
-    )
+    wanted = f" ({found[0]})" if found else ""
+    return f"{setting}: the device's memory is too small for it{wanted}.\n{remedy}"
+
+
+def frames(trace: TracebackType | None) -> Iterator[FrameType]:
+    """List the calls that an exception has passed, the outermost first."""
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
 
 
 def at_work(trace: TracebackType | None) -> Iterator[object]:
     """List whose methods were at work when an exception was raised, the outermost first."""
-    while trace is not None:
-        yield trace.tb_frame.f_locals.get("self")
-        trace = trace.tb_next
+    for frame in frames(trace):
+        yield frame.f_locals.get("self")
 
 
 def raised_in(trace: TracebackType | None, folder: Path) -> bool:
     """Tell whether an exception was raised by a line of the files in ``folder``."""
+    last = next(iter([*frames(trace)][::-1]), None)
+    return last is not None and folder in Path(last.f_code.co_filename).parents
+
+
+def is_check(trace: TracebackType | None) -> bool:
+    """Tell whether a ``raise`` statement made an exception, and not an operation that failed."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and folder in Path(trace.tb_frame.f_code.co_filename).parents
+    if trace is None:
+        return False
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def called_by_own_code(trace: TracebackType | None) -> bool:
+    """Tell whether Lightning raised an exception as a person's code called it, and not the reverse.
+
+    Setting up the data, as to count the steps of a run for a schedule, checks options.
+    """
+    calls = [frame.f_code for frame in frames(trace)]
+    for caller, called in pairwise(calls):
+        is_lightning = LIGHTNING in Path(called.co_filename).parents
+        if is_lightning and called.co_name != "estimated_stepping_batches" and is_own(caller):
+            return True
+    return False
+
+
+def is_own(code: CodeType) -> bool:
+    """Tell whether a function is a person's own: neither installed nor that of this package."""
+    file = Path(code.co_filename)
+    if file.name.startswith("<"):  # made by a program, or part of Python
+        return False
+    homes = {*file.parents}
+    return bool(homes & {*EXAMPLES}) or not homes & {*INSTALLED, PACKAGE}
+
+
+def fails_on_import(error: BaseException) -> bool:
+    """Tell whether an exception was raised by the lines of a module, as it was imported."""
+    is_module = any(frame.f_code.co_name == "<module>" for frame in frames(error.__traceback__))
+    return is_module or isinstance(error, SyntaxError)
+
+
+def origins(report: BaseException) -> Iterator[BaseException]:
+    """List the exceptions that a parser's report was made from, that itself first.
+
+    Of the alternatives of a type it keeps one as the cause, and the others in a list.
+    """
+    found, seen = [report], set[int]()
+    while found:
+        error = found.pop(0)
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        yield error
+        lists = (v for f in frames(error.__traceback__) for v in f.f_locals.values())
+        parts = [part for value in lists if isinstance(value, list) for part in value]
+        found += [part for part in [error.__cause__, *parts] if isinstance(part, BaseException)]
+
+
+def failed_import(report: BaseException | None) -> BaseException | None:
+    """Find in a parser's report that a module could not be imported for an error of its own."""
+    errors = origins(report) if report is not None else ()
+    return next((error for error in errors if fails_on_import(error)), None)
+
+
+def construction_error(report: Exception) -> BaseException:
+    """Find what a constructor has raised in the report that a parser has made of it."""
+    raised = (e for e in origins(report) if not raised_in(e.__traceback__, PARSERS[0]))
+    return next(raised, report)
 
 
 def attribute(error: BaseException) -> str:
     """Repeat what an exception says, with the part of the configuration that raised it in front."""
-    cause = root_of(error)
-    if isinstance(cause, ModuleNotFoundError) and raised_in(cause.__traceback__, LOGGERS):
-        return no_package(cause.__traceback__)
-    owner = owner_of(cause.__traceback__)
-    named = re.match(r"[\w.\[\]]+: ", str(cause)) or not owner
-    return f"{owner}{cause}" if named else f"{owner.rstrip('.')}: {cause}"
-
-
-def root_of(error: BaseException) -> BaseException:
-    """Follow an exception to the one that it was raised from first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    owner = owner_of(error.__traceback__)
+    named = re.match(r"[\w.\[\]]+: ", str(error)) or not owner
+    return f"{owner}{error}" if named else f"{owner.rstrip('.')}: {error}"
 
 
 def owner_of(trace: TracebackType | None) -> str:
@@ -182,14 +286,15 @@ def explain_parsing(
 
 def explain_unparsed(error: Exception) -> str | None:
     """Say at which option a parser has failed itself; None where another's code has."""
-    trace, is_large = error.__traceback__, isinstance(error, SizeError)
-    if not is_large and not any(raised_in(trace, folder) for folder in PARSERS):
+    trace, is_content = error.__traceback__, isinstance(error, ContentError)
+    is_parsers = any(raised_in(trace, folder) for folder in PARSERS)
+    if fails_on_import(error) or not (is_content or is_parsers):
         return None
     option = ""
     while trace is not None:
         option = trace.tb_frame.f_locals.get("option_string") or option
         trace = trace.tb_next
-    problem = str(error) if is_large else f"{type(error).__name__}: {error}"
+    problem = str(error) if is_content else f"{type(error).__name__}: {error}"
     return f"{option.lstrip('-') or 'options'}: cannot be read ({_first_line(problem)})."
 
 

@@ -1,5 +1,6 @@
-"""Small files of a run, written whole or not at all; and standard output."""
+"""Small files of a run, written whole or not at all; and the standard streams."""
 
+import io
 import json
 import math
 import os
@@ -22,12 +23,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds all of it or what it held before."""
     part = path.with_suffix(".part")
+    with naming(path):
+        try:
+            part.write_text(text, encoding="utf-8", newline="")
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an ``OSError`` say which file it is about; of a full disk it does not by itself."""
     try:
-        part.write_text(text, newline="")
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_text(path: Path) -> str | None:
@@ -62,8 +73,10 @@ def standard_output() -> Iterator[TextIO]:
     """Write to standard output, as long as somebody reads it.
 
     Raises:
-        InputError: It is a file on a disk that is full, for example.
+        InputError: It is closed, or a file on a disk that is full, for example.
     """
+    if sys.stdout is None:
+        raise InputError("standard output is closed.")
     try:
         yield sys.stdout
         sys.stdout.flush()
@@ -73,3 +86,50 @@ def standard_output() -> Iterator[TextIO]:
         if not isinstance(error, BrokenPipeError):
             text = f"standard output cannot be written ({error.strerror})."
             raise InputError(text) from None
+
+
+def write_out(text: str) -> None:
+    """Write to standard output what its encoding has of a text."""
+    with standard_output() as output:
+        encoding = output.encoding or "utf-8"
+        output.write(text.encode(encoding, "replace").decode(encoding))
+
+
+def is_terminal() -> bool:
+    """Tell whether standard output is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+@contextmanager
+def streams_that_last() -> Iterator[None]:
+    """Have what is printed be lost, and not raise, where a stream is closed or its disk is full.
+
+    A character that the encoding does not have is replaced.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _lasting(sys.stdout, 1, "replace"), _lasting(sys.stderr, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _lasting(stream: TextIO | None, number: int, errors: str = "backslashreplace") -> TextIO:
+    if stream is None:  # closed: or else the next file that is opened would take its place
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    elif type(stream) is not io.TextIOWrapper or stream.fileno() != number:
+        return stream  # a test's own, or a notebook's
+    encoding, by_line = (
+        ("utf-8", False) if stream is None else (stream.encoding, stream.line_buffering)
+    )
+    raw = io.BufferedWriter(_Lasting(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding, errors, line_buffering=by_line)

@@ -55,6 +55,22 @@ class Run(NamedTuple):
         return [text for config in (*own, *configs) for text in ("--config", config)]
 
 
+def expand_home(path: str | Path) -> Path:
+    """Read ``~`` as a shell does, which leaves that of ``--runs_dir=~/runs`` as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user that is not there: a name like any other
+        return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is such a file or folder; of a name that is too long, there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def find_config(name: str) -> Path:
     """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
 
@@ -62,7 +78,7 @@ def find_config(name: str) -> Path:
         InputError: There is none; the message names the nearest and all there are.
     """
     for path in (Path(name), Path(name, "config.yaml"), CONFIGS / f"{name}.yaml", CONFIGS / name):
-        if path.is_file():
+        if exists(path) and path.is_file():
             return path
     known = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
     raise InputError(f"--config {name}: no such config. {suggest(name, known, True)}")
@@ -94,16 +110,17 @@ def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
     Raises:
         InputError: There is no such run, or no checkpoint in it.
     """
-    path = Path(spec)
+    path = expand_home(spec)
     if spec == "last" and not path.exists():
         runs = list_runs(runs_dir)
         if not runs:
             raise InputError(f"RUN last: there is no run in {runs_dir}. Train one first.")
         path = runs[0]
-    if path.is_file():
+    is_there = exists(path)
+    if is_there and path.is_file():
         folder = path.parent.parent
         return Run(folder if (folder / "config.yaml").exists() else None, path)
-    if not path.is_dir():
+    if not is_there or not path.is_dir():
         known = [str(p) for p in list_runs(runs_dir)][:5]
         raise InputError(
             f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
@@ -160,7 +177,8 @@ def _damage(path: Path, *version: int) -> str | None:
 
 def list_runs(runs_dir: Path) -> list[Path]:
     """List the folders of runs that have a checkpoint, newest first."""
-    found = {p.parent.parent / "config.yaml" for p in runs_dir.glob(f"*/*/{CHECKPOINTS}/*.ckpt")}
+    checkpoints = expand_home(runs_dir).glob(f"*/*/{CHECKPOINTS}/*.ckpt")
+    found = {path.parent.parent / "config.yaml" for path in checkpoints}
     configs = [config for config in found if config.exists()]
     newest = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
     return [config.parent for config in newest]

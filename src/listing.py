@@ -16,7 +16,7 @@ import yaml
 from . import safe_yaml, status
 from .errors import InputError
 from .files import MOST_BYTES, read_json, read_text
-from .find import FILES
+from .find import FILES, exists, expand_home
 
 NAMES_OF_A_RUN = {"runs_dir", "run_name", "resume"}
 SEEDS = {"seed_everything", "data.seed"}
@@ -68,7 +68,8 @@ def find_runs(folder: Path) -> list[Run]:
     Raises:
         InputError: There is none.
     """
-    if not folder.is_dir():
+    folder = expand_home(folder)
+    if not exists(folder) or not folder.is_dir():
         raise InputError(f"DIR {folder}: no such folder. Train first, or name the folder of runs.")
     places = [folder] if is_run(folder) else [*folder.glob("*"), *folder.glob("*/*")]
     runs = [read_run(place) for place in places if is_run(place)]
@@ -143,7 +144,7 @@ def read_config(text: str) -> dict[str, Any]:
     """Flatten a config, with keys as they are on the command line and short names of classes."""
     try:
         flat = safe_yaml.flatten(safe_yaml.load(text))
-    except (yaml.YAMLError, safe_yaml.SizeError, RecursionError):
+    except (yaml.YAMLError, safe_yaml.ContentError, RecursionError):
         return {}
     config = {}
     for key, value in flat.items():

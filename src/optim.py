@@ -36,7 +36,10 @@ _NO_HORIZON = (
     "Give {instead}, or set trainer.max_epochs (trainer.max_steps for a stream)."
 )
 # What torch raises for settings that it does not like.
-REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError)
+REFUSALS = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, RuntimeError),
+    AssertionError,  # `capturable` on the CPU
+)
 OWN = {"MuonSGD": MuonSGD}  # beside torch's classes
 OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
 SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
@@ -132,9 +135,11 @@ def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
     """Build the optimizer over named parameter groups.
 
     Raises:
-        ValueError: A pattern of ``lr_multipliers`` matches no parameter.
+        ValueError: A pattern of ``lr_multipliers`` matches no parameter, or the optimizer cannot be
+            used so on the device of the module.
     """
     cls = _find_class("optimizer", torch.optim, Optimizer, settings)
+    _try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
     groups = parameter_groups(
         module.named_parameters(), multipliers, bool(settings.get("decay_bias_and_norm", False))
@@ -317,15 +322,25 @@ def _check_arguments(
             raise ValueError(f"{key}.{name}: {value!r} is no number.")
 
 
-def _try_optimizer(settings: Settings) -> Optimizer:
-    """Build the optimizer over a weight and a bias, in two groups, and take a step."""
+def _try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
+    """Build the optimizer over a weight and a bias, in two groups, and take a step.
+
+    Where no device is known yet, on the CPU, and without ``capturable``, which that has not.
+    """
     cls = _find_class("optimizer", torch.optim, Optimizer, settings)
-    weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
-    weight.grad, bias.grad = torch.zeros(2, 2), torch.zeros(2)
+    left_out = () if device else ("capturable",)
+    shapes = ((2, 2), (2,))
+    parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    # Any optimizer asks CUDA a few things: what fails here is no fault of the settings.
+    torch.optim.Adam(parameters).step()
     try:
-        groups = [{"params": [weight]}, {"params": [bias]}]
-        optimizer: Optimizer = cls(groups, **_arguments(settings, OPTIMIZER_KEYS))
+        groups = [{"params": [parameter]} for parameter in parameters]
+        optimizer: Optimizer = cls(groups, **_arguments(settings, (*OPTIMIZER_KEYS, *left_out)))
         optimizer.step(lambda: 0.0)
     except REFUSALS as error:
-        raise ValueError(f"optimizer: {cls.__name__} refuses its settings: {error}") from None
+        where = f" on {device.type}" if device else ""
+        problem = f"{cls.__name__} refuses its settings{where}: {error}"
+        raise ValueError(f"optimizer: {problem}") from None
     return optimizer

@@ -4,23 +4,32 @@ Names are refused here only where that is certain; the parser in ``cli`` judges 
 """
 
 import ast
+import inspect
+import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from . import safe_yaml
-from .checks import suggest
+from .checks import snake_case, suggest
 from .errors import InputError
-from .find import DEFAULT_CONFIG, PACKAGE, experiment_name, find_config, find_resumable
+from .find import CONFIGS, DEFAULT_CONFIG, PACKAGE, experiment_name, find_config, find_resumable
 from .signatures import Class, find_class, module_file, parameters, parse
 
 COMMAND_LINE = "the command line"
+# Options that may be infinite, of clipping, early stopping and progress: it means without a limit.
+LIMITS = {"max_norm", "max_value", "gradient_clip_val", "interval_s"}
+LIMITS |= {"stopping_threshold", "divergence_threshold"}
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
+EPOCHS = 10  # of a model without a config; Lightning's own default is 1,000
+OVERLAYS = CONFIGS.resolve() / "overlays"  # they name no experiment
 HOMES = {"model": PACKAGE / "models/__init__.py", "data": PACKAGE / "data/__init__.py"}
 # Modules with no model or datamodule of their own that a short name could mean.
 PLAIN = {"torch", "torchvision", "torchmetrics", "lightning", "jsonargparse", "tensorboard"}
@@ -192,7 +201,7 @@ def read_yaml(source: str | Path) -> Any:
     """Read a file, or a value as the parser would; what cannot be read stays as it is."""
     try:
         return safe_yaml.load(source.read_text() if isinstance(source, Path) else source)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.SizeError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.ContentError):
         return source
 
 
@@ -204,7 +213,7 @@ def check_config(path: Path) -> None:
         raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: is no valid YAML{where(error)}.") from None
-    except safe_yaml.SizeError as error:
+    except safe_yaml.ContentError as error:
         raise InputError(f"--config {path}: cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
@@ -222,6 +231,44 @@ def check_config(path: Path) -> None:
             raise InputError(f"{key}.{name}: stands beside class_path. Put it under `init_args`.")
 
 
+def check_finite(settings: Any, name: str = "") -> None:
+    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit.
+
+    A default of a class is its own business, and may be given too.
+
+    Args:
+        settings: Parsed options, or a part of them.
+        name: The part's, with dots.
+    """
+    if isinstance(settings, dict):
+        defaults = _defaults(settings["class_path"]) if "class_path" in settings else {}
+        for key, value in settings.items():
+            if key != "init_args":
+                check_finite(value, f"{name}.{key}".lstrip("."))
+        for key, value in items(settings.get("init_args")):
+            if repr(value) != repr(defaults.get(key)):  # NaN equals nothing
+                check_finite(value, f"{name}.{key}")
+    elif isinstance(settings, (list, tuple)):
+        for number, value in enumerate(settings):
+            check_finite(value, f"{name}[{number}]")
+    elif isinstance(settings, float):
+        is_limit = name.rpartition(".")[2] in LIMITS and not math.isnan(settings)
+        if not (math.isfinite(settings) or is_limit):
+            raise InputError(f"{name}: {settings} is no finite number. Give one that is.")
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Return the defaults of a class that the parser has imported, and of those it derives from."""
+    module, _, name = path.rpartition(".")
+    made = getattr(sys.modules.get(module), name, None)
+    found: dict[str, Any] = {}
+    for part in reversed(inspect.getmro(made)) if inspect.isclass(made) else [made]:
+        if callable(part) and part is not object:
+            with suppress(ValueError, TypeError):  # a class written in C may have no signature
+                found |= {p.name: p.default for p in inspect.signature(part).parameters.values()}
+    return found
+
+
 def where(error: Exception) -> str:
     """Say what a parser of YAML has found, and in which line."""
     mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
@@ -229,10 +276,14 @@ def where(error: Exception) -> str:
     return f"{line}: {problem}" if problem else line
 
 
-def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
+def resolve_configs(args: list[str]) -> tuple[list[str], str]:
     """Replace the names after ``--config`` by paths, and add what they are laid over.
 
-    That is the configuration of the run that ``--resume`` names; else, without any, the default.
+    That is the configuration of the run that ``--resume`` names; else, without any, the default. A
+    model of another class than the default's stands for itself: nothing of that is added.
+
+    Returns:
+        The arguments, and the name of the experiment.
     """
     parts: list[list[str]] = []
     paths: list[Path] = []
@@ -248,24 +299,72 @@ def resolve_configs(args: list[str]) -> tuple[list[str], list[Path]]:
         paths.append(find_config(value))
         check_config(paths[-1])
         parts.append(["--config", str(paths[-1])])
-    base = None if paths else find_config(DEFAULT_CONFIG)
+    model = chosen_model(args)
+    base = None if paths or is_other_model(model) else find_config(DEFAULT_CONFIG)
+    named = [path for path in (*paths, base) if path and path.resolve().parent != OVERLAYS]
+    if named or model is None:
+        experiment = experiment_name([*named, *paths][0])
+    else:
+        experiment = snake_case(model.rpartition(".")[2])
     if resumed := _value_of("--resume", args):
-        experiment = experiment_name((paths or [find_config(DEFAULT_CONFIG)])[0])
-        runs_dir = Path(_value_of("--runs_dir", args) or "runs")
-        found = find_resumable(resumed, runs_dir, experiment, _value_of("--run_name", args))
+        runs_dir = Path(_setting("runs_dir", args, paths) or "runs")
+        found = find_resumable(resumed, runs_dir, experiment, _setting("run_name", args, paths))
         if found:
             base = find_config(str(found.parent.parent / "config.yaml"))
             check_config(base)
         if found and resumed == "auto":  # the configs have only said which experiment
             parts, paths = [part for part in parts if part[0] != "--config"], []
     if base:
-        parts, paths = [["--config", str(base)], *parts], [base, *paths]
-    return [token for part in parts for token in part], paths
+        parts = [["--config", str(base)], *parts]
+    elif not paths and not any(token.startswith("--trainer.max_") for token in args):
+        parts = [[f"--trainer.max_epochs={EPOCHS}"], *parts]
+    return [token for part in parts for token in part], experiment
+
+
+def appended_options(args: Sequence[str]) -> set[str]:
+    """Name the options whose lists are appended to (``--NAME+=VALUE``), in configs too."""
+    names = {token.partition("=")[0].removeprefix("--") for token in args}
+    for option, value in pairwise(args):
+        if option == "--config":
+            names |= safe_yaml.flatten(read_yaml(Path(value))).keys()
+    return {name[:-1].replace(".init_args", "") for name in names if name.endswith("+")}
+
+
+def chosen_model(args: Sequence[str]) -> str | None:
+    """Find the class of the model that a command line names; None where it names none."""
+    value = read_yaml(_value_of("--model", args) or _value_of("--model.class_path", args) or "")
+    if isinstance(value, str) and Path(value).is_file():
+        value = read_yaml(Path(value))
+    path = value.get("class_path") if isinstance(value, dict) else value
+    return path if isinstance(path, str) and NAME.fullmatch(path) else None
+
+
+def is_other_model(path: str | None) -> bool:
+    """Tell whether a class, None for none, is another than that of the default experiment."""
+    config = safe_yaml.flatten(read_yaml(CONFIGS / f"{DEFAULT_CONFIG}.yaml"))
+    default = config.get("model.class_path")
+    if path in (None, default):
+        return False
+    classes = [_find_model(str(name)) for name in (path, default)]
+    return None in classes or classes[0] != classes[1]
+
+
+def _find_model(path: str) -> Class | None:
+    module, _, name = path.rpartition(".")
+    file = module_file(module) if module else HOMES["model"]
+    return find_class(file, name) if file else None
 
 
 def _beside_class_path(part: Any) -> set[str]:
     named = isinstance(part, dict) and "class_path" in part
     return set(part) - {"class_path", "init_args", "dict_kwargs"} if named else set()
+
+
+def _setting(name: str, args: Sequence[str], configs: Sequence[Path]) -> str | None:
+    contents = [read_yaml(config) for config in reversed(configs)]
+    values = [content.get(name) for content in contents if isinstance(content, dict)]
+    given = (_value_of(f"--{name}", args), *values)
+    return next((value for value in given if isinstance(value, str)), None)
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

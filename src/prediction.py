@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .checks import suggest
 from .errors import InputError
-from .explain import explained
+from .explain import explained, too_large
 from .files import standard_output
 from .find import Run
 from .predictor import Predictor, load_run
@@ -27,13 +27,16 @@ class Settings(NamedTuple):
     """How predictions are made and written.
 
     ``format`` is ``csv`` or ``jsonl``; ``top_k`` counts the likeliest classes of a row; ``columns``
-    are those of a CSV file that hold the features, all where not given.
+    are those of a CSV file that hold the features, all where not given; ``header`` tells whether
+    its first row names them: ``yes``, ``no``, or ``auto``, if no number is in it.
     """
 
     format: str
     top_k: int = 1
     columns: list[str] | None = None
     batch_size: int = 64
+    device: torch.device = torch.device("cpu")
+    header: str | None = None
 
 
 class Sample(NamedTuple):
@@ -70,20 +73,24 @@ def predict(
         raise InputError(f"--output {output}: is an input. Choose another file.")
     samples: Iterable[Sample]
     if predictor.takes_images:
-        if settings.columns is not None:
-            raise InputError("--columns: is for CSV files, and the model takes images.")
+        for name in ("columns", "header"):
+            if getattr(settings, name) is not None:
+                raise InputError(f"--{name}: is for CSV files, and the model takes images.")
         samples, total = read_images(predictor, files, settings.batch_size), len(files)
     else:
-        tables = [Table(path, predictor, settings.columns) for path in files]
+        tables = [Table(path, predictor, settings.columns, settings.header) for path in files]
         samples, total = (sample for table in tables for sample in table.read()), None
     if sys.stderr.isatty():
         console = Console(stderr=True)
         samples = track(samples, "predicting", total, console=console, transient=True)
-    predictor.to("cuda" if torch.cuda.is_available() else "cpu")
     counts = Counts()
     try:
+        predictor.to(settings.device)
         with writing(output) as file:
             write_rows(predictor, samples, file, settings, counts)
+    except torch.OutOfMemoryError as error:
+        size, remedy = settings.batch_size, "Use a smaller --batch_size, or --device cpu."
+        raise InputError(too_large(f"--batch_size: {size}", error, remedy)) from error
     except KeyboardInterrupt:
         print(f"stopped after {counts.rows} rows, which are written", file=sys.stderr)
         raise
@@ -92,6 +99,22 @@ def predict(
         raise InputError(f"INPUT: {unread}")
     if counts.errors:
         print(f"warning: {unread}", file=sys.stderr, flush=True)
+
+
+def find_device(name: str) -> torch.device:
+    """Find the device that ``--device`` names; ``auto``: the first GPU of CUDA, or the CPU.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return torch.device("cuda:0" if "cuda:0" in names else "cpu")
+    chosen = {"cuda": "cuda:0"}.get(name, name)
+    if chosen not in names:
+        raise InputError(f"--device {name}: there is none here. {suggest(name, names, True)}")
+    return torch.device(chosen)
 
 
 def check_top_k(predictor: Predictor, top_k: int) -> None:
@@ -134,18 +157,26 @@ def read_images(predictor: Predictor, files: Sequence[Path], ahead: int) -> Iter
 
 
 class Table:
-    """A CSV file whose rows are samples, with names in the first line or without.
+    """A CSV file whose rows are samples, with names in the first row or without.
 
     Args:
         path: The file, or ``-`` for standard input.
         predictor: Whose samples they are.
-        columns: Names of those columns that are features, in order; all where not given.
+        columns: Names of those columns that are features, in order; all where not given. Without
+            names in the file they are 1, 2, 3 ...
+        header: See ``Settings``.
 
     Raises:
         InputError: It is no such file.
     """
 
-    def __init__(self, path: Path, predictor: Predictor, columns: list[str] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        predictor: Predictor,
+        columns: list[str] | None,
+        header: str | None = None,
+    ) -> None:
         self.path = path
         model, wanted = type(predictor.model).__name__, predictor.num_features
         if path.is_dir():
@@ -155,16 +186,22 @@ class Table:
         if self._first is None:
             raise InputError(f"INPUT {path}: is empty.")
         first = self._first
-        self.has_names = not any(is_number(text) for text in first)
+        self.width = len(first)
+        guessed = not any(is_number(text) for text in first)
+        self.has_names = guessed if header in (None, "auto") else header == "yes"
         names = first if self.has_names else [str(number + 1) for number in range(len(first))]
+        names = [name.strip() for name in names]
         for name in columns or []:
             if names.count(name) != 1:
                 has = f"{path} has {names.count(name) or 'none'}"
-                raise InputError(f"--columns {name}: {has}. {suggest(name, names, True)}")
+                hint = suggest(name, names, True)
+                if not self.has_names and name in (text.strip() for text in first):
+                    hint = "Its first row is taken for values: give --header yes."
+                raise InputError(f"--columns {name}: {has}. {hint}")
         places = [names.index(name) for name in columns] if columns else range(len(names))
         self.places = list(places)
         if len(self.places) != wanted:
-            mark = next((mark for mark in ";\t|" if mark in first[0]), None)
+            mark = next((mark for mark in ";\t|" if any(mark in text for text in first)), None)
             fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
             columns_of = f"{len(self.places)} columns, but {model} takes {wanted}"
             raise InputError(f"INPUT {path}: has {columns_of}. {fix}")
@@ -177,8 +214,12 @@ class Table:
             yield self._sample([shown(self.path), number], row)
 
     def _sample(self, origin: list[str | int], row: list[str]) -> Sample:
-        if len(row) <= max(self.places):
-            return Sample(origin, None, f"it has {len(row)} columns, too few")
+        if len(row) != self.width:
+            lines = 1 + sum(text.count("\n") for text in row)
+            quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
+            few = "few" if len(row) < self.width else "many"
+            what = f"it has {len(row)} columns, too {few}: the first row has {self.width}"
+            return Sample(origin, None, f"{what}{quote}")
         texts = [row[place] for place in self.places]
         for text in texts:
             if not is_number(text) or not abs(float(text)) <= torch.finfo().max:
@@ -195,7 +236,7 @@ class Table:
                     try:
                         row = next(reader, None)
                     except csv.Error as error:
-                        row = [str(error)] * (1 + max(getattr(self, "places", [0])))
+                        row = [str(error)] * getattr(self, "width", 1)
                     if row is None:
                         return
                     if row:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -15,7 +16,9 @@ from .errors import InputError
 from .find import Run, find_run
 
 
-class Predictor(nn.Module):
+# A LightningModule keeps its `device` and `dtype` apart from its weights', and a plain module that
+# holds it would move them and not tell it: this base, which is private, tells all modules within.
+class Predictor(_DeviceDtypeModuleMixin):
     """A model with its preprocessing.
 
     Takes samples as their source holds them: images (B, H, W, 3) uint8, or rows (B, F) float32.
@@ -75,11 +78,6 @@ class Predictor(nn.Module):
     def num_features(self) -> int | None:
         """Numbers in a row, where samples are rows."""
         return None if self.takes_images else self.model.hparams.get("num_features")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
 
     def read(self, file: str | Path) -> Tensor:
         """Read an image file as the run's data would: (H, W, 3) uint8.

@@ -40,13 +40,14 @@ def write(
     """
     if not values:
         return
-    for known in (trainer.callback_metrics, trainer.logged_metrics):
-        for name, value in values.items():
-            number = None if isinstance(value, Tensor) else torch.float64
-            known[name] = torch.as_tensor(value, dtype=number)
     on_device = [value for value in values.values() if isinstance(value, Tensor)]
     read = iter(torch.stack(on_device).tolist() if on_device else [])
     row = {name: next(read) if isinstance(v, Tensor) else v for name, v in values.items()}
+    for name, value in values.items():
+        dtype = value.dtype if isinstance(value, Tensor) else torch.float64
+        # On the CPU, where whoever shows it does not wait for the device.
+        known = torch.tensor(row[name], dtype=dtype)
+        trainer.callback_metrics[name] = trainer.logged_metrics[name] = known
     row["epoch"] = trainer.current_epoch
     for logger in trainer.loggers:
         logger.log_metrics(row, step)

@@ -8,10 +8,11 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import lightning
@@ -22,50 +23,143 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from . import optim, readings, status
-from .files import write_json, write_whole
-from .find import CHECKPOINTS, ROOT
+from . import lock, optim, readings, status
+from .errors import InputError
+from .files import is_terminal, naming, write_json, write_out, write_whole
+from .find import CHECKPOINTS, ROOT, exists, expand_home, find_resumable
 from .safe_yaml import flatten
 
 
-def new_folder(runs_dir: Path, experiment: str, run_name: str | None, again: bool) -> Path:
-    """Choose the folder of a new run, without making it.
+class Claim:
+    """The folder of a run: chosen, made and locked, and removed where nothing came of it.
 
-    Args:
-        runs_dir: Folder of all runs.
-        experiment: Name of the experiment.
-        run_name: Name of the run; the time where not given.
-        again: Whether a folder may be used that a run left before its first checkpoint.
+    A ``with`` statement ends it. The first process of a run makes and locks the folder; the others
+    are told where it is.
 
-    Raises:
-        ValueError: The name is taken, or is no plain name.
-        PermissionError: ``runs_dir`` cannot be written.
+    Attributes:
+        folder: The folder.
+        keep: Whether a folder that was made for this run stays.
     """
-    if run_name is not None and (run_name in ("", ".", "..") or "/" in run_name):
-        raise ValueError(f"--run_name {run_name!r}: is not the name of a folder.")
-    existing = next(p for p in (runs_dir, *runs_dir.absolute().parents) if p.exists())
-    try:
-        TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise PermissionError(
-            f"--runs_dir {runs_dir}: {existing} cannot be written ({error.strerror}). "
-            "Choose another folder."
-        ) from None
-    name = run_name or datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = runs_dir / experiment / name
-    for number in range(2, 100):
-        if run_name or not folder.exists():
-            break
-        folder = folder.with_name(f"{name}_{number}")
-    is_empty = (
-        again and not (folder / CHECKPOINTS).exists() and not (folder / "metrics.json").exists()
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.keep = False
+        self._made: list[Path] = []
+        self._lock: int | None = None
+
+    def choose(
+        self, runs_dir: Path, experiment: str, run_name: str | None, resume: str | None
+    ) -> Path | None:
+        """Choose a new folder, or that of a run to resume, and lock it.
+
+        Args:
+            runs_dir: Folder of all runs.
+            experiment: Name of the experiment.
+            run_name: Name of the run; the time where not given.
+            resume: What ``--resume`` says.
+
+        Returns:
+            The checkpoint to resume from, if any.
+
+        Raises:
+            InputError: The name is taken, or no plain name; the run is in use by another process;
+                a folder cannot be written.
+        """
+        place, is_auto = expand_home(runs_dir) / experiment, resume == "auto"
+        if not is_rank_zero() or (resume and not is_auto):
+            found = find_resumable(resume, runs_dir, experiment, run_name) if resume else None
+            self.folder = found.parent.parent if found else place
+            if is_rank_zero():
+                self._take(self.folder, f"--resume {resume}")
+            return found
+        if run_name is not None and (run_name in ("", ".", "..") or {*run_name} & {"/", "\0"}):
+            raise InputError(f"--run_name {run_name!r}: is not the name of a folder.")
+        try:
+            str(place / (run_name or "")).encode()
+        except UnicodeEncodeError:
+            text = "holds bytes that are no text here. Choose another name, or a UTF-8 locale."
+            raise InputError(f"--runs_dir {place}: {text}") from None
+        self._made = [path for path in (place, *place.parents) if not exists(path)]
+        try:
+            with lock.alone(place):
+                found = self._unfinished(place, run_name) if is_auto else None
+                if found is None:
+                    self._make(place, run_name, is_auto)
+        except OSError as error:
+            path = Path(error.filename or place)
+            wrong = error.strerror
+            if isinstance(error, FileExistsError):
+                wrong = "is no folder" if path.exists() else "is a link to nothing"
+            raise InputError(
+                f"--runs_dir {runs_dir}: {path} cannot be written ({wrong}). Choose another folder."
+            ) from None
+        return found
+
+    def _unfinished(self, place: Path, run_name: str | None) -> Path | None:
+        """Find what ``--resume auto`` means, and lock it, unless such a run is under way."""
+        for folder in place.iterdir() if run_name is None else [place / run_name]:
+            if lock.is_held(folder):
+                raise in_use("--resume auto", folder)
+        found = find_resumable("auto", place.parent, place.name, run_name)
+        if found is not None:
+            self._take(found.parent.parent, "--resume auto")
+        return found
+
+    def _make(self, place: Path, run_name: str | None, again: bool) -> None:
+        """Make a folder, or take one that holds nothing; or, ``again``, no checkpoint."""
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        names = (f"{now}_{number}" if number > 1 else now for number in count(1))
+        for name in names if run_name is None else [run_name]:
+            folder = place / name
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                if run_name is None:
+                    continue
+                if not folder.is_dir():
+                    raise
+            else:
+                self._made.insert(0, folder)
+            self._take(folder, f"--run_name {name}")
+            there = {path.name for path in folder.iterdir()} - {lock.NAME}
+            if there & {CHECKPOINTS, "metrics.json"} if again else there:
+                raise InputError(
+                    f"--run_name {name}: {folder} exists. Choose another name, or resume it: "
+                    f"--resume {folder}"
+                )
+            return
+
+    def _take(self, folder: Path, given: str) -> None:
+        self.folder = folder
+        try:
+            self._lock = lock.take(folder)
+        except BlockingIOError:
+            raise in_use(given, folder) from None
+        except OSError as error:
+            wrong = f"{folder} cannot be written ({error.strerror})"
+            raise InputError(f"{given}: {wrong}.") from None
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        discarded = [] if self.keep else self._made
+        if self.folder in discarded:
+            with lock.alone(self.folder.parent):
+                shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None and self._lock is not None:
+            lock.release(self.folder, self._lock)
+        for parent in discarded:
+            with suppress(OSError):  # there may be another run in it by now
+                parent.rmdir()
+
+
+def in_use(given: str, folder: Path) -> InputError:
+    """Say that a process that lives has locked the folder of a run."""
+    return InputError(
+        f"{given}: {folder} is still running ({lock.holder(folder)}).\n"
+        "Stop it first, or begin another run: --run_name NAME"
     )
-    if folder.exists() and not is_empty:
-        raise ValueError(
-            f"--run_name {name}: {folder} exists. Choose another name, or go on with it: "
-            f"--resume {folder}"
-        )
-    return folder
 
 
 # Settings that change what a resumed run comes to, but for those that change how fast.
@@ -178,16 +272,18 @@ class MetricsCSV(Logger):
         if fresh:
             writer.writeheader()
         writer.writerows(self._rows[self._num_written :])
+        self._num_written = 0  # unless it is written whole, it is written anew
         if fresh:
             write_whole(self.path, lines.getvalue())
         else:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(lines.getvalue())
         self._num_written = len(self._rows)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        if status == "success":  # else a row that could not be written would fail again
+            self.save()
 
     @property
     def num_rows(self) -> int:
@@ -198,24 +294,13 @@ class MetricsCSV(Logger):
     def resume(self, num_rows: int) -> None:
         """Go on after the first ``num_rows`` rows of the file that is there."""
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
                 rows = [row for _, row in zip(range(num_rows), reader, strict=False)]
                 self._columns = list(reader.fieldnames or self._columns)
             self._rows = [{k: v for k, v in row.items() if v != ""} for row in rows]
             self._num_resumed = len(self._rows)  # left alone until there is a new row
             self._num_written = 0
-
-
-def last_metrics(folder: Path) -> dict[str, float]:
-    """Read the last value of each metric in the ``metrics.csv`` of a run."""
-    path = folder / "metrics.csv"
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    found = {name: value for row in rows for name, value in row.items() if value}
-    return {name: float(value) for name, value in found.items() if name not in ("step", "epoch")}
 
 
 class TensorBoard(TensorBoardLogger):
@@ -244,6 +329,22 @@ class TensorBoard(TensorBoardLogger):
         self._kwargs["purge_step"] = step
 
 
+@contextmanager
+def writing_aside() -> Iterator[None]:
+    """Have Python not print what fails in TensorBoard's thread, which its next call raises."""
+    before = threading.excepthook
+
+    def print_others(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            before(args)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 class RunFiles(Callback):
     """Write what a run is and that it has begun, and resume its metrics.
 
@@ -269,7 +370,6 @@ class RunFiles(Callback):
         # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.is_global_zero and not dry:
-            self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
             write_whole(self.folder / "config.yaml", self.config)
             write_json(self.folder / "environment.json", environment(trainer))
@@ -318,22 +418,18 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 def is_rank_zero() -> bool:
     """Tell whether this process is the one that writes, before there is a trainer."""
     rank: int = getattr(rank_zero_only, "rank", 0)  # from the variables a launcher sets
-    return rank == 0
+    return rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 @contextmanager
-def discarded_if_unused(folder: Path, steps: Callable[[], int]) -> Iterator[None]:
-    """Remove a folder made in this block if the block fails before the first step."""
-    existed = folder.exists()
+def tolerated(what: str) -> Iterator[None]:
+    """Say in one line that a part has failed that a run can do without, and go on."""
     try:
         yield
-    except BaseException:
-        if not existed and steps() == 0 and is_rank_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in (folder.parent, folder.parent.parent):
-                if parent.is_dir() and not any(parent.iterdir()):
-                    parent.rmdir()
-        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the results
+        reason = next(iter(str(error).splitlines()), "")
+        text = f"{what} failed ({type(error).__name__}: {reason}); nothing else depends on it."
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def print_table(
@@ -346,7 +442,10 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     # In a pipe or a job's log no path is broken in two.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if is_terminal() else 160)
+    with console.capture() as drawn:
+        console.print(table)
+    write_out(drawn.get())
 
 
 def format_value(value: float) -> str:

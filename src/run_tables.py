@@ -1,6 +1,5 @@
 """Tables of runs, as wide as a terminal and no wider."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import status
+from .files import is_terminal
 from .listing import Group, Run, printable, text_of
 
 Cells = dict[str, str]  # of a row, by the names of columns
@@ -31,7 +31,7 @@ def draw_runs(runs: list[Run], groups: list[Group], first: str | None) -> str:
         groups: Of seeds.
         first: The column that they were sorted by; a metric is always shown.
     """
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = Console(width=None if is_terminal() else PIPE_WIDTH)
     metrics = ranked((name for run in runs for name in run.metrics), first)
     settings = {run.experiment: list[str]() for run in runs}
     for run in runs:

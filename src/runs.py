@@ -11,7 +11,7 @@ from typing import Any
 
 from .checks import suggest
 from .errors import Arguments, InputError, readable
-from .files import standard_output
+from .files import write_out
 from .listing import Group, Run, find_runs, group_seeds, printable, text_of
 from .run_tables import draw_runs, is_reading
 
@@ -42,11 +42,11 @@ def main(args: Sequence[str] | None = None) -> int:
             runs = sort(runs, column, options.sort.startswith("-"))
         groups = group_seeds(runs)
         if options.json:
-            write(as_json(runs, groups))
+            write_out(as_json(runs, groups))
         elif options.csv:
-            write(as_csv(runs))
+            write_out(as_csv(runs))
         else:
-            write(draw_runs(runs, groups, column))
+            write_out(draw_runs(runs, groups, column))
     return 0
 
 
@@ -133,13 +133,6 @@ def finite(tree: Any) -> Any:
     if isinstance(tree, list):
         return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def write(text: str) -> None:
-    """Write to standard output what it can hold."""
-    encoding = sys.stdout.encoding or "utf-8"
-    with standard_output() as output:
-        output.write(text.encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":

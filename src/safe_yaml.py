@@ -1,4 +1,4 @@
-"""Read YAML from anybody: it cannot run code, nor become far more than what is written."""
+"""Read YAML from anybody: it cannot run code, become far more than is written, or lose a part."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ import yaml
 MOST_NODES = 100_000  # values, with each alias written out
 
 
-class SizeError(Exception):
-    """YAML that is small as written, but would not be as values."""
+class ContentError(Exception):
+    """YAML that is valid, but small as written alone and not as values; or with a key twice."""
 
 
 def load(text: str) -> Any:
@@ -17,25 +17,59 @@ def load(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: It is no YAML, or names something else than plain values.
-        SizeError: It would be.
+        ContentError: It would be far larger than it is written, or has a key twice.
     """
+    loader = yaml.SafeLoader(text)
     try:
-        check_size(text)
-        return yaml.safe_load(text)
+        node = loader.get_single_node()
+        check_node(node)
+        return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise refusal("it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # such as `!!int x`
         raise refusal(
             str(error).splitlines()[0] if str(error) else "a value has a wrong tag"
         ) from None
+    finally:
+        loader.dispose()
 
 
-def check_size(text: str) -> None:
-    """Raise ``SizeError`` where aliases stand for very many values, or for themselves."""
-    if "*" in text:  # each alias begins with one
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None and expanded(node, {}) > MOST_NODES:
-            raise SizeError(f"its aliases stand for more than {MOST_NODES:,} values")
+def check(text: str) -> None:
+    """Raise ``ContentError`` as ``load`` does, and leave it to another to read the values."""
+    if any(mark in text for mark in "*{\n"):  # without, there is neither alias nor second key
+        check_node(yaml.compose(text, yaml.SafeLoader))
+
+
+def check_node(node: yaml.Node | None) -> None:
+    """Raise ``ContentError`` where aliases stand for very many values, or a key is there twice."""
+    if node is not None:
+        if expanded(node, {}) > MOST_NODES:
+            raise ContentError(f"its aliases stand for more than {MOST_NODES:,} values")
+        check_keys(node, "", {})
+
+
+def check_keys(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
+    """Raise ``ContentError`` for a key that is given twice, be it once with dots.
+
+    Args:
+        node: What is looked through.
+        path: Where it is: its keys with dots, as options have them.
+        lines: Where the keys so far are given, by their paths.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for number, part in enumerate(node.value):
+            check_keys(part, f"{path}[{number}]", lines)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                continue
+            name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
+            if name in lines:
+                raise ContentError(
+                    f"line {line}: `{name}` is given twice, first in line {lines[name]}"
+                )
+            lines[name] = line
+            check_keys(value, name, lines)
 
 
 def expanded(node: yaml.Node, sizes: dict[int, int]) -> int:

@@ -1,14 +1,14 @@
 """How a run gets on, or how it ended: its ``status.json``."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from . import lock
 from .files import read_json, write_json
 
 NAME = "status.json"
@@ -17,9 +17,6 @@ STATES = ("running", "done", "failed", "stopped")
 KILLED = "killed"  # what is wrong with a run whose process is gone without a word
 KINDS: dict[str, tuple[type, ...]] = {
     "state": (str,),
-    "pid": (int,),
-    "host": (str,),
-    "process_started": (int, type(None)),
     "started": (str,),
     "session_started": (str,),
     "ended": (str, type(None)),
@@ -29,24 +26,18 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 class Status(NamedTuple):
-    """What ``status.json`` holds; it speaks of the process that writes it, not of other ranks.
+    """What ``status.json`` holds.
 
     Args:
         state: One of ``STATES``.
-        pid: Its process.
-        host: Where that runs.
-        process_started: When it began, in ticks since the machine did: pids are used again.
         started: When the run began first, UTC.
-        session_started: When it was last gone on with.
+        session_started: When it was last resumed.
         ended: When it ended; None while it is running.
         seconds: Spent before this session, and in it once that has ended.
         error: One line.
     """
 
     state: str
-    pid: int
-    host: str
-    process_started: int | None
     started: str
     session_started: str
     ended: str | None
@@ -64,49 +55,53 @@ class Progress(NamedTuple):
 
 
 def begin(folder: Path) -> None:
-    """Write that a run is under way in this process."""
-    before, now, pid = read(folder), utc_now(), os.getpid()
+    """Write that a run is under way."""
+    before, now = read(folder), utc_now()
+    seconds = spent(folder, before) if before else 0.0
     started = before.started if before else now
-    seconds = look(folder).seconds or 0.0
-    process = (pid, platform.node(), process_start(pid))
-    _write(folder, Status("running", *process, started, now, None, seconds, None))
-
-
-def end(folder: Path, state: str, error: str | None = None) -> None:
-    """Write how a run has ended, if this process has begun it or found nothing left to train."""
-    status = read(folder)
-    if status is None:
-        return
-    is_own = status.state == "running" and is_same_process(status, os.getpid())
-    if is_own or state == "done":
-        # By now the test has written metrics, but no checkpoint.
-        until = time.time() if is_own else changed(folder / LAST)
-        seconds = spent(folder, status, until)
-        lines = (error or "").strip().splitlines()
-        ended = status._replace(state=state, ended=utc_now(), seconds=round(seconds, 3))
-        _write(folder, ended._replace(error=lines[0] if lines else None))
+    _write(folder, Status("running", started, now, None, seconds, None))
 
 
 @contextmanager
-def recorded(folder: Path, explain: Callable[[Exception], str | None]) -> Iterator[None]:
-    """Write how a run ends that does not get to its end.
+def recorded(
+    folder: Path, explain: Callable[[BaseException], str | None]
+) -> Iterator[Callable[[], None]]:
+    """Write how a run ends that has begun in this block, and which nobody else writes to.
 
     Args:
         folder: Folder of the run.
         explain: Says what an exception means to the person who gave the input, or None.
+
+    Yields:
+        What to call when the run is done.
     """
+    end = partial(_end, folder, read(folder))
     try:
-        yield
+        yield partial(end, "done")
     except SystemExit as stop:
         was_asked = stop.code in (None, 0) or (isinstance(stop.code, int) and stop.code > 128)
-        end(folder, "stopped" if was_asked else "failed", None if was_asked else str(stop.code))
+        end("stopped" if was_asked else "failed", None if was_asked else str(stop.code))
         raise
     except KeyboardInterrupt:
-        end(folder, "stopped")
+        end("stopped")
         raise
     except Exception as error:
-        end(folder, "failed", explain(error) or f"{type(error).__name__}: {error}")
+        end("failed", explain(error) or f"{type(error).__name__}: {error}")
         raise
+
+
+def _end(folder: Path, before: Status | None, state: str, error: str | None = None) -> None:
+    status = read(folder)
+    if status is None:
+        return
+    has_begun = status != before
+    if has_begun or state == "done":  # there may have been nothing left to train
+        # By now the test has written metrics, but no checkpoint.
+        until = time.time() if has_begun else changed(folder / LAST)
+        seconds = spent(folder, status, until)
+        lines = (error or "").strip().splitlines()
+        ended = status._replace(state=state, ended=utc_now(), seconds=round(seconds, 3))
+        _write(folder, ended._replace(error=lines[0] if lines else None))
 
 
 def read(folder: Path) -> Status | None:
@@ -131,7 +126,7 @@ def look(folder: Path) -> Progress:
     state, error, until = status.state, status.error, None
     if state == "running" and metrics.is_file():
         state, until = "done", changed(metrics)
-    elif state == "running" and is_gone(status):
+    elif state == "running" and lock.is_held(folder) is False:
         state, error = "failed", KILLED
     elif state == "running":
         until = time.time()
@@ -153,39 +148,6 @@ def spent(folder: Path, status: Status, until: float | None = None) -> float:
     return status.seconds + max(until - _unix(status.session_started), 0.0)
 
 
-def is_gone(status: Status) -> bool:
-    """Tell whether the process of a run does not live; one of another machine is believed to."""
-    return status.host == platform.node() and not is_same_process(status, status.pid)
-
-
-def is_same_process(status: Status, pid: int) -> bool:
-    """Tell whether a process of this machine lives and is the one that a status speaks of."""
-    if (pid, platform.node()) != (status.pid, status.host) or pid <= 0:
-        return False
-    if os.name == "posix":  # elsewhere signal 0 is not harmless
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except PermissionError:
-            pass  # it lives, and is another user's
-    started = process_start(pid)
-    return None in (started, status.process_started) or started == status.process_started
-
-
-def process_start(pid: int) -> int | None:
-    """Tell when a process began, in ticks since its machine did; None where that is not known.
-
-    Of one that has ended and whose status nobody has asked for yet, it is -1.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = text.rpartition(")")[2].split()  # a process may have any name, in brackets
-        return -1 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, LookupError, ValueError):
-        return None
-
-
 def utc_now() -> str:
     """Write the time as in ISO 8601, with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -204,7 +166,7 @@ def changed(path: Path) -> float:
 
 
 def _write(folder: Path, status: Status) -> None:
-    # A disk may be full. That ends a run where a checkpoint is written, and not here; who is left
-    # as running is found to be gone by its process.
+    # A disk may be full. That ends a run where its results are written, and not here: one that is
+    # left as running, and whose lock nobody holds, counts as failed, and with its results as done.
     with suppress(OSError):
         write_json(folder / NAME, status._asdict())

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from .errors import readable
+from .files import streams_that_last
 from .options import check_options
 
 
@@ -14,7 +15,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.
     """
     given = sys.argv[1:] if args is None else args
-    with readable():
+    with streams_that_last(), readable():
         check_options(given)
         from .training import train  # takes seconds: PyTorch and Lightning
 

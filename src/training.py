@@ -1,21 +1,29 @@
 """A training run: fit, test the best checkpoint, and leave everything in the folder of the run."""
 
+import errno
 import inspect
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from . import checkpoints, run, status
+from .callbacks.graceful_stop import exits_at_signals
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
-from .devices import end_others, ending_with_first, leave_at_exit
-from .errors import STATUS_INTERRUPTED
+from .devices import busy_port, end_others, ending_with_first, leave_at_exit
+from .errors import InputError
 from .explain import explain, explained
 from .files import write_json
+from .find import CHECKPOINTS
 from .plots import Panel
 
 STEP_HOOKS = (
@@ -31,25 +39,80 @@ STEP_HOOKS = (
 @explained()
 def train(args: Sequence[str]) -> None:
     """Make the run that the arguments ask for."""
-    cli = ProjectCLI(args)
-    assert cli.folder is not None
-    unused = run.discarded_if_unused(cli.folder, lambda: cli.trainer.global_step)
-    with ending_with_first(), unused, status.recorded(cli.folder, explain):
-        try:
-            fit_and_test(cli, cli.folder)
-        except SystemExit as stop:
-            # Lightning answers Ctrl-C in the test, where nothing is to be saved, with status 1.
-            if cli.trainer.interrupted and stop.code == 1:
-                raise SystemExit(STATUS_INTERRUPTED) from None
-            leave_at_exit(cli.trainer)  # all devices stop at the same step
-            raise
-        except Exception:
-            end_others(cli.trainer)
-            raise
+    # Other processes end at once, also where they wait for the first and Python answers no signal.
+    exits = exits_at_signals() if run.is_rank_zero() else nullcontext()
+    with ending_with_first(), exits, run.writing_aside(), run.Claim() as claim:
+        cli = ProjectCLI(args, claim=claim)
+        assert cli.folder is not None
+        dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+        with recorded(cli.folder) as write_done:
+            try:
+                fit_and_test(cli, cli.folder, write_done)
+            except BaseException as error:
+                claim.keep = cli.trainer.global_step > 0 and not dry
+                meant = ended(cli, cli.folder, error)
+                if meant is error:
+                    raise
+                raise meant from None
+        claim.keep = not dry
     leave_at_exit(cli.trainer)
 
 
-def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
+def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
+    """Record in ``status.json`` how a run ends, where this is its first process."""
+    if not run.is_rank_zero():
+        return nullcontext(lambda: None)
+
+    def said(error: BaseException) -> str | None:
+        return str(error) if isinstance(error, InputError) else explain(error)
+
+    return status.recorded(folder, said)
+
+
+def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
+    """End the other processes of a run that has failed or was stopped; say how to resume it.
+
+    Returns:
+        What the error means.
+    """
+    by_lightning = isinstance(error, SystemExit) and cli.trainer.interrupted
+    if by_lightning and isinstance(error.__context__, KeyboardInterrupt):
+        error = error.__context__  # which it answers with status 1
+    if isinstance(error, SystemExit):
+        leave_at_exit(cli.trainer)  # all devices stop at the same step
+    else:
+        end_others(cli.trainer)
+    if wrong := busy_port(error):
+        return InputError(wrong)
+    can_resume = any((folder / CHECKPOINTS).glob("*.ckpt"))
+    resume = f"--resume {shlex.quote(str(folder))}"
+    cause = error
+    while cause.__cause__ is not None:  # Lightning turns those of TensorBoard into others
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and (wrong := unwritten(cause, folder)):
+        return InputError(f"{wrong}, then {f'resume: {resume}' if can_resume else 'start again.'}")
+    is_stop = isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
+    )
+    if is_stop and can_resume and cli.trainer.is_global_zero:
+        text = f"stopped: {folder}\nresume: python -m {__package__}.train {resume}"
+        print(text, file=sys.stderr, flush=True)
+    return error
+
+
+def unwritten(error: OSError, folder: Path) -> str | None:
+    """Say which file of a run could not be written, and what to do; None: it is not about that."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    name = error.filename if isinstance(error.filename, str) else ""
+    is_own = folder.absolute() in Path(name).absolute().parents
+    if not (is_full or is_own):
+        return None
+    name = name or f"a file in {folder}"
+    how = "Make room" if is_full else "Set that right"
+    return f"{name} cannot be written ({error.strerror}).\n{how}"
+
+
+def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) -> None:
     """Fit, test the best state, and write, print and draw what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
@@ -57,16 +120,20 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     pass_over_idle_hooks([model], idle)
     pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
     remember_signature(model)
+    failed = spare_loggers(trainer, set(), "finalize")
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-    # Beside what callbacks are told: all that was logged, also before the run was resumed.
-    metrics = run.last_metrics(folder) if trainer.is_global_zero else {}
-    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    spare_loggers(trainer, failed, "log_hyperparams", "log_metrics", "save")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     if has_test(model, data):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    reported: dict[str, str] = getattr(model, "report", dict)()
-    panels: list[Panel] = getattr(model, "panels", list)()
+    reported: dict[str, str] = {}
+    panels: list[Panel] = []
+    with run.tolerated(f"{type(model).__name__}.report"):
+        reported = getattr(model, "report", dict)()
+    with run.tolerated(f"{type(model).__name__}.panels"):
+        panels = getattr(model, "panels", list)()
     if not trainer.is_global_zero:
         return
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -78,15 +145,41 @@ def fit_and_test(cli: ProjectCLI, folder: Path) -> None:
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
     rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
-    run.print_table(type(model).__name__, rows)
+    with run.tolerated("the table of results"):
+        run.print_table(type(model).__name__, rows)
     if dry:
         return
-    try:
-        if cli.plots is not None:
+    if cli.plots is not None:
+        with run.tolerated("callbacks.plots"):
             cli.plots.draw(trainer, folder, panels)
-    finally:  # last, for it says that the run is done: one that is killed before is gone on with
-        write_json(folder / "metrics.json", metrics)
-        status.end(folder, "done")
+    # Last, for it says that the run is done: one that is killed before is gone on with.
+    write_json(folder / "metrics.json", metrics)
+    write_done()
+
+
+def spare_loggers(trainer: Trainer, failed: set[int], *methods: str) -> set[int]:
+    """Have loggers that fail in these methods be said once, and passed over from then on.
+
+    Args:
+        trainer: Whose loggers.
+        failed: Which have failed so far.
+        methods: Names of what a run can do without.
+    """
+    for logger in trainer.loggers:
+        for name in methods:
+            setattr(logger, name, partial(attempt, failed, logger, getattr(logger, name)))
+    return failed
+
+
+def attempt(
+    failed: set[int], logger: Logger, method: Callable[..., None], *args: Any, **kwargs: Any
+) -> None:
+    """Call a method of a logger that has not ``failed``; see ``spare_loggers``."""
+    if id(logger) not in failed:
+        failed.add(id(logger))
+        with run.tolerated(type(logger).__name__):
+            method(*args, **kwargs)
+            failed.remove(id(logger))
 
 
 def prepare(cli: ProjectCLI) -> None:
@@ -97,6 +190,7 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_when_loaded(cli.resume_from, cli.model)
         checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
+        checkpoints.match_classes(cli.resume_from, checkpoint, data)
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
     for logger in cli.trainer.loggers:

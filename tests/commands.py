@@ -18,6 +18,11 @@ from src.train import main as train
 TRAIN = ["-m", "src.train"]
 
 
+def experiment(name: str) -> list[str]:
+    """Options for an example as it was delivered, whatever has become of it in ``configs``."""
+    return ["--config", str(Path(__file__).parent / "experiments" / f"{name}.yaml")]
+
+
 def devices(number: int, strategy: str = "ddp", accelerator: str = "cpu") -> list[str]:
     """Options for as many processes."""
     chosen = {"devices": str(number), "accelerator": accelerator, "strategy": strategy}
@@ -62,9 +67,11 @@ def fails(
 def stop_in_step(model: type[LightningModule], number: int, patch: pytest.MonkeyPatch) -> None:
     """Have optimizer step ``number``, from 0, of a model send SIGTERM to this process."""
     step: Any = model.training_step
+    sent: list[int] = []
 
     def stop(self: LightningModule, *batch: Any) -> Any:
-        if self.trainer.global_step == number:
+        if self.trainer.global_step == number and not sent:  # a step may have several batches
+            sent.append(number)
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *batch)
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from src.train import main as train
+from tests.on_gpu import any_gpu
+from tests.pretended_gpu import PretendedGPU
 
 torch.set_num_threads(1)  # tensors are tiny here, and another process may want the other core
 
@@ -32,3 +34,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     assert train([*TINY, "--runs_dir", str(runs), "--run_name", "run"]) == 0
     return runs / "tiny" / "run"
+
+
+@pytest.fixture
+def gpu() -> Iterator[PretendedGPU | None]:
+    """The GPU of this machine, for which it is None, or a pretended one, which notes waits."""
+    with any_gpu() as found:
+        yield found

@@ -116,7 +116,7 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
 def fit(
     folder: Path,
     model: LightningModule,
-    data: LightningDataModule,
+    data: LightningDataModule | None,
     *callbacks: Callback,
     ckpt_path: Path | None = None,
     **options: Any,

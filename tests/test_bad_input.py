@@ -1,5 +1,7 @@
 """Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
 
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -105,6 +107,24 @@ CASES: list[tuple[str, list[str], str]] = [
         "zero in a list",
         ["--model.widths", "[32,0]"],
         "model.widths[1]: 0 is not at least 1.",
+    ),
+    *(
+        (
+            f"{name} {value}",
+            [f"--{name}", value],
+            f"{message} is no finite number. Give one that is.",
+        )
+        for name, value, message in [
+            ("model.dropout", ".nan", "model.dropout: nan"),
+            ("model.optimizer.lr", ".inf", "model.optimizer.lr: inf"),
+            ("data.shake", "1e400", "data.shake: inf"),
+            ("trainer.limit_train_batches", ".inf", "trainer.limit_train_batches: inf"),
+            (
+                "callbacks.gradient_clipping.max_norm",
+                ".nan",
+                "callbacks.gradient_clipping.max_norm: nan",
+            ),
+        ]
     ),
     ("dropout", ["--model.dropout", "1.5"], "model.dropout: 1.5 is not in [0, 1)."),
     (
@@ -212,6 +232,51 @@ CASES: list[tuple[str, list[str], str]] = [
         "strategy that is not there",
         ["--trainer.strategy", "dpp"],
         "trainer: You selected an invalid strategy name: `strategy='dpp'`.…",
+    ),
+    (
+        "two ways to clip gradients",
+        ["--trainer.gradient_clip_val", "0"],
+        "trainer.gradient_clip_val: set beside callbacks.gradient_clipping. "
+        "Use one of them, and set the other to null.",
+    ),
+    (
+        "way to clip that is passed over",
+        ["--trainer.gradient_clip_algorithm", "value"],
+        "trainer.gradient_clip_algorithm: set beside callbacks.gradient_clipping. "
+        "Use one of them, and set the other to null.",
+    ),
+    (
+        "two ways to accumulate",
+        [
+            *("--trainer.accumulate_grad_batches", "2"),
+            *("--callbacks.gradient_accumulation.effective_batch_size", "64"),
+        ],
+        "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
+        "Use one of them.",
+    ),
+    (
+        "folder that is passed over",
+        ["--trainer.default_root_dir", "elsewhere"],
+        "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead.",
+    ),
+    (
+        "nothing to be kept",
+        ["--trainer.barebones", "true"],
+        "trainer.barebones: leaves out what a run is for: metrics, checkpoints and progress.\n"
+        "  Switch off what is not wanted, as in --callbacks.gradient_norms null.",
+    ),
+    *(
+        (
+            f"search for {what}",
+            [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}"],
+            f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml would "
+            "not say so.\n"
+            f"  Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that.",
+        )
+        for name, what in {
+            "BatchSizeFinder": "the batch size",
+            "LearningRateFinder": "the learning rate",
+        }.items()
     ),
     (
         "seed",
@@ -333,19 +398,34 @@ def test_runs(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
     fails(
         train.main,
         [*TINY, "--runs_dir", str(runs), "--run_name", "run"],
-        f"--run_name run: {tiny_run} exists. Choose another name, or go on with it: "
+        f"--run_name run: {tiny_run} exists. Choose another name, or resume it: "
         f"--resume {tiny_run}",
         capsys,
     )
-    file = tmp_path / "file"
+    assert [path.name for path in tiny_run.parent.iterdir()] == ["run"]
+    file, link = tmp_path / "file", tmp_path / "link"
     file.touch()
-    fails(
-        train.main,
-        [*TINY, "--runs_dir", str(file / "runs")],
-        f"--runs_dir {file}/runs: {file} cannot be written (Not a directory). "
-        "Choose another folder.",
-        capsys,
-    )
+    link.symlink_to(tmp_path / "nowhere")
+    for name, target in {"linked": link, "filed": file}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny").symlink_to(target)
+    long = "a" * 300
+    before = sorted(tmp_path.rglob("*"))
+    for place, path, wrong in [
+        (file / "runs", "tiny", "Not a directory"),
+        (link, "", "is a link to nothing"),
+        (tmp_path / "linked", "tiny", "is a link to nothing"),
+        (tmp_path / "filed", "tiny", "is no folder"),
+        (tmp_path / long, "", "File name too long"),
+        (tmp_path / "new", f"tiny/{long}", "File name too long"),
+    ]:
+        named = ["--run_name", long] if long in path else []
+        text = f"{place / path} cannot be written ({wrong}). Choose another folder."
+        args = [*TINY, "--runs_dir", str(place), *named]
+        fails(train.main, args, f"--runs_dir {place}: {text}", capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+    fails(train.main, [*TINY, "--resume", long], f"RUN {long}: no such file or folder.…", capsys)
+    fails(train.main, ["--config", long], f"--config {long}: no such config.…", capsys)
 
 
 def test_devices_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -408,6 +488,20 @@ def test_several_devices_say_it_once(
     said = finish(start(*launcher, *args), status)
     assert said.count("error: ") == said.count(f"error: {message}\n") == 1
     assert "rank1" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_busy_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        said = finish(start(*TRAIN, *TINY, *TWO, "--runs_dir", str(tmp_path / "runs")), 2)
+    assert said.splitlines()[-2:] == [
+        f"error: MASTER_PORT {os.environ['MASTER_PORT']}: is in use by another process.",
+        "  Set it to a free port, or unset it.",
+    ]
+    assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 
 

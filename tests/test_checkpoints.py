@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from src.checkpoints import WholeCheckpointIO, check_when_loaded
+from src.checkpoints import WholeCheckpointIO, check_when_loaded, match_classes
 from src.evaluate import main as evaluate
 from src.find import damage
 from src.train import main as train
@@ -280,3 +280,18 @@ def test_what_a_model_asks_of_a_checkpoint(
         with pytest.raises(ValueError, match="another model") as caught:
             model.on_load_checkpoint(checkpoint)
         assert found in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["a"]])
+def test_data_that_keeps_to_its_own_numbers(names: list[str]) -> None:
+    """Of others' datamodules, which can be told no numbers, other than those of training."""
+
+    class Data:
+        class_names = names
+
+    same: dict[str, Any] = {"class_names": list(names)}
+    match_classes(Path("x.ckpt"), same, Data())
+    match_classes(Path("x.ckpt"), {}, Data())
+    message = f"^data: Data numbers its classes {', '.join(names)}, but the model was trained with"
+    with pytest.raises(ValueError, match=message):
+        match_classes(Path("x.ckpt"), {"class_names": ["a", "b"]}, Data())

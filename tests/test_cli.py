@@ -17,18 +17,21 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.profilers import SimpleProfiler
 
-from src.callbacks import Progress
+from src.callbacks import Checkpoint, Progress
 from src.cli import NoProfiler, ProjectCLI
 from src.evaluate import main as evaluate
+from src.runs import main as list_runs
 from src.train import main as train
 from src.training import pass_over_idle_hooks, remember_signature
 from tests.commands import TRAIN, TWO, same, state, stop_in_step
 from tests.conftest import TINY
 from tests.tiny import TinyModel
+
+LIGHTNING = "lightning.pytorch.callbacks"
 
 
 def resolved(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
@@ -304,6 +307,52 @@ def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
+@pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-"])
+def test_full_or_closed_log(redirection: str, tmp_path: Path) -> None:
+    """The run goes on."""
+    args = [*TINY, "--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]
+    command = [sys.executable, *TRAIN, *args, "--run_name", "run"]
+    done = subprocess.run(["bash", "-c", f'"$@" {redirection}', "bash", *command], timeout=100)
+    assert done.returncode == 0
+    assert (tmp_path / "tiny/run/metrics.json").exists()
+
+
+def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
+    """Here and in the files of the run."""
+    runs = tmp_path / "größe"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, *TRAIN, *TINY, "--runs_dir", str(runs), "--run_name", "läuft"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr??e/tiny/l?uft" in done.stdout
+    config = yaml.safe_load((runs / "tiny/läuft/config.yaml").read_text(encoding="utf-8"))
+    assert config["runs_dir"] == str(runs)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_home(in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--runs_dir=~/runs``, which shells leave as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(Path(TINY[1]).read_text() + ("runs_dir: ~/runs\n" if in_file else ""))
+    option = [] if in_file else ["--runs_dir=~/runs"]
+    args = ["--config", str(config), *option]
+    assert train([*args, "--run_name", "run"]) == 0
+    run = tmp_path / "runs/tiny/run"
+    names = {path.name.partition(".")[0] for path in run.iterdir()}
+    assert names >= {"checkpoints", "config", "events", "metrics", "status"}
+    assert not (tmp_path / "~").exists()
+    before = run.stat().st_mtime_ns
+    (run / "metrics.json").unlink()
+    assert train([*args, "--resume", "auto"]) == 0
+    assert list(run.parent.iterdir()) == [run]
+    assert run.stat().st_mtime_ns > before
+    assert evaluate(["last", "--runs_dir=~/runs", "--output", str(tmp_path / "all.json")]) == 0
+    assert evaluate(["~/runs/tiny/run", "--output", str(tmp_path / "all.json")]) == 0
+    assert list_runs(["~/runs"]) == 0
+
+
 def test_hooks_that_do_nothing_are_not_called() -> None:
     class Counting(Callback):
         def on_train_batch_end(self, *args: Any) -> None:
@@ -354,11 +403,34 @@ def test_clipping_by_the_trainer_still_works(tmp_path: Path) -> None:
             ["--callbacks.progress", "null", "--trainer.enable_progress_bar", "true"],
             (TQDMProgressBar, RichProgressBar),
         ),
+        ([f"--trainer.callbacks+={LIGHTNING}.RichProgressBar"], RichProgressBar),
     ],
 )
 def test_progress(args: list[str], kind: type, tmp_path: Path) -> None:
     cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
     assert isinstance(cli.trainer.progress_bar_callback, kind)
+
+
+@pytest.mark.parametrize(
+    ("args", "kinds"),
+    [
+        ([], [Checkpoint]),
+        (["--trainer.enable_checkpointing=false"], []),
+        (["--callbacks.checkpoint=null"], []),
+        (["--callbacks.checkpoint=null", "--trainer.enable_checkpointing=true"], [ModelCheckpoint]),
+        (
+            ["--callbacks.checkpoint=null", f"--trainer.callbacks+={LIGHTNING}.ModelCheckpoint"],
+            [ModelCheckpoint],
+        ),
+        (
+            [f"--trainer.callbacks+={LIGHTNING}.ModelCheckpoint"],
+            [Checkpoint, ModelCheckpoint],
+        ),
+    ],
+)
+def test_checkpointing(args: list[str], kinds: list[type], tmp_path: Path) -> None:
+    cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
+    assert [type(callback) for callback in cli.trainer.checkpoint_callbacks] == kinds
 
 
 def test_profiler(tmp_path: Path) -> None:
@@ -412,9 +484,13 @@ def test_ctrl_c_and_a_pipe(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors == "stopping after this step; once more to stop at once\n"
-    assert "\x1b" not in printed  # no terminal codes in a pipe
     run = tmp_path / "tiny" / "run"
+    assert errors.splitlines() == [
+        "stopping after this step; once more to stop at once",
+        f"stopped: {run}",
+        f"resume: python -m src.train --resume {run}",
+    ]
+    assert "\x1b" not in printed  # no terminal codes in a pipe
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     with (run / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["lr"]]

@@ -230,6 +230,36 @@ def test_aliases_in_reason_are_allowed() -> None:
     assert safe_yaml.load("a: &a [1, 2]\nb: [*a, *a]") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
 
 
+TWICE = "cannot be read (line 1: `{}` is given twice, first in line 1)."
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ("{a: 1, b: 2, a: 1}", "a"),
+        ("{a: {b: 1, c: 2}, a.b: 2}", "a.b"),
+        ("{a: [{b: 1}, {b: 1, b: 2}]}", "a[1].b"),
+        ("{a: &x {b: 1, b: 2}, c: *x}", "a.b"),
+    ],
+)
+def test_keys_that_are_given_twice(
+    content: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a config, in a file that an option names, and in an option's value."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    fails(train.main, ["--config", str(path)], f"--config {path}: {TWICE.format(key)}", capsys)
+    fails(train.main, [*TINY, "--model", str(path)], f"model: {TWICE.format(key)}", capsys)
+    option = ["--model.optimizer", content]
+    fails(train.main, [*TINY, *option], f"model.optimizer: {TWICE.format(key)}", capsys)
+
+
+def test_keys_that_are_given_once() -> None:
+    text = "x: &x {a: 1, b: 2}\ny: {<<: *x, a: 3}\nz: [*x, *x]\nx.c: 4"
+    base = {"a": 1, "b": 2}
+    assert safe_yaml.load(text) == {"x": base, "y": {"a": 3, "b": 2}, "z": [base] * 2, "x.c": 4}
+
+
 @pytest.mark.parametrize("place", ["config", "text", "file", "value", "callback"])
 @pytest.mark.parametrize("bomb", ["tag", "aliases"])
 def test_yaml_runs_nothing_and_stays_small(

@@ -18,17 +18,20 @@ from tests.commands import (
     alone_and_together,
     assert_close,
     devices,
+    experiment,
     fails,
     same,
     stop_in_step,
     survives_kills,
 )
+from tests.conftest import TINY
+from tests.data.pictures import needs_cifar10
 from tests.soak import resume_everywhere
 
-CIFAR = ["--config", "cifar10"]
+CIFAR = experiment("cifar10_synthetic")  # nothing to download
 # Small enough for tests, with every moving part of the CIFAR-10 experiment.
 TINY_IMAGES = [
-    *("--config", "cifar10_synthetic"),
+    *CIFAR,
     *("--data.num_samples", "96", "--data.num_val_samples", "20", "--data.num_test_samples", "30"),
     *("--data.batch_size", "32", "--data.val_batch_size", "16", "--model.channels", "[4,4]"),
     *("--trainer.max_epochs", "2", "--trainer.log_every_n_steps", "1"),
@@ -64,7 +67,7 @@ CASES: list[tuple[str, list[str], str]] = [
     ),
     (
         "model for images, data without",
-        [*("--model", "SimpleCNN", "--model.num_classes", "3"), "--data", "tests.tiny.TinyData"],
+        [*TINY, "--model", "SimpleCNN", "--model.num_classes", "3"],
         "model.in_channels: 3, but TinyData has none.",
     ),
     (
@@ -99,11 +102,18 @@ def make_images(folder: Path, size: int = 32) -> Path:
     return folder
 
 
+@needs_cifar10
 def test_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def expect(message: str, data: Path) -> None:
-        args = [*CIFAR, "--data.data_dir", str(data), "--runs_dir", str(tmp_path / "runs")]
+        args = [
+            *experiment("cifar10"),
+            "--data.data_dir",
+            str(data),
+            "--runs_dir",
+            str(tmp_path / "runs"),
+        ]
         fails(train.main, args, f"data{message}", capsys)
         assert not (tmp_path / "runs").exists()
 
@@ -199,9 +209,11 @@ def test_each_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_cifar10
 def test_fast_cnn_can_be_gone_on_with(tmp_path: Path) -> None:
     """Its first layer is whitened once, and has its bias trained for an epoch."""
-    data = ["--config", "cifar10_fast", "--data", "SyntheticImageDataModule", *TINY_IMAGES[2:10]]
+    fast = [*experiment("cifar10_fast"), "--data", "SyntheticImageDataModule"]
+    data = [*fast, *TINY_IMAGES[2:10]]
     small = ["--model.widths", "[4,4,4]", "--model.whiten_bias_epochs", "1"]
     often = ["--callbacks.checkpoint.every_n_steps", "1", "--trainer.max_epochs", "2"]
     assert resume_everywhere([*data, *small, *often], tmp_path) == []

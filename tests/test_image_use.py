@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from src import evaluate, export, paddle_weights, predict
 from src.models import SimpleCNN
 from src.predictor import load
 from src.train import main as train
-from tests.commands import fails
+from tests.commands import experiment, fails
 from tests.test_image_experiments import TINY_IMAGES
 
 CLASSES = ["blue", "green", "red"]
@@ -44,7 +45,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     small = ["--model.channels", "[4,4]", "--data.batch_size", "8", "--trainer.max_epochs", "3"]
     where = ["--runs_dir", str(folder / "runs"), "--run_name", "run"]
-    assert train(["--config", "cifar10_synthetic", *data, *sizes, *small, *where]) == 0
+    assert train([*experiment("cifar10_synthetic"), *data, *sizes, *small, *where]) == 0
     return folder / "runs/cifar10_synthetic/run"
 
 
@@ -86,6 +87,66 @@ def test_evaluate_counts_mistakes(
     fails(evaluate.main, [str(colours), "--output", str(config)], message, capsys)
 
 
+def sorted_otherwise(colours: Path, folder: Path, **names: str) -> list[str]:
+    """Copy some images of some classes under other names; return options that read them."""
+    for name, other in names.items():
+        files = sorted((colours.parents[2] / "images" / name).iterdir())[:6]
+        for split in ("train", "test"):
+            (folder / split / other).mkdir(parents=True)
+            for file in files:
+                shutil.copy(file, folder / split / other)
+    return ["--data.roots", f"[{folder}]"]
+
+
+def unfinished(colours: Path, folder: Path) -> Path:
+    """Copy the run as if it had been killed before its test."""
+    run = Path(shutil.copytree(colours, folder / "cifar10_synthetic/run"))
+    (run / "metrics.json").unlink()
+    return run
+
+
+def test_classes_are_known_by_name(colours: Path, tmp_path: Path) -> None:
+    """Two of three, which by themselves would be numbers 0 and 1."""
+    roots = sorted_otherwise(colours, tmp_path / "images", red="red", green="green")
+    output = tmp_path / "metrics.json"
+    assert evaluate.main([str(colours), *roots, "--output", str(output)]) == 0
+    metrics = json.loads(output.read_text())
+    assert metrics["test/acc"] == metrics["test/acc/green"] == metrics["test/acc/red"] == 1.0
+    assert "test/acc/blue" not in metrics
+    run = unfinished(colours, tmp_path)
+    where = ["--resume", str(run), "--runs_dir", str(tmp_path)]
+    assert train([*where, *roots]) == 0
+    assert json.loads((run / "metrics.json").read_text())["test/acc"] == 1.0
+
+
+def test_classes_that_the_model_does_not_know(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = sorted_otherwise(colours, tmp_path / "images", red="red", green="grass", blue="sky")
+    run = unfinished(colours, tmp_path)
+    resume = ["--resume", str(run), "--runs_dir", str(tmp_path)]
+    for main, args, path in [
+        (evaluate.main, [str(run)], run / "checkpoints/best.ckpt"),
+        (train, resume, run / "checkpoints/last.ckpt"),
+    ]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            main([*args, *roots])
+        error = capsys.readouterr().err.partition("error: ")[2]
+        assert error == (
+            "data: has classes that the model does not know: grass, sky.\n"
+            f"  It knows: blue, green, red (from {path}).\n"
+            "  Rename what is the same, and leave out the rest.\n"
+        )
+    assert not (run / "metrics.json").exists()
+    shutil.rmtree(tmp_path / "images/test")
+    # Of predictions the names are those of training, whatever the folders are called now.
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["init_args"]["roots"] = [str(tmp_path / "images/train")]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load(run).class_names == CLASSES
+
+
 def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
@@ -93,16 +154,21 @@ def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     Image.new("L", (5, 5), 0).save(photos / "grey.jpg")  # no colour, and smaller
     Image.new("RGB", (16, 16), SHADES["red"]).save(photos / "more/rouge é.png")
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:60])
-    (photos / "notes.txt").write_text("no image")  # passed over: not by its suffix in the folder
+    (photos / "notes.txt").write_text("no image")
+    shutil.copy(photos / "a.png", photos / "unnamed")
     output = tmp_path / "out.csv"
     assert predict.main([str(colours), str(photos), "--output", str(output)]) == 0
     rows = list(csv.DictReader(output.open(encoding="utf-8")))
-    names = ["a.png", "broken.png", "grey.jpg", "more/rouge é.png"]
+    names = ["a.png", "broken.png", "grey.jpg", "more/rouge é.png", "unnamed"]
     assert [row["file"] for row in rows] == [str(photos / name) for name in names]
     assert [row["label"] for row in rows][::3] == ["green", "red"]
+    assert rows[4]["label"] == "green"
     assert rows[1]["error"].startswith(f"{photos}/broken.png is not a readable image: ")
     assert rows[1]["label"] == ""
-    assert capsys.readouterr().err.startswith("warning: 1 of 4 could not be read")
+    assert capsys.readouterr().err == (
+        f"warning: INPUT {photos}: passed over 1, not readable as images: photos/notes.txt\n"
+        "warning: 1 of 5 could not be read: see `error` in their rows.\n"
+    )
     predictor = load(colours)
     assert predictor.class_names == CLASSES
     image = predictor.read(photos / "a.png")
@@ -111,11 +177,14 @@ def test_predict_files(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     found = predictor(image[None])[0]
     assert float(found.max()) == pytest.approx(float(rows[0]["probability"]), rel=1e-5)
 
-    itself = photos / "a.png"
+    (photos / "notes.txt").unlink()
+    itself = photos / "unnamed"
     message = f"--output {itself}: is an input. Choose another file."
     fails(predict.main, [str(colours), str(photos), "--output", str(itself)], message, capsys)
     message = "--columns: is for CSV files, and the model takes images."
     fails(predict.main, [str(colours), str(photos), "--columns", "a"], message, capsys)
+    message = "--header: is for CSV files, and the model takes images."
+    fails(predict.main, [str(colours), str(photos), "--header", "no"], message, capsys)
     # The names are in the checkpoint: the images it was trained on need not be here.
     moved = Path(shutil.copytree(colours, tmp_path / "moved"))
     config = (moved / "config.yaml").read_text()
@@ -178,7 +247,7 @@ def test_onnx_takes_bytes(args: list[str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     data = ["--data", "SyntheticImageDataModule", *TINY_IMAGES[2:12], "--trainer.max_epochs", "1"]
     where = ["--runs_dir", str(tmp_path), "--run_name", "run"]
-    assert train(["--config", *args, *data, *where]) == 0
+    assert train([*experiment(args[0]), *args[1:], *data, *where]) == 0
     run = tmp_path / args[0] / "run"
     assert export.main([str(run), "--format", "onnx"]) == 0
     session = onnxruntime.InferenceSession(run / "exports/best.onnx")

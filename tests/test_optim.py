@@ -465,3 +465,24 @@ def test_stream_has_the_steps_that_are_given(tmp_path: Path) -> None:
     recorded, model = Rates(), Line(optimizer=SGD_1, lr_scheduler=cosine)
     fit(tmp_path, model, Stream(), recorded, max_epochs=2, max_steps=6)
     assert [rate for (rate, *_) in recorded.rates] == pytest.approx(COSINE_6)
+
+
+def test_what_only_a_gpu_has_is_tried_on_the_device_of_the_module() -> None:
+    settings = {"name": "AdamW", "lr": 0.1, "capturable": True}
+    optim.check_optimizer(settings)  # the model may go to a GPU
+    refused = "optimizer: AdamW refuses its settings on cpu: If capturable=True"
+    with pytest.raises(ValueError, match=refused):
+        optim.build_optimizer(nn.Linear(1, 1), settings)
+
+
+def test_errors_of_the_device_are_no_fault_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    # What PyTorch asks CUDA in a step, in versions to 2.12 and later.
+    for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):
+        monkeypatch.setattr(Optimizer, name, fail, raising=False)
+    with pytest.raises(RuntimeError, match="busy or unavailable"):
+        optim.check_optimizer({"name": "AdamW", "lr": 0.1})

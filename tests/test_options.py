@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
+from math import inf, nan
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -12,9 +13,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from src import data, models, options
 from src.cli import Callbacks, ProjectCLI
-from src.errors import readable
+from src.errors import InputError, readable
 from src.find import CONFIGS, DEFAULT_CONFIG, PACKAGE
-from src.options import check_options, is_mentioned, parser_options
+from src.options import check_finite, check_options, is_mentioned, parser_options
 from src.signatures import find_class, parameters
 from src.training import train
 from tests.conftest import TINY
@@ -82,6 +83,11 @@ TYPOS: list[tuple[list[str] | str, str]] = [
     (["--config"], "--config: needs the name of a config or a path."),
     (["--resume", "nope"], "RUN nope: no such file or folder."),
     ("modl: 3", f"modl: the command line {meant('model')}"),
+    (
+        "model:\n  init_args:\n    lr: {a: 1, b: 2}\n    lr: 3",
+        "--config mine.yaml: cannot be read "
+        "(line 4: `model.init_args.lr` is given twice, first in line 3).",
+    ),
     ("model: {a", "--config mine.yaml: is no valid YAML, line 1: expected ',' or '}'"),
     (
         f"model: {{class_path: {MODEL}, init_args: {{l1_penlty: 1}}}}",
@@ -324,3 +330,36 @@ def test_short_names_of_others(
     (tmp_path / "a.py").write_text(text)
     monkeypatch.setattr(options, "PACKAGE", tmp_path)
     assert is_mentioned("Mine") == known
+
+
+class Unlimited:
+    """Has defaults that are no finite numbers, of its own and of another class."""
+
+    def __init__(self, most: float = inf, fill: float = nan, least: float = 0.0) -> None: ...
+
+
+class More(Unlimited):
+    def __init__(self, size: float = 1.0, **kwargs: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"most": inf, "fill": nan, "least": 1.0}, ""),
+        ({"most": -inf}, "model.most: -inf"),
+        ({"most": nan}, "model.most: nan"),
+        ({"least": inf}, "model.least: inf"),
+        ({"size": inf}, "model.size: inf"),
+        ({"max_norm": inf}, ""),
+        ({"part": [{"a": (1.0, inf)}]}, "model.part[0].a[1]: inf"),
+    ],
+)
+def test_numbers_that_are_not_finite(settings: dict[str, Any], refused: str) -> None:
+    """A default is taken as it is, of a base class too; infinity may mean without a limit."""
+    given = {"model": {"class_path": f"{More.__module__}.More", "init_args": settings}}
+    if not refused:
+        check_finite(given)
+        return
+    with pytest.raises(InputError) as error:
+        check_finite(given)
+    assert str(error.value) == f"{refused} is no finite number. Give one that is."

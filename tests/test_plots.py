@@ -322,8 +322,7 @@ def test_a_run_is_done_when_its_pictures_are(
 
     monkeypatch.setattr(Plots, "draw", draw)
     args = [*TINY, *ON, "--runs_dir", str(tmp_path), "--run_name", "run"]
-    with pytest.raises(RuntimeError, match="no pictures"):
-        train(args)
+    assert train(args) == 0
     assert seen == [False]
     assert "test/acc" in json.loads((tmp_path / "tiny/run/metrics.json").read_text())
     assert status.look(tmp_path / "tiny/run").state == "done"

@@ -56,7 +56,7 @@ def test_rows(tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str]) -
     assert [row["error"] for row in rows] == [
         "",
         "'x' is no finite number",
-        "it has 2 columns, too few",
+        "it has 2 columns, too few: the first row has 4",
         "'nan' is no finite number",
         "'1e39' is no finite number",
         "",
@@ -122,6 +122,61 @@ def test_first_row_of_numbers_is_no_header(
     path.write_text("x,x,x,x\n2,0,0,0.5\n")
     (row,) = csv.DictReader(io.StringIO(printed([str(tiny_run), str(path)], capsys)[0]))
     assert float(row["probability"]) == pytest.approx(float(expected(tiny_run)[0].max()), rel=1e-6)
+
+
+@pytest.mark.parametrize("columns", [[], ["--columns", "a,b,c,d"]])
+def test_rows_of_another_length_than_the_header(
+    columns: list[str], tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decimal commas and a quote that is not closed: nothing is cut off and predicted."""
+    path = tmp_path / "rows.csv"
+    decimal = "2,0,0,0,0,0,0,5"
+    path.write_text(f'a,b,c, d\n{decimal}\n2,0,0,0.5\n2,0,0\n2,0,0,0.5,\n"2,0,0,0.5\n2,0,0,1\n')
+    out, err = printed([str(tiny_run), str(path), *columns], capsys)
+    has = "the first row has 4"
+    assert [row["error"] for row in csv.DictReader(io.StringIO(out))] == [
+        f"it has 8 columns, too many: {has}",
+        "",
+        f"it has 3 columns, too few: {has}",
+        f"it has 5 columns, too many: {has}",
+        f"it has 1 columns, too few: {has} in 3 lines: is a quote not closed?",
+    ]
+    assert err.startswith("warning: 4 of 5 could not be read")
+
+
+@pytest.mark.parametrize(
+    ("first", "header", "count"),
+    [
+        ("0,1,2,3", "yes", 2),
+        ("0,1,2,3", "no", 3),
+        ("0,1,2,3", "auto", 3),
+        ("a,b,c,d", "auto", 2),
+        ("a,b,c,d", "no", 3),
+    ],
+)
+def test_header_can_be_told(
+    first: str,
+    header: str,
+    count: int,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{first}\n2,0,0,0.5\n3,0,0,0.5\n")
+    given = [str(tiny_run), str(path), "--header", header]
+    rows = list(csv.DictReader(io.StringIO(printed(given, capsys)[0])))
+    errors = [""] * count
+    if first == "a,b,c,d" and header == "no":
+        errors[0] = "'a' is no finite number"
+    assert [row["error"] for row in rows] == errors
+    if first == "0,1,2,3":
+        given += ["--columns", "0,1,2,3"]
+        if header == "yes":
+            assert len(printed(given, capsys)[0].splitlines()) == 3
+        else:
+            wrong = f"--columns 0: {path} has none. Its first row is taken for values: give"
+            fails(predict.main, given, f"{wrong} --header yes.", capsys)
 
 
 def test_rows_from_a_pipe(tiny_run: Path) -> None:
@@ -196,6 +251,36 @@ def test_lone_checkpoint(
     )
 
 
+def test_device(
+    tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [str(tiny_run), str(table), "--device"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (
+        prediction.find_device("auto") == prediction.find_device("cuda") == torch.device("cuda:0")
+    )
+    assert prediction.find_device("cuda:1") == torch.device("cuda:1")
+    message = "--device cuda:2: there is none here. Did you mean `cuda:1`? Available: cpu, …"
+    fails(predict.main, [*given, "cuda:2"], message, capsys)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert prediction.find_device("auto") == torch.device("cpu")
+    assert printed([*given, "cpu"], capsys) == printed(given[:-1], capsys)
+
+
+def test_memory_that_runs_out(
+    tiny_run: Path, table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee …")
+
+    monkeypatch.setattr(Predictor, "forward", run_out)
+    message = (
+        "--batch_size: 8: the device's memory is too small for it (Tried to allocate 2.00 GiB).\n"
+        "  Use a smaller --batch_size, or --device cpu."
+    )
+    fails(predict.main, [str(tiny_run), str(table), "--batch_size", "8"], message, capsys)
+
+
 def test_bad_input(
     tiny_run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,23 +289,26 @@ def test_bad_input(
 
     near = f"INPUT {tmp_path}/row.csv: there is no such file or folder. Did you mean `{table}`?"
     expect(near, f"{tmp_path}/row.csv")
+    commas = "Columns are one word with commas, as in --columns x1,x2."
+    none = "INPUT b: there is no such file or folder."
+    expect(f"{none} {commas}", str(table), "--columns", "a", "b")
     folder = f"INPUT {tmp_path}: is a folder, and TinyModel takes CSV files of numbers."
     expect(folder, str(tmp_path))
     given = [str(table)]
     no_column = f"--columns e: {table} has none. Available: a, b, c, d."
     expect(no_column, *given, "--columns", "a,b,c,e")
+    expect(no_column.replace(" e:", " :"), *given, "--columns", "")
     few = f"INPUT {table}: has 2 columns, but TinyModel takes 4. Choose by --columns."
     expect(few, *given, "--columns", "a, b")
     twice = tmp_path / "twice.csv"
     twice.write_text("a,a,b,c\n1,2,3,4\n")
     several = f"--columns a: {twice} has 2. Did you mean `a`? Available: a, a, b, c."
     expect(several, str(twice), "--columns", "a,b,c,a")
-    for mark in (";", "\t"):
-        twice.write_text(mark.join("1234"))
-        marked = (
-            f"INPUT {twice}: has 1 columns, but TinyModel takes 4. Separate them by `,`, not by"
-        )
-        expect(f"{marked} {mark!r}.", str(twice))
+    for mark, count in ((";", 1), ("\t", 1), (",5;", 5)):
+        twice.write_text(mark.join("12345"))
+        mark = mark[-1]
+        marked = f"INPUT {twice}: has {count} columns, but TinyModel takes 4. Separate them"
+        expect(f"{marked} by `,`, not by {mark!r}.", str(twice))
     twice.write_text("\n")
     expect(f"INPUT {twice}: is empty.", str(twice))
     twice.write_text("1,x,2,3\n,,,\n")
@@ -242,6 +330,8 @@ def test_bad_input(
     for file in (best, tiny_run / "metrics.csv"):
         of_run = f"--output {file}: is a file of a run. Choose another."
         expect(of_run, *given, "--output", str(file))
+    other = f"--output {tmp_path}/x.parquet: is neither .csv nor .jsonl. Give --format too."
+    expect(other, *given, "--output", f"{tmp_path}/x.parquet")
     nowhere = f"--output {tmp_path}/no/x.csv: there is no folder {tmp_path}/no. Give the name of a "
     expect(f"{nowhere}file.", *given, "--output", f"{tmp_path}/no/x.csv")
 

@@ -1,14 +1,17 @@
 """The list of runs: what it says of made-up runs, of real ones and of damaged ones."""
 
 import csv
+import errno
 import io
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 import torch
 import yaml
 
-from src import find, run_tables, status
+from src import find, lock, run_tables, status
 from src.files import write_json
 from src.run_tables import ranked
 from src.runs import main
@@ -42,9 +45,6 @@ def make(
     began = f"2026-01-02T03:{minute:02}:00.000+00:00"
     content = {
         "state": "done",
-        "pid": 1,
-        "host": "elsewhere",
-        "process_started": 7,
         "started": began,
         "session_started": began,
         "ended": began,
@@ -373,55 +373,59 @@ def test_older_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_who_is_running(tmp_path: Path) -> None:
-    """The process that wrote it, and no other of its number; of another machine it is believed."""
+    """Who holds the lock; where there are no locks, it is believed."""
     status.begin(tmp_path)
     own = status.read(tmp_path)
     assert own is not None
-    assert (own.state, own.pid, own.ended) == ("running", os.getpid(), None)
-    assert status.look(tmp_path).state == "running"
-
-    def state(**changed: Any) -> tuple[str, str | None]:
-        write_json(tmp_path / status.NAME, own._replace(**changed)._asdict())
-        return status.look(tmp_path)[:2]
-
-    assert own.process_started is not None
-    assert state(process_started=own.process_started + 1) == ("failed", "killed")
-    assert state(process_started=None) == ("running", None)
-    assert state(host="another") == ("running", None)
-    assert state(host="another", pid=2**40) == ("running", None)
-    for pid in (2**22 + 1, 2**40, 2**80, 0, -1):  # more than Linux gives
-        assert state(pid=pid) == ("failed", "killed")
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        assert ended.stdin is None
-        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # nobody has asked for its status
-        started = status.process_start(ended.pid)
-        assert started == -1
-        assert state(pid=ended.pid) == ("failed", "killed")
+    assert (own.state, own.ended) == ("running", None)
+    assert status.look(tmp_path)[:2] == ("failed", "killed")
+    held = lock.take(tmp_path)
+    assert status.look(tmp_path)[:2] == ("running", None)
+    lock.release(tmp_path, held)
+    assert status.look(tmp_path)[:2] == ("failed", "killed")
     (tmp_path / "metrics.json").write_text("{}")  # and then the disk was full
-    assert state(pid=2**40) == ("done", None)
+    assert status.look(tmp_path)[:2] == ("done", None)
 
 
-def test_only_who_began_a_run_ends_it(tmp_path: Path) -> None:
-    status.end(tmp_path, "done")
-    assert list(tmp_path.iterdir()) == []  # a dry run
+def test_running_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "is_held", lambda folder: None)
     status.begin(tmp_path)
-    running = status.read(tmp_path)
-    assert running is not None
-    other = running._replace(pid=running.pid + 1)
-    write_json(tmp_path / status.NAME, other._asdict())
-    status.end(tmp_path, "failed")
-    assert status.read(tmp_path) == other
+    assert status.look(tmp_path)[:2] == ("running", None)
+
+
+def test_only_a_run_that_has_begun_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*steps: Callable[[Path], None]) -> None:
+        with status.recorded(tmp_path, lambda error: "of many\nlines"):
+            for step in steps:
+                step(tmp_path)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    status.begin(tmp_path)
+    before = (tmp_path / status.NAME).read_bytes()
+    with pytest.raises(RuntimeError):
+        fail()  # before it was resumed
+    assert (tmp_path / status.NAME).read_bytes() == before
+    monkeypatch.setattr(status, "utc_now", lambda: "2100-01-01T00:00:00.000+00:00")
+    with pytest.raises(RuntimeError):
+        fail(status.begin)
+    assert status.look(tmp_path)[:2] == ("failed", "of many")
 
 
 def test_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    status.begin(tmp_path)
-    before = (tmp_path / status.NAME).read_bytes()
+    with status.recorded(tmp_path, lambda error: None) as write_done:
+        status.begin(tmp_path)
+        before = (tmp_path / status.NAME).read_bytes()
 
-    def full(*args: Any) -> None:
-        raise OSError("No space left on device")
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    status.end(tmp_path, "done")
+        monkeypatch.setattr(os, "replace", full)
+        write_done()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
@@ -441,6 +445,13 @@ def test_closed_pipe(made: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 0
+
+
+def test_closed_output(made: Path) -> None:
+    command = [sys.executable, *RUNS, str(made)]
+    redirected = ["bash", "-c", '"$@" >&-', "bash", *command]
+    done = subprocess.run(redirected, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: standard output is closed.\n")
 
 
 def test_plain_terminal(made: Path) -> None:
@@ -525,6 +536,16 @@ def test_running_and_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFi
     (run,) = listed(tmp_path, capsys)["runs"]
     assert (run["state"], run["error"]) == ("running", None)
     assert 0 < run["duration_s"] < 60
+    (folder,) = tmp_path.glob("*/*")
+    again = [*TINY, "--runs_dir", str(tmp_path)]
+    text = (
+        f"{folder} is still running (process {process.pid} on {platform.node()}).\n"
+        "  Stop it first, or begin another run: --run_name NAME"
+    )
+    for given in (["--resume", "auto"], ["--resume", str(folder)], ["--run_name", folder.name]):
+        fails(train, [*again, *given], f"{' '.join(given)}: {text}", capsys)
+    assert train([*again, "--resume", "auto", "--run_name", "other"]) == 0
+    shutil.rmtree(folder.with_name("other"))
     process.send_signal(signal.SIGKILL)
     finish(process, -signal.SIGKILL)
     (run,) = listed(tmp_path, capsys)["runs"]
@@ -534,7 +555,6 @@ def test_running_and_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([str(tmp_path)]) == 0
     assert "failed (killed)" in capsys.readouterr().out
     began = time.time()
-    (folder,) = tmp_path.glob("*/*")
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     more = str(checkpoint["epoch"] + 3)
     assert train(["--resume", str(folder), "--trainer.max_epochs", more]) == 0
@@ -554,7 +574,7 @@ def test_nothing_left_to_train(
     assert own is not None
     since = (folder / "checkpoints/last.ckpt").stat().st_mtime - 50
     began = datetime.fromtimestamp(since, timezone.utc).isoformat()
-    killed = own._replace(state="running", pid=2**40, session_started=began, seconds=100)
+    killed = own._replace(state="running", session_started=began, seconds=100)
     write_json(folder / status.NAME, killed._asdict())
     assert train(["--resume", str(folder)]) == 0
     (run,) = listed(tmp_path, capsys)["runs"]

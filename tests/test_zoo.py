@@ -176,6 +176,17 @@ CASES = {
     ),
 }
 
+PARTS = ("train", "evaluate", "within", "epoch")
+# Those that are off by default and fit any module.
+CALLBACKS = [
+    *("--callbacks.gradient_clipping=GradientClipping", "--callbacks.gradient_clipping.max_norm=1"),
+    "--callbacks.nonfinite.action=skip",
+    "--callbacks.layer_check=LayerCheck",
+    "--callbacks.lookahead=Lookahead",
+    "--callbacks.gradient_norms.every_n_steps=1",
+    "--callbacks.plots=Plots",
+]
+
 # What is known not to hold, by the part that fails; to become empty.
 FAILS: dict[str, set[str]] = {
     "train": {"skips_rest"},  # one row for the batch that is skipped
@@ -279,26 +290,51 @@ def check_evaluate(trained: Trained) -> None:
         assert {name: found[name] for name in tested} == tested
 
 
+# Within an epoch there is more to resume: where it ends is tried with every fourth, and when slow.
+QUICK = {name: PARTS[: 4 if number % 4 == 0 else 3] for number, name in enumerate(CASES)}
+
+
 @pytest.mark.filterwarnings("ignore")  # those are for who wrote the module
 @pytest.mark.parametrize("name", CASES)
 def test_trains_evaluates_and_resumes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = dict(failures(CASES[name], tmp_path))
-    capsys.readouterr()
-    known = {part for part, names in FAILS.items() if name in names}
+    check(name, tmp_path, CASES[name], QUICK[name])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_resumes_where_an_epoch_ends(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(name, tmp_path, CASES[name], ("train", "epoch"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_with_every_callback(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = CASES[name]
+    check(name, tmp_path, case._replace(args=[*case.args, *CALLBACKS]), ("train", "within"))
+
+
+def check(name: str, folder: Path, case: Case, parts: Sequence[str]) -> None:
+    """Check that of some parts of a case those fail that are known to."""
+    wrong = dict(failures(case, folder, parts))
+    known = {part for part in parts if name in FAILS[part]}
     assert set(wrong) == known, wrong
 
 
-def failures(case: Case, folder: Path) -> Iterator[tuple[str, str]]:
-    """Name which parts fail, and how."""
+def failures(case: Case, folder: Path, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name which of some parts fail, and how; all need the first, which trains."""
     try:
         trained = train_and_copy(case, folder)
         check_files(trained.run)
     except (Exception, SystemExit) as error:  # noqa: BLE001
         yield "train", said(error)
         return
-    for part in ("evaluate", "epoch", "within"):
+    for part in parts[1:]:
         try:
             wrong: Iterable[str] = ()
             if part == "evaluate":
@@ -333,7 +369,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            wrong = dict(failures(CASES[name], Path(folder)))
+            wrong = dict(failures(CASES[name], Path(folder), PARTS))
         if "train" in wrong:
             wrong = {part: wrong.get(part, "not trained") for part in FAILS}
         for part, text in wrong.items():

@@ -75,7 +75,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_saved_step = trainer.global_step
-        self._num_epochs = trainer.fit_loop.epoch_progress.current.processed
+        self._num_epochs = num_epochs(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -117,9 +117,8 @@ class Checkpoint(ModelCheckpoint):
 
     def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what an epoch that has ended is to leave, once."""
-        num_epochs = trainer.fit_loop.epoch_progress.current.processed
-        if trainer.is_last_batch and num_epochs != self._num_epochs:
-            self._num_epochs = num_epochs
+        if trainer.is_last_batch and num_epochs(trainer) != self._num_epochs:
+            self._num_epochs = num_epochs(trainer)
             super().on_train_epoch_end(trainer, pl_module)
             self.write_last(trainer)
 
@@ -148,6 +147,11 @@ class Checkpoint(ModelCheckpoint):
             # Broken off: as if the epoch went on, for the rest of it not to be left out.
             for part in parts:
                 part["processed"] -= 1
+        taken = loop["epoch_loop.batch_progress"]
+        if taken["current"]["ready"] > taken["current"]["started"]:
+            # Between two batches that `training_step` fetches itself: likewise.
+            for part in (taken["total"], taken["current"]):
+                part["ready"] -= 1
         if batches["current"]["ready"] > batches["current"]["completed"]:
             # Within validation: as if it began, since its metrics are in no checkpoint.
             for part in (batches["total"], batches["current"]):
@@ -175,10 +179,16 @@ class Checkpoint(ModelCheckpoint):
         self._mode_is_open = False
 
 
+def num_epochs(trainer: Trainer) -> int:
+    """Count the epochs that have ended."""
+    current: Any = trainer.fit_loop.epoch_progress.current
+    return int(current.processed)
+
+
 def norms(module: LightningModule) -> list[Tensor]:
     """Compute the norm of each parameter, to tell whether one has changed: () each."""
     with torch.no_grad():
-        weights = [p for p in module.parameters() if p.is_floating_point() and p.numel()]
+        weights: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
         return list(torch._foreach_norm(weights)) if weights else []
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 
 from .. import resuming
 from ..replay import Pass, ReplayLoader, not_resumable
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, num_epochs
 
 TRAINING, VALIDATION = 0, 1  # in the key of a pass
 
@@ -40,6 +40,7 @@ class ExactResume(Callback):
         self._random: dict[str, Any] | None = None  # to be set where training goes on
         self._before_validation: dict[str, Any] | None = None
         self._between: list[Callable[[Trainer], None]] = []
+        self._is_between = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -75,8 +76,11 @@ class ExactResume(Callback):
         else:
             number = len(resumed["ranks"])
             problems.append(f"random numbers begin anew: it had {number} devices")
-        if resumed["modes"] is not None:
+        if is_under_way(trainer):
             continue_swa(trainer, pl_module)
+            continue_between(trainer, resumed["num_batches"], resumed["between"])
+        else:  # else Lightning begins with an empty epoch where `max_steps` is set
+            trainer.fit_loop.epoch_loop.restarting = False
         device = trainer.strategy.root_device
         watched = {name: value.to(device) for name, value in resumed["watched"].items()}
         trainer.callback_metrics.update(watched)
@@ -85,6 +89,10 @@ class ExactResume(Callback):
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is not None and fetcher.length is None:
             iter(fetcher)  # it has fetched a batch before the state of the run was restored
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumed is not None:  # nothing was left to train
+            self.on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_random(trainer, once=True)
@@ -100,7 +108,10 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._random = None
-        self.__dict__["on_train_batch_start"] = None  # once: from now on Lightning leaves it out
+        if not takes_iterator(trainer):
+            self.__dict__["on_train_batch_start"] = None  # from now on Lightning leaves it out
+        elif num_done(trainer):
+            self._call_between(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -113,9 +124,12 @@ class ExactResume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was resumed.
         trainer.fit_loop._restarting = False
+        self._restore_random(trainer, once=True)
         if is_under_way(trainer):  # broken off, by `max_steps` for example
+            self._is_between = True
             for checkpoint in checkpoints_of(trainer):
                 checkpoint.write_last(trainer)
+            self._is_between = False
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -132,6 +146,7 @@ class ExactResume(Callback):
             "ranks": resuming.gather(trainer, mine),
             "epoch": trainer.fit_loop.epoch_progress.current.completed,
             "num_batches": num_done(trainer) if now else 0,
+            "between": self._is_between,
             "modes": resuming.layer_modes(trainer) if now else None,
             "watched": watched,
         }
@@ -149,18 +164,10 @@ class ExactResume(Callback):
             self._num_done = checkpoint["resume"]["num_batches"]
 
     def _next_pass(self, trainer: Trainer, purpose: int) -> Pass:
-        epoch = trainer.fit_loop.epoch_progress.current.processed
+        epoch = num_epochs(trainer)
         if purpose == VALIDATION:
             return Pass((self.seed, purpose, epoch, trainer.global_step))
         return Pass((self.seed, purpose, epoch), self._num_done * (epoch == self._resumed_epoch))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if takes_iterator(trainer):
-            self._call_between(trainer)
-        else:
-            self.__dict__["on_train_batch_end"] = None
 
     def _before_batch(self, trainer: Trainer, is_first: bool) -> None:
         self._restore_random(trainer, once=False)
@@ -168,8 +175,10 @@ class ExactResume(Callback):
             self._call_between(trainer)
 
     def _call_between(self, trainer: Trainer) -> None:
+        self._is_between = True
         for hook in self._between:
             hook(trainer)
+        self._is_between = False
 
     def _restore_random(self, trainer: Trainer, once: bool) -> None:
         if self._random is not None:
@@ -229,6 +238,28 @@ def write_epoch(trainer: Trainer, pl_module: LightningModule) -> None:
     """Write the checkpoints of an epoch that has ended, if there is one."""
     for checkpoint in checkpoints_of(trainer):
         checkpoint.write_epoch(trainer, pl_module)
+
+
+def continue_between(trainer: Trainer, num_batches: int, is_between: bool) -> None:
+    """Have Lightning continue an epoch after a number of batches.
+
+    Args:
+        trainer: The trainer, as training starts.
+        num_batches: Fetched before; Lightning counts those steps instead that took them.
+        is_between: Whether all is done that belongs to the last of them. Lightning would take
+            another step, without a batch, where validation was due.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    begin = loop.on_run_start
+
+    def begin_between(fetcher: Any) -> None:
+        del loop.on_run_start
+        begin(fetcher)
+        fetcher.fetched = num_batches
+        if is_between:
+            loop.restarting = False
+
+    loop.on_run_start = begin_between
 
 
 def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:

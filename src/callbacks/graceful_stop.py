@@ -2,6 +2,9 @@
 
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,11 +15,11 @@ from .checkpoint import Checkpoint
 
 AGREE_EVERY = 10  # steps: each agreement makes the devices wait for one another
 # Names of signals, as not every system has each, to exit statuses. SLURM warns by SIGUSR1.
-STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
+STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}
 
 
 class GracefulStop(Callback):
-    """At Ctrl-C, SIGTERM or SIGUSR1 finish the step, write ``last.ckpt``, and exit with a status.
+    """At Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP finish the step, write ``last.ckpt``, and exit.
 
     In validation the batch is finished, and validation begins anew when the run is resumed. A
     second signal ends the process at once. Several devices agree on where to stop: after the next
@@ -30,9 +33,8 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        for name in STATUSES:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._receive)  # Lightning restores them
+        for number in heeded():
+            signal.signal(number, self._receive)  # Lightning restores them
 
     def on_between_batches(self, trainer: Trainer) -> None:
         """Leave if asked to, once all that belongs to the step is done; see ``ExactResume``."""
@@ -78,6 +80,44 @@ class GracefulStop(Callback):
         self._received = STATUSES[signal.Signals(number).name]
         print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
         signal.signal(number, signal.SIG_DFL)
+
+
+class Stopped(KeyboardInterrupt):
+    """As at Ctrl-C, for another signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = STATUSES[signal.Signals(number).name]
+
+
+@contextmanager
+def exits_at_signals() -> Iterator[None]:
+    """Before and after training, where there is nothing to save, exit at once with such a status.
+
+    Ctrl-C is left to Python.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in heeded() if number != signal.SIGINT}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    except Stopped as stopped:
+        raise SystemExit(stopped.status) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def heeded() -> list[signal.Signals]:
+    """List the signals to stop at: those that the system has, and SIGHUP unless under nohup."""
+    if threading.current_thread() is not threading.main_thread():
+        return []  # they are for the main thread alone
+    known = [signal.Signals[name] for name in STATUSES if name in signal.Signals.__members__]
+    return [n for n in known if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
 
 
 def save(trainer: Trainer) -> None:

@@ -1,11 +1,10 @@
 """Find out at once that a monitored metric will never be logged."""
 
-import re
 from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..checks import suggest
+from ..checks import snake_case, suggest
 
 
 class MonitorCheck(Callback):
@@ -44,11 +43,6 @@ def _check(trainer: Trainer, names: set[str], applies: Callable[[str], bool]) ->
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in names and applies(monitor):
             raise ValueError(describe(snake_case(type(callback).__name__), monitor, names))
-
-
-def snake_case(name: str) -> str:
-    """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def describe(owner: str, monitor: str, names: set[str]) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import readings
@@ -14,14 +14,14 @@ REMEDIES = (
     "Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
     "--config overlays/debug names the layer."
 )
-MOST_KEPT = 1000  # losses, where no rows are logged and an epoch may have no end
+MOST_KEPT = 1000  # losses, where rows are rare and an epoch may have no end
 
 
 class Nonfinite(Callback):
     """Watch for losses, weights and gradients that are NaN or infinite.
 
-    Losses stay on the device and are read every ``trainer.log_every_n_steps`` batches, at the end
-    of an epoch and before a checkpoint is written; then the weights are looked at too. With 16-bit
+    Losses stay on the device and are read every ``trainer.log_every_n_steps`` steps, at the end of
+    an epoch and before a checkpoint is written; then the weights are looked at too. With 16-bit
     precision the gradient scaler itself skips non-finite steps while it finds its scale: those are
     no error.
 
@@ -42,20 +42,17 @@ class Nonfinite(Callback):
         self.action = action
         self.num_skipped = 0
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
-        self._most_unread = MOST_KEPT
         if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
             self.__dict__["on_before_optimizer_step"] = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        self._most_unread = every or MOST_KEPT
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         if self.action == "stop":
             self._unread.append((trainer.global_step, loss.detach()))
-            if len(self._unread) >= self._most_unread:
+            # In the steps whose row of metrics is read as well, so that no other one waits.
+            is_due = readings.due(trainer, trainer.global_step + 1)
+            if is_due or len(self._unread) >= MOST_KEPT:
                 self._check_losses(trainer)
 
     @torch.no_grad()
@@ -79,12 +76,11 @@ class Nonfinite(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._check_losses(trainer)
-        for name, weights in pl_module.named_parameters():
-            if weights.requires_grad and not torch.isfinite(weights).all():
-                raise FloatingPointError(
-                    f"the weights `{name}` are not finite after {trainer.global_step} optimizer "
-                    f"steps, so no checkpoint is written.\n{REMEDIES}"
-                )
+        if name := nonfinite_weights(pl_module):
+            raise FloatingPointError(
+                f"the weights `{name}` are not finite after {trainer.global_step} optimizer "
+                f"steps, so no checkpoint is written.\n{REMEDIES}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_skipped": self.num_skipped}
@@ -104,3 +100,16 @@ class Nonfinite(Callback):
         if step != float("inf"):
             what = f"is {value}" if found else "is not finite on another device"
             raise FloatingPointError(f"the loss of optimizer step {int(step)} {what}.\n{REMEDIES}")
+
+
+def nonfinite_weights(model: nn.Module) -> str | None:
+    """Name the first weights in training that are not finite, with one read of the device."""
+    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and p.numel()}
+    if not trained:
+        return None
+    # Largest values, for a sum of squares may overflow where weights do not.
+    largest: Any = torch.stack(torch._foreach_norm(list(trained.values()), float("inf")))
+    # Of weights that are sharded, each rank has seen its own part.
+    whole: Tensor = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
+    found = readings.first_nonfinite(whole.unbind())
+    return list(trained)[found.place] if found else None

@@ -1,7 +1,6 @@
 """Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
 
 import math
-import os
 import sys
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+from torch import Tensor
 
 BAR_INTERVAL_S = 0.1
 
@@ -38,6 +38,7 @@ class Progress(ProgressBar):
         self._next = 0.0
         self._batch = 0
         self._epoch = 0
+        self._numbers: dict[str, tuple[Tensor, float]] = {}  # as they were last shown
 
     def disable(self) -> None:
         self._enabled = False
@@ -98,7 +99,8 @@ class Progress(ProgressBar):
         total = int(of) if math.isfinite(of) else None  # of a stream
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
-        metrics = format_metrics({k: float(v) for k, v in trainer.callback_metrics.items()})
+        values = trainer.callback_metrics
+        metrics = format_metrics({name: self._read(name, values[name]) for name in values})
         if self._bar is not None:
             task = self._bar.task_ids[0]
             said = epoch if what == "batch" else what
@@ -107,11 +109,16 @@ class Progress(ProgressBar):
             self._next = time.monotonic() + BAR_INTERVAL_S
         else:
             self._next = time.monotonic() + self.interval_s
-            try:
-                count = f"{batch}/{total}" if total is not None else f"{batch}"
-                print(f"{epoch}  {what} {count}  {metrics}", flush=True)
-            except BrokenPipeError:  # nobody reads any more; the run goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            count = f"{batch}/{total}" if total is not None else f"{batch}"
+            print(f"{epoch}  {what} {count}  {metrics}", flush=True)
+
+    def _read(self, name: str, value: Tensor) -> float:
+        """Read a value once, however often it is shown: each time, a step would wait for a GPU."""
+        known, number = self._numbers.get(name, (None, 0.0))
+        if known is not value:
+            number = float(value)
+            self._numbers[name] = value, number
+        return number
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -13,11 +13,14 @@ from .images import (
     ImageDataModule,
     cached,
     check_fraction,
+    check_names,
     class_folders,
     decode,
     find_file,
     labelled,
     load_array,
+    say_passed_over,
+    subfolders,
 )
 from .in_memory import Arrays, Split
 
@@ -26,6 +29,7 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NUM_CLASSES = len(CLASSES)
+FOLDERS = ("train", "test", CIFAR10.base_folder)
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -42,8 +46,6 @@ class CIFAR10DataModule(ImageDataModule):
         kwargs: See ``ImageDataModule``.
     """
 
-    num_classes = NUM_CLASSES
-
     def __init__(
         self,
         data_dir: str = "data/cifar10",
@@ -58,7 +60,14 @@ class CIFAR10DataModule(ImageDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir else self.data_dir / ".cache"
 
     @property
+    def num_classes(self) -> int:
+        """Ten, or as many as a trained model knows."""
+        return len(self.trained_classes or CLASSES)
+
+    @property
     def class_names(self) -> list[str]:
+        if self.trained_classes:
+            return self.trained_classes
         if self._has_class_folders():
             return [folder.name for folder in self._class_folders("train")]
         return CLASSES
@@ -75,17 +84,22 @@ class CIFAR10DataModule(ImageDataModule):
         super().prepare_data()
         if self._has_class_folders():
             for name in ("train", "test"):
-                self._class_folders(name)
+                check_names("data_dir", self._class_folders(name), self.class_names)
         else:
             self._unpack()
         for source in self.needed():
             self.read(source)
 
     def load(self, source: str) -> Arrays:
+        names = self.class_names
         if self._has_class_folders():
-            files, labels = labelled(self._class_folders(source))
+            beside = [p for p in subfolders(self.data_dir) if p.name not in FOLDERS]
+            say_passed_over("data.data_dir", beside, "neither train nor test")
+            files, labels = labelled("data_dir", self._class_folders(source), names)
             return Arrays(decode(files, 32, self.cache_dir, resize=False), labels)
-        return self._load_official(source)
+        arrays = self._load_official(source)
+        numbers = torch.tensor([names.index(name) for name in CLASSES])
+        return arrays._replace(targets=numbers[arrays.targets])
 
     def _has_class_folders(self) -> bool:
         return (self.data_dir / "train").is_dir() or (self.data_dir / "test").is_dir()
@@ -95,7 +109,7 @@ class CIFAR10DataModule(ImageDataModule):
         if not folder.is_dir():
             raise FileNotFoundError(f"data_dir: {folder} is missing beside the other split.")
         folders = class_folders(folder)
-        if len(folders) != NUM_CLASSES:
+        if len(folders) != NUM_CLASSES and not self.trained_classes:
             raise ValueError(
                 f"data_dir: {folder} holds {len(folders)} class folders, CIFAR-10 has "
                 f"{NUM_CLASSES}. Use ImageFolderDataModule for other images."

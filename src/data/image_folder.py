@@ -7,7 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .images import ImageDataModule, check_fraction, class_folders, decode, list_images
+from .images import (
+    ImageDataModule,
+    check_fraction,
+    check_names,
+    class_folders,
+    decode,
+    labelled,
+    say_passed_over,
+    subfolders,
+)
 from .in_memory import Arrays, Split
 
 # Per channel over ImageNet's training images, torchvision's convention for photographs.
@@ -20,8 +29,8 @@ class ImageFolderDataModule(ImageDataModule):
     """Images of any size in class folders, scaled and cropped to squares.
 
     A root holds ``<class>/*``, split at random by the seed, or ``train/<class>/*`` with ``test``
-    and perhaps ``val`` beside it; without ``val``, that is a seeded part of train. Classes of the
-    same name in several roots are one class.
+    and perhaps ``val`` beside it; without ``val``, that is a seeded part of train. Folders within a
+    class folder belong to its class. Classes of the same name in several roots are one class.
 
     Args:
         roots: Folders whose images are joined.
@@ -53,17 +62,21 @@ class ImageFolderDataModule(ImageDataModule):
         if not roots:
             raise ValueError("roots: empty. Give at least one folder.")
         self.roots = [Path(root) for root in roots]
+        places = [root.resolve() for root in self.roots]
+        for number, place in enumerate(places):
+            if place in places[:number]:
+                raise ValueError(f"roots: {self.roots[number]} is given twice.")
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.cache_dir = Path(cache_dir) if cache_dir else self.roots[0] / ".cache"
 
     @property
     def num_classes(self) -> int:
         """Number of classes found in the roots."""
-        return len(self._classes())
+        return len(self.class_names)
 
     @property
     def class_names(self) -> list[str]:
-        return self._classes()
+        return self.trained_classes or self._classes()
 
     def source(self, split: Split) -> str:
         if not self._has_split_folders():
@@ -80,21 +93,17 @@ class ImageFolderDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         super().prepare_data()
+        for source in SPLITS:
+            self._class_folders(source)  # not only those that are read: found before training
         for source in self.needed():
             self.read(source)
 
     def load(self, source: str) -> Arrays:
-        classes = self._classes()
-        files: list[Path] = []
-        labels: list[int] = []
-        for folder in self._folders(source):
-            for class_folder in class_folders(folder):
-                if class_folder.name not in classes:
-                    raise ValueError(f"roots: {class_folder} is a class that train does not have.")
-                images = list_images(class_folder)
-                files += images
-                labels += [classes.index(class_folder.name)] * len(images)
-        return Arrays(decode(files, self.image_size_px, self.cache_dir), torch.tensor(labels))
+        if source == "train":
+            beside = [p for r in self.roots for p in subfolders(r) if p.name not in SPLITS]
+            say_passed_over("data.roots", beside, "neither train, val nor test")
+        files, labels = labelled("roots", self._class_folders(source), self.class_names)
+        return Arrays(decode(files, self.image_size_px, self.cache_dir), labels)
 
     def _has_split_folders(self) -> bool:
         having = [r for r in self.roots if any((r / name).is_dir() for name in SPLITS)]
@@ -107,6 +116,12 @@ class ImageFolderDataModule(ImageDataModule):
         if source == "all":
             return self.roots
         return [root / source for root in self.roots if (root / source).is_dir()]
+
+    def _class_folders(self, source: str) -> list[Path]:
+        names = self.class_names
+        folders = [part for folder in self._folders(source) for part in class_folders(folder)]
+        check_names("roots", folders, names)
+        return folders
 
     def _classes(self) -> list[str]:
         for root in self.roots:

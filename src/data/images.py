@@ -5,6 +5,7 @@ import inspect
 import os
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image, ImageOps
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from PIL import Image, ImageOps, features
 from torch import Tensor, nn
 
 from ..checks import at_least, suggest
@@ -25,7 +26,14 @@ from . import augment as augmentations, philox
 from .in_memory import InMemoryDataModule, Split
 
 FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"]  # by content: EPS is a program
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+# Files of these need not be opened to see that they are images.
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 and later, on most systems
+    FORMATS, SUFFIXES = [*FORMATS, "AVIF"], {*SUFFIXES, ".avif"}
+JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # which systems leave in folders
+MOST_NAMED = 3  # of the files that are passed over
+NO_IMAGE = "not readable as images"
 CACHE_VERSION = 3  # raise it when the pixels decoded from the same files change
 # What Pillow raises for files that are damaged, or made to do damage.
 BROKEN: tuple[type[Exception], ...] = (
@@ -109,9 +117,7 @@ class ImageDataModule(InMemoryDataModule):
             draws = self._epoch_draws(inputs.device)
             for name, augmentation in self._augmentations.items():
                 inputs = augmentation(inputs, draws[name][rows])
-        if self._normalize.scale.device != inputs.device:
-            self._normalize.to(inputs.device)
-        normalized: Tensor = self._normalize(inputs)
+        normalized: Tensor = self._normalize_on(inputs.device)(inputs)
         return normalized
 
     def preprocessing(self) -> nn.Module:
@@ -127,18 +133,25 @@ class ImageDataModule(InMemoryDataModule):
         return torch.from_numpy(_decode_one(file, self.image_size_px, resize=True).copy())
 
     def find_images(self, folder: Path) -> list[Path]:
-        """List the images in a folder and the folders within, sorted."""
-        return sorted(path for path in folder.rglob("*") if _is_image(path))
+        """List the images in a folder and the folders within, sorted, and say what is none."""
+        images, others = find_images(folder)
+        say_passed_over(f"INPUT {folder}", others, NO_IMAGE)
+        return images
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Bring back pixels from inputs of the model: (B, C, H, W) -> (B, H, W, C) uint8."""
-        return self._normalize.inverse(inputs)
+        return self._normalize_on(inputs.device).inverse(inputs)
 
     def training_images(self, most: int) -> Tensor:
         """Return the first ``most`` training images, normalized: (N, C, H, W) float32."""
         dataset = self.datasets["train"]
         rows = dataset.rows[:most]
         return self.transform(dataset.arrays.inputs[rows], rows, "val")
+
+    def _normalize_on(self, device: torch.device) -> Normalize:
+        if self._normalize.scale.device != device:
+            self._normalize.to(device)
+        return self._normalize
 
     def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
@@ -199,16 +212,63 @@ def find_augmentations(
     return found
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the images directly in ``folder``, sorted.
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the images in a folder and the folders within, and all other files; sorted.
+
+    Hidden files and folders are in neither, nor what systems leave behind.
 
     Raises:
-        ValueError: There is none.
+        ValueError: A folder cannot be read.
     """
-    found = sorted(path for path in folder.iterdir() if _is_image(path))
-    if not found:
-        raise ValueError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
-    return found
+    images: list[Path] = []
+    others: list[Path] = []
+    been: set[Path] = set()  # for links that lead in a circle
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}).") from None
+
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := Path(place).resolve()) in been:
+            folders.clear()
+            continue
+        been.add(real)
+        folders[:] = filter(is_visible, folders)
+        for path in (Path(place, name) for name in names if is_visible(name)):
+            (images if holds_image(path) else others).append(path)
+    return sorted(images), sorted(others)
+
+
+def holds_image(path: Path) -> bool:
+    """Tell whether a file is an image by its suffix or, with any other suffix, by its content."""
+    if path.suffix.lower() in SUFFIXES:
+        return True  # or refused when it is read
+    try:
+        if not path.is_file():  # reading from a pipe might never end
+            return False
+        with Image.open(path, formats=FORMATS):
+            return True
+    except BROKEN:
+        return False
+
+
+def is_visible(name: str) -> bool:
+    """Tell whether a file or folder is meant by whoever names the folder that it is in."""
+    return not name.startswith(".") and name.lower() not in JUNK
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders directly in ``folder``, sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_visible(path.name) and path.is_dir())
+
+
+@rank_zero_only
+def say_passed_over(option: str, paths: Sequence[Path], reason: str) -> None:
+    """Count what is passed over and name the first, in one line on standard error."""
+    if paths:
+        names = ", ".join("/".join(path.parts[-2:]) for path in paths[:MOST_NAMED])
+        dots = ", ..." if len(paths) > MOST_NAMED else ""
+        text = f"warning: {option}: passed over {len(paths)}, {reason}: {names}{dots}"
+        print(text, file=sys.stderr, flush=True)
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -217,10 +277,17 @@ def class_folders(folder: Path) -> list[Path]:
     Raises:
         ValueError: There is none.
     """
-    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = subfolders(folder)
     if not found:
         raise ValueError(f"{folder} holds no class folders.")
     return found
+
+
+def check_names(option: str, folders: Sequence[Path], names: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a class folder whose name is none of ``names``."""
+    for folder in folders:
+        if folder.name not in names:
+            raise ValueError(f"{option}: {folder} is a class that train does not have.")
 
 
 def check_fraction(name: str, fraction: float) -> None:
@@ -317,10 +384,6 @@ def load_array(path: Path) -> Tensor:
         raise ValueError(f"{path} is damaged ({error}). Remove it: it is made anew.") from None
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
 def _decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -352,12 +415,32 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def labelled(folders: Sequence[Path]) -> tuple[list[Path], Tensor]:
-    """List the images of class folders with the number of their folder as label, (N,) int64."""
+def labelled(
+    option: str, folders: Sequence[Path], names: Sequence[str]
+) -> tuple[list[Path], Tensor]:
+    """List the images of class folders with the numbers of their classes, (N,) int64.
+
+    Args:
+        option: Whose value the folders are in, for messages.
+        folders: One for each class that there is; of several with one name, each.
+        names: Of all classes, in the order of their numbers.
+
+    Raises:
+        ValueError: A folder holds no images.
+    """
     files: list[Path] = []
     labels: list[int] = []
-    for label, folder in enumerate(folders):
-        images = list_images(folder)
+    others: list[Path] = []
+    for folder in folders:
+        images, rest = find_images(folder)
+        if not images:
+            raise ValueError(f"{folder} holds no images ({', '.join(FORMATS)}).")
         files += images
-        labels += [label] * len(images)
+        labels += [names.index(folder.name)] * len(images)
+        others += rest
+    parents = dict.fromkeys(folder.parent for folder in folders)
+    stray = [path for parent in parents for path in parent.iterdir() if is_visible(path.name)]
+    stray = sorted(path for path in stray if path.is_file() and holds_image(path))
+    say_passed_over(f"data.{option}", others, NO_IMAGE)
+    say_passed_over(f"data.{option}", stray, "in no class folder")
     return files, torch.tensor(labels)

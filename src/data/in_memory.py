@@ -148,11 +148,19 @@ class InMemoryDataModule(LightningDataModule):
         self.datasets: dict[Split, ArrayDataset] = {}
         self.sources: dict[str, Arrays] = {}
         self._resident: dict[str, Arrays] = {}
+        self.trained_classes: list[str] | None = None
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of their numbers, where they have any."""
+        """Names of the classes in the order of their numbers, where they have any.
+
+        Once ``use_classes`` has been called, they are those that it was given.
+        """
         return None
+
+    def use_classes(self, names: list[str]) -> None:
+        """Number classes as a trained model does, which may know more than there are here."""
+        self.trained_classes = names
 
     def preprocessing(self) -> nn.Module:
         """Make what turns samples, as a source holds them, into inputs of the model.

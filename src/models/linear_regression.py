@@ -77,21 +77,22 @@ class LinearRegression(SupervisedModule):
 
         With two features, y less what the model makes of the other one is shown beside each.
         """
-        (weights, bias), truth = self._found(), self._truth()  # by all devices together
+        found, truth = self._found(), self._truth()  # by all devices together
         if not self._tested:
             return []
         x, y = (torch.cat(p)[:MOST_SHOWN].float().cpu() for p in zip(*self._tested, strict=True))
-        lines = {"fitted": (weights.cpu(), bias.cpu())}
-        if truth is not None:
-            lines["true"] = (truth[0].cpu(), truth[1].cpu())
-        if len(weights) > 2:
+        named = {"fitted": found, "true": truth}
+        # The data may be of one precision and the weights of another.
+        lines = {n: (w[0].float().cpu(), w[1].float().cpu()) for n, w in named.items() if w}
+        num_features = len(lines["fitted"][0])
+        if num_features > 2:
             predicted = x @ lines["fitted"][0] + lines["fitted"][1]
             ends = torch.stack([y.min(), y.max()])
             return [Panel("predicted", "true", (predicted, y), {"predicted = true": (ends, ends)})]
         panels = []
-        for i in range(len(weights)):
+        for i in range(num_features):
             ends = torch.stack([x[:, i].min(), x[:, i].max()])
-            others = [j for j in range(len(weights)) if j != i]
+            others = [j for j in range(num_features) if j != i]
             rest = "".join(f" - w{j + 1} x{j + 1}" for j in others)
             part = y - x[:, others] @ lines["fitted"][0][others]
             straight = {name: (ends, ends * w[i] + b) for name, (w, b) in lines.items()}

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from .. import optim, readings, resuming
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 # Where a subclass may log what it likes: in each step, and by the end of an epoch.
 IN_STEPS = {"training_step", "on_train_batch_start", "on_train_batch_end"}
@@ -32,15 +35,34 @@ class MeanLoss(Metric):
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        # Not float64, which Apple's GPUs lack: see `compensated_sum`.
+        self.add_state("total", torch.zeros(2), dist_reduce_fx=compensated_sum)
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.total += self.loss(outputs.float(), targets) * len(targets)
+        added = (self.loss(outputs.float(), targets) * len(targets)).float()
+        self.total = compensated_sum(
+            torch.stack([self.total, torch.stack([added, torch.zeros_like(added)])])
+        )
         self.count += len(targets)
 
     def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        return self.total.sum() / self.count
+
+
+def compensated_sum(parts: Tensor) -> Tensor:
+    """Add float32 numbers and keep what rounding takes away: (N, 2) -> (2,).
+
+    Each is a value and what is to be added to it. By Knuth's TwoSum (The Art of Computer
+    Programming, volume 2, section 4.2.2), which finds the rounding error of a sum exactly.
+    """
+    total, error = parts[0]
+    for value, more in parts[1:]:
+        new = total + value
+        of_value = new - total
+        error = error + more + ((total - (new - of_value)) + (value - of_value))
+        total = new
+    return torch.stack([total, error])
 
 
 class SupervisedModule(LightningModule):
@@ -62,7 +84,8 @@ class SupervisedModule(LightningModule):
         weight_init: Of linear and convolution layers: PyTorch's own, Glorot & Bengio 2010
             (uniform), or He et al. 2015 (normal); the last two start biases at zero.
         compile_mode: Compile the network with this mode of ``torch.compile`` when training begins;
-            names in checkpoints stay as they are.
+            names in checkpoints stay as they are. On GPUs, gradients can be accumulated over
+            batches in modes without CUDA graphs alone.
     """
 
     def __init__(
@@ -74,7 +97,7 @@ class SupervisedModule(LightningModule):
         lr_scheduler: dict[str, Any] | None = None,
         l1_penalty: float = 0.0,
         weight_init: Literal["default", "xavier", "he"] = "default",
-        compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
+        compile_mode: CompileMode | None = None,
     ) -> None:
         super().__init__()
         self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
@@ -83,11 +106,10 @@ class SupervisedModule(LightningModule):
         optim.check_scheduler(lr_scheduler, self.optimizer_settings)
         if l1_penalty < 0:
             raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
-        if compile_mode not in (None, "default", "reduce-overhead", "max-autotune"):
-            raise ValueError(
-                f"compile_mode: {compile_mode!r} is none of `default`, `reduce-overhead`, "
-                "`max-autotune`, null."
-            )
+        modes = get_args(CompileMode)
+        if compile_mode not in (None, *modes):
+            choices = ", ".join(f"`{mode}`" for mode in modes)
+            raise ValueError(f"compile_mode: {compile_mode!r} is none of {choices}, null.")
         self.l1_penalty = l1_penalty
         self.compile_mode = compile_mode
         self.network = network
@@ -145,11 +167,31 @@ class SupervisedModule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.compile_mode:
+            self._check_compile_mode()
             self.network.compile(mode=self.compile_mode)
 
+    def _check_compile_mode(self) -> None:
+        """Refuse CUDA graphs where gradients are accumulated: the next batch overwrites them."""
+        schedules = [
+            callback
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler)
+        ]
+        accumulates = self.trainer.accumulate_grad_batches > 1 or any(
+            schedule.going_to_accumulate_grad_batches() for schedule in schedules
+        )
+        graphs = self.compile_mode in WITH_CUDA_GRAPHS and self.device.type == "cuda"
+        if graphs and accumulates:
+            raise ValueError(
+                f"compile_mode: {self.compile_mode} uses CUDA graphs, in which each batch would "
+                "overwrite the gradients of the one before, which are to be accumulated.\n"
+                "Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        unread = [[part.cpu() for part in batch] for batch in self._unread]
-        checkpoint["unread"] = resuming.gather(self.trainer, unread)
+        unread = [tuple(map(torch.cat, zip(*self._unread, strict=True)))] if self._unread else []
+        on_cpu = [[part.cpu() for part in batch] for batch in unread]
+        checkpoint["unread"] = resuming.gather(self.trainer, on_cpu)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("unread")

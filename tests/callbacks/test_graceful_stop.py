@@ -12,7 +12,7 @@ from src.callbacks import Checkpoint, ExactResume, GracefulStop
 from src.run import MetricsCSV, RunFiles
 from tests.fitting import Line, fit, noisy_line
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 TWICE = {"val_check_interval": 0.5}  # an epoch
@@ -62,6 +62,7 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[floa
         (Send(signal.SIGTERM, batch=4), {"accumulate_grad_batches": 3}, 143, 2),
         (Send(signal.SIGTERM, batch=6), {"accumulate_grad_batches": 3}, 143, 2),
         (Send(signal.SIGUSR1, batch=5), {}, 143, 5),
+        (Send(signal.SIGHUP, batch=5), {}, 129, 5),
         # In validation: after the batch, which need not be the last.
         (Send(signal.SIGINT, validation=1), {"limit_val_batches": 3}, 130, 8),
         (Send(signal.SIGINT, validation=2), {"limit_val_batches": 3}, 130, 16),
@@ -98,6 +99,16 @@ def test_second_signal_ends_the_process(tmp_path: Path) -> None:
     assert [handlers[1] == signal.SIG_DFL for handlers in seen] == [False, True]
 
 
+def test_nohup(tmp_path: Path) -> None:
+    """A signal that is ignored stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        _, made = train(tmp_path, Send(signal.SIGHUP, batch=2))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert made.global_step == 16
+
+
 @pytest.mark.parametrize("crash", [False, True])
 def test_handlers_are_restored_after_a_run(tmp_path: Path, crash: bool) -> None:
     class Crash(Callback):
@@ -109,7 +120,7 @@ def test_handlers_are_restored_after_a_run(tmp_path: Path, crash: bool) -> None:
     recorded = Send(signal.SIGTERM)
     with pytest.raises(RuntimeError, match="crash") if crash else nullcontext():
         train(tmp_path, recorded, Crash())
-    assert [getattr(h, "__name__", "") for h in recorded.handlers] == ["_receive"] * 3
+    assert [getattr(h, "__name__", "") for h in recorded.handlers] == ["_receive"] * 4
     assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
@@ -147,6 +158,7 @@ def test_stopped_and_resumed_run_is_the_run_that_was_not(
     whole, count = MetricsCSV(tmp_path / "whole"), Count()
     expected, _ = train(tmp_path / "whole", Checkpoint(), count, logger=whole, **settings)
     folder, again = tmp_path / "parts", Count()
+    folder.mkdir()
     files = RunFiles(folder, "")
     first, second = MetricsCSV(folder), MetricsCSV(folder)
     with pytest.raises(SystemExit):

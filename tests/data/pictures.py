@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+
+from src import data
+
+needs_cifar10 = pytest.mark.skipif(
+    not hasattr(data, "CIFAR10DataModule"), reason="this project has no CIFAR10DataModule"
+)
 
 
 def save_image(path: Path, shade: int, size: tuple[int, int] = (32, 32)) -> Path:

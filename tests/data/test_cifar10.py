@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torchvision.datasets import CIFAR10, utils as downloads
 from torchvision.datasets.utils import calculate_md5
 
-from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CIFAR10DataModule
+from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CLASSES, CIFAR10DataModule
 from tests.data.pictures import save_image, shades
 from tests.data.serving import serve, targets, trainer
 from tests.test_hostile import MakesFolder
@@ -258,3 +259,37 @@ def test_mean_and_standard_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
         std = (counts * (values - mean).square()).sum().sqrt().item()
         assert abs(mean - CIFAR10_MEAN[channel]) < 2e-3
         assert abs(std - CIFAR10_STD[channel]) < 2e-3
+
+
+def test_classes_of_a_trained_model(class_folders: Path) -> None:
+    """Of the test images those of two classes are here, by the numbers of a model of twelve."""
+    names = ["x", *(f"class{label}" for label in range(10, -1, -1))]
+    for label in (*range(3), *range(5, 10)):
+        shutil.rmtree(class_folders / f"test/class{label}")
+    data = cifar10(class_folders)
+    data.use_classes(names)
+    assert (data.num_classes, data.class_names) == (12, names)
+    assert targets(serve(data, "test")) == [[8, 8, 7, 7]]
+
+
+def test_official_classes_of_a_trained_model(official: Path) -> None:
+    data = cifar10(official)
+    data.use_classes([*reversed(CLASSES), "x"])
+    assert targets(serve(data, "test")) == [[4, 3]]
+
+
+def test_classes_that_differ_between_the_splits(class_folders: Path) -> None:
+    (class_folders / "test/class3").rename(class_folders / "test/klass3")
+    folder = class_folders / "test/klass3"
+    assert refusal(cifar10(class_folders)) == (
+        f"data_dir: {folder} is a class that train does not have."
+    )
+
+
+def test_folder_beside_the_splits(
+    class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (class_folders / "val").mkdir()
+    serve(cifar10(class_folders))
+    warning = "passed over 1, neither train nor test: " + f"{class_folders.name}/val"
+    assert capsys.readouterr().err == f"warning: data.data_dir: {warning}\n"

@@ -94,6 +94,32 @@ def test_class_that_training_does_not_have(tmp_path: Path) -> None:
     assert refusal(data) == f"roots: {tmp_path / 'val/z'} is a class that train does not have."
 
 
+@pytest.mark.parametrize("known", [None, ["z", "b", "a"]])
+def test_numbers_of_classes(known: list[str] | None, tmp_path: Path) -> None:
+    data = folder(save(tmp_path, "train/a/0", "train/b/0", "train/b/1", "val/b/0", "test/a/0"))
+    if known:
+        data.use_classes(known)
+    numbers = [known.index(name) if known else place for place, name in enumerate("ab")]
+    first, second = numbers
+    found = [targets(serve(data, split)) for split in SPLITS]
+    assert found == [[[first, second, second]], [[second]], [[first]]]
+    assert data.num_classes == len(known or "ab")
+    assert data.class_names == (known or ["a", "b"])
+
+
+def test_class_that_training_does_not_have_is_found_before_it(tmp_path: Path) -> None:
+    data = folder(save(tmp_path, "train/a/0", "train/a/1", "test/z/0"))
+    assert refusal(data) == f"roots: {tmp_path / 'test/z'} is a class that train does not have."
+
+
+def test_folders_beside_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = folder(save(tmp_path, "train/a/0", "train/a/1", "test/a/0", "valid/a/0", "extra/a/0"))
+    serve(data)
+    places = f"{tmp_path.name}/extra, {tmp_path.name}/valid"
+    passed = f"warning: data.roots: passed over 2, neither train, val nor test: {places}\n"
+    assert capsys.readouterr().err == passed
+
+
 def test_class_folder_without_images(tmp_path: Path) -> None:
     data = folder(save(tmp_path, "a/0"))
     (tmp_path / "b").mkdir()
@@ -135,6 +161,7 @@ def test_too_few_images_to_split(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"roots": []}, "roots: empty. Give at least one folder."),
+        ({"roots": ["x", "y", "./x/"]}, "roots: x is given twice."),
         ({"val_fraction": 0}, "val_fraction: 0 is not in (0, 1)."),
         ({"test_fraction": 1}, "test_fraction: 1 is not in (0, 1)."),
         (

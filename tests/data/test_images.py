@@ -16,6 +16,8 @@ from tests.data.pictures import save_image, shades
 from tests.data.serving import SPLITS, serve
 
 AUGMENT = {"random_crop": {"pad_px": 2}, "horizontal_flip": None}
+# A program: where Ghostscript is installed, Pillow would run it.
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 MEAN, STD = (0.5, 0.25, 0.0), (0.5, 0.25, 1.0)
 
 
@@ -321,7 +323,7 @@ def test_pixels_stay_in_place(tmp_path: Path) -> None:
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
     Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "transparent.png")
-    files = images.list_images(tmp_path)
+    files, _ = images.find_images(tmp_path)
     assert shades(decode(files, 4, tmp_path / "cache")) == [9, 9]
 
 
@@ -329,11 +331,8 @@ def test_folders_without_images_or_classes(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        images.list_images(tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path} holds no images "
-        "(.bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp)."
-    )
+        images.labelled("roots", [tmp_path], [tmp_path.name])
+    assert str(error.value) == f"{tmp_path} holds no images ({', '.join(images.FORMATS)})."
     with pytest.raises(ValueError) as error:  # noqa: PT011
         images.class_folders(tmp_path)
     assert str(error.value) == f"{tmp_path} holds no class folders."
@@ -343,9 +342,66 @@ def test_labels_number_the_folders(tmp_path: Path) -> None:
     for path in ("b/2.JPG", "b/1.png", "a/1.png", "a/notes.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    files, labels = images.labelled(images.class_folders(tmp_path))
+    folders = images.class_folders(tmp_path)
+    files, labels = images.labelled("roots", folders, ["a", "b"])
     assert [str(file.relative_to(tmp_path)) for file in files] == ["a/1.png", "b/1.png", "b/2.JPG"]
     assert labels.tolist() == [0, 1, 1]
+    assert images.labelled("roots", folders, ["b", "x", "a"])[1].tolist() == [2, 0, 0]
+
+
+def test_images_are_found_by_content_in_all_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each class one that no suffix tells, one in a folder within, and a new format."""
+    picture = Image.new("RGB", (4, 4))
+    names = ["1.jfif", "deep/er/2", "3.avif", "4.unknown", "5.png/6.jpg"]
+    names = names if "AVIF" in images.FORMATS else [n for n in names if n != "3.avif"]
+    forms = {"1.jfif": "JPEG", "3.avif": "AVIF", "4.unknown": "WEBP"}
+    for path in [tmp_path / "cat" / name for name in names]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, forms.get(path.name, "PNG"))
+    (tmp_path / "cat/deep/again").symlink_to(tmp_path / "cat")  # no end, and nothing twice
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini", ".hidden/5.png", "__MACOSX/5.png"):
+        path = tmp_path / "cat" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("junk")
+    (tmp_path / "cat/deep/program.eps").write_bytes(EPS)
+    (tmp_path / "cat/notes").write_text("BM is no bitmap")
+    (tmp_path / "cat/table.csv").write_text("P6 1")
+    os.mkfifo(tmp_path / "cat/zipe")
+    (tmp_path / "stray.png").touch()
+    found = images.labelled("roots", [tmp_path / "cat"], ["cat"])[0]
+    assert [str(file.relative_to(tmp_path / "cat")) for file in found] == [str(p) for p in sorted(map(Path, names))]
+    passed = "passed over 4, not readable as images: deep/program.eps, cat/notes, cat/table.csv, ..."
+    stray = f"passed over 1, in no class folder: {tmp_path.name}/stray.png"
+    err = capsys.readouterr().err
+    assert err == f"warning: data.roots: {passed}\nwarning: data.roots: {stray}\n"
+    assert images.decode(found, 4, tmp_path / ".cache").shape == (len(names), 4, 4, 3)
+
+
+def test_only_what_has_no_suffix_of_images_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening 50,000 files at each start would take 4 s."""
+    for suffix in images.SUFFIXES:
+        (tmp_path / f"1{suffix}").touch()
+        (tmp_path / f"2{suffix.upper()}").touch()
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert len(images.find_images(tmp_path)[0]) == 2 * len(images.SUFFIXES)
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if str(folder).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # as root, nothing is refused
+    with pytest.raises(ValueError, match=r"/secret cannot be read \(Permission denied\)\.$"):
+        images.find_images(tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
@@ -362,7 +418,9 @@ def test_photographs_are_turned_upright_and_hidden_files_passed_over(tmp_path: P
     exif[0x0112] = 6  # the tag for orientation: turn by 90 degrees clockwise
     sideways.resize((8, 4), Image.Resampling.NEAREST).save(tmp_path / "a.png", exif=exif)
     (tmp_path / "._a.png").write_bytes(b"what another system leaves beside a file")
-    (file,) = images.list_images(tmp_path)
+    files, others = images.find_images(tmp_path)
+    assert others == []
+    (file,) = files
     pixels = decode([file], 4, tmp_path / "cache")[0]
     assert pixels[0].tolist() == [[255, 0, 0]] * 4
     assert pixels[3].tolist() == [[0, 0, 255]] * 4

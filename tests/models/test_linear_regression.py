@@ -7,9 +7,10 @@ import torch
 
 from src.models import LinearRegression
 from src.train import main as train
-from tests.commands import same, survives_kills
+from tests.commands import experiment, same, survives_kills
 from tests.fitting import Given, fit, trainer
 
+EXPERIMENT = experiment("linear_regression")
 # With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5.
 INPUTS, TARGETS = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 0.0])
 
@@ -118,10 +119,18 @@ def test_without_a_test_nothing_is_shown(tmp_path: Path) -> None:
     assert model.panels() == []
 
 
-@pytest.mark.parametrize("weights", ["[2.0]", "[2.0, -3.4]", "[2.0, -3.4, 1.0]"])
-def test_a_run_draws_its_fit(weights: str, tmp_path: Path) -> None:
-    args = ["--config", "linear_regression", "--data.weights", weights, "--trainer.max_epochs", "1"]
+@pytest.mark.parametrize(
+    ("weights", "precision"),
+    [
+        *((weights, "32-true") for weights in ("[2.0]", "[2.0, -3.4]", "[2.0, -3.4, 1.0]")),
+        *(("[2.0]", precision) for precision in ("64-true", "bf16-true", "16-true", "bf16-mixed")),
+        *(("[2.0, -3.4, 1.0]", precision) for precision in ("64-true", "bf16-true")),
+    ],
+)
+def test_a_run_draws_its_fit(weights: str, precision: str, tmp_path: Path) -> None:
+    args = [*EXPERIMENT, "--data.weights", weights, "--trainer.max_epochs", "1"]
     args += ["--model.num_features", str(weights.count(",") + 1), "--runs_dir", str(tmp_path)]
+    args += ["--trainer.precision", precision]
     assert train(args) == 0
     names = sorted(path.name for path in tmp_path.glob("linear_regression/*/plots/*"))
     assert names == ["fit.png", "loss.png"]  # a single epoch has fewer steps than a row needs
@@ -147,7 +156,7 @@ def test_no_features_are_refused() -> None:
 def test_experiment_finds_the_true_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["--config", "linear_regression", "--runs_dir", str(tmp_path)]
+    args = [*EXPERIMENT, "--runs_dir", str(tmp_path)]
     assert train([*args, "--run_name", "run"]) == 0
     printed = capsys.readouterr().out
     found = re.search(r"weights +│ (\S+), (\S+) +\(true 2.0000, -3.4000\)", printed)
@@ -166,4 +175,5 @@ def test_experiment_finds_the_true_weights(
 
 @pytest.mark.slow
 def test_kills() -> None:
-    survives_kills(6, "--callbacks.checkpoint.every_n_steps", "7", "--trainer.max_epochs", "3")
+    often = ["--callbacks.checkpoint.every_n_steps", "7", "--trainer.max_epochs", "3"]
+    survives_kills(6, *EXPERIMENT, *often)

@@ -1,4 +1,5 @@
 import warnings
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 
 from src.explain import explain
-from src.models.supervised import SupervisedModule, initialize
+from src.models.supervised import MeanLoss, SupervisedModule, compensated_sum, initialize
 from tests.fitting import Given, Line, Rows, fit, trainer
 
 STILL = {"name": "SGD", "lr": 0.0}
@@ -88,6 +89,25 @@ def test_evaluation_counts_each_sample_once(tmp_path: Path) -> None:
     tested = trainer(tmp_path).test(model, datamodule=data, verbose=False)
     assert tested == [{"test/loss": 11.0}]
     assert sorted(set(model.logged)) == ["test/loss", "val/loss"]
+
+
+@pytest.mark.parametrize("by_forward", [False, True])
+def test_mean_of_many_losses_is_right_to_float32(by_forward: bool) -> None:
+    """Of 50,000 samples on two devices, and in plain float32, as Apple's GPUs have no other."""
+    ranks = [MeanLoss(lambda outputs, _: outputs.mean()) for _ in range(2)]
+    losses = torch.rand(250, 2, generator=torch.Generator().manual_seed(0)) + 1
+    losses[0] = 1e7  # beside which the others are lost one by one
+    for row in losses:
+        for metric, loss in zip(ranks, row, strict=True):
+            outputs = loss.expand(100)
+            (metric if by_forward else metric.update)(outputs, torch.zeros(100))
+    together = ranks[0]
+    together.total = compensated_sum(torch.stack([metric.total for metric in ranks]))
+    together.count = sum(metric.count for metric in ranks)  # type: ignore[assignment]
+    assert together.count == 50_000
+    expected = fsum(losses.flatten().tolist()) / losses.numel()
+    assert together.compute().dtype == torch.float32
+    assert float(together.compute()) == pytest.approx(expected, rel=2**-23)
 
 
 def test_further_metrics_are_those_of_all_samples(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
 CASES = [DEFAULT, *(case for case in covering() if case != DEFAULT)]
 IDS = ["-".join(case.values()) for case in CASES]
 
+# Tests of the template, rules of this house, and what tests the library with models of others.
+HOUSE = re.compile(r"tests/(template/|zoo/|test_(architecture|zoo)\.py$)")
 # Which example a file belongs to is seen from its name.
 REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
 VISION = re.compile(
@@ -53,7 +55,7 @@ def expected_files(case: dict[str, str]) -> set[str]:
     kept |= {".pre-commit-config.yaml", "README.md", "locks/export.lock", "locks/paddle.lock"}
     for folder in ("src", "tests", "configs", "scripts"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
-    kept -= {name for name in kept if name.startswith("tests/template/")}
+    kept -= {name for name in kept if HOUSE.match(name)}
     kept -= {"configs/overlays/wandb.yaml", "configs/overlays/mlflow.yaml"}
     examples, logger = case["examples"], case["logger"]
     if examples in ("vision", "none"):
@@ -127,6 +129,24 @@ def imports(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_tests_import_what_is_there(case: dict[str, str], project: Path) -> None:
+    """And not, say, a file of the tests that only this repository has."""
+    missing = []
+    for path in project.rglob("tests/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                place = project.joinpath(*node.module.split("."))
+                names = [alias.name for alias in node.names] if place.is_dir() else [""]
+                is_own = place.is_relative_to(project / "tests")
+                missing += [
+                    (path.name, node.module, name)
+                    for name in names
+                    if is_own and not (place / name).with_suffix(".py").is_file()
+                ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

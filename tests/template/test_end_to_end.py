@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.template.baking import bake, run
+from tests.template.growing import change_examples, grow, remove_cifar10
 
 # What a run must reach, and an option for one that is stopped before its schedule ends.
 EXPECTED = {
@@ -48,6 +49,21 @@ sys.meta_path.insert(0, Hidden)
 """
 
 
+# This environment in place of one of the project's own: the stamp counts as up to date.
+INSTALLED = [f"VENV={sys.prefix}", "EXTRAS=", "--old-file", f"{sys.prefix}/.requirements"]
+
+
+def make(target: str, project: Path, args: str = "") -> str:
+    return run("make", target, *INSTALLED, f"ARGS={args}", folder=project)
+
+
+def check_tests(project: Path, args: str) -> None:
+    """Check that ``make test`` passes."""
+    last = make("test", project, args).splitlines()[-1]
+    assert re.search(r"\d+ passed", last)
+    assert not re.search(r"failed|error", last)
+
+
 def hide_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this environment stand for one that was made without torchvision."""
     folder.mkdir()
@@ -72,21 +88,13 @@ def test_project(
     if answers.get("examples") in ("regression", "none"):
         hide_torchvision(tmp_path / "hiding", monkeypatch)
     package = answers.get("package_name", "src")
-    # This environment in place of one of the project's own: the stamp counts as up to date.
-    installed = [f"VENV={sys.prefix}", "EXTRAS=", "--old-file", f"{sys.prefix}/.requirements"]
-
-    def make(target: str, args: str = "") -> str:
-        return run("make", target, *installed, f"ARGS={args}", folder=project)
-
-    make("check")
-    if answers:  # else its tests are those that this one is part of
-        left_out = SAME if answers.get("examples") in ("vision", "regression") else ()
-        passed = make("test", " ".join(f"--ignore tests/{name}.py" for name in left_out))
-        assert re.search(r"\d+ passed", passed.splitlines()[-1])
-        assert not re.search(r"failed|error", passed.splitlines()[-1])
+    make("check", project)
+    if "examples" in answers:  # else they run below, beside an owner's own
+        left_out = SAME if answers["examples"] != "none" else ()
+        check_tests(project, " ".join(f"--ignore tests/{name}.py" for name in left_out))
 
     metric, least, horizon = EXPECTED[config]
-    printed = make("train", "--run_name whole")
+    printed = make("train", project, "--run_name whole")
     assert f"runs/{config}/whole" in printed
     whole = json.loads((project / f"runs/{config}/whole/metrics.json").read_text())
     assert whole[metric] > least
@@ -96,8 +104,28 @@ def test_project(
 
     # Stopped within an epoch and resumed, it ends where it does when it is never stopped.
     whole_schedule = horizon.format(steps=whole["steps"])
-    make("train", f"--run_name parts --trainer.max_steps 100 {whole_schedule}")
-    make("train", "--resume last --trainer.max_steps -1")
+    make("train", project, f"--run_name parts --trainer.max_steps 100 {whole_schedule}")
+    make("train", project, "--resume last --trainer.max_steps -1")
     parts = json.loads((project / f"runs/{config}/parts/metrics.json").read_text())
     assert parts["steps"] == whole["steps"] > 100
     assert parts["test/loss"] == whole["test/loss"]
+
+
+@pytest.mark.slow
+def test_project_that_has_grown(template: Path, tmp_path: Path) -> None:
+    """All its tests pass with what its owner has added, and changed in the examples."""
+    project = bake(str(template), tmp_path, {"package_name": "myproject"})
+    grow(project, "myproject")
+    change_examples(project)
+    make("check", project)
+    check_tests(project, "")
+
+
+@pytest.mark.slow
+def test_project_without_an_example(template: Path, tmp_path: Path) -> None:
+    """Its owner has removed one, and the tests that are named after it."""
+    project = bake(str(template), tmp_path, {})
+    grow(project)
+    remove_cifar10(project)
+    make("check", project)
+    check_tests(project, "tests/data tests/models tests/test_configs.py tests/test_image_use.py")

@@ -1,0 +1,85 @@
+"""What the owner of a project adds to it, by the table in the README and beside it."""
+
+import re
+import shutil
+from pathlib import Path
+
+GROWTH = Path(__file__).parent / "growth"
+LINES = [f"LEVEL_{number} = {number}  # dB" for number in range(300)]
+CSV = "x,y,target\n" + "".join(f"{i / 10},{i % 3},{i / 5}\n" for i in range(32))
+
+
+def grow(project: Path, package: str = "src") -> None:
+    """Add models, data, a callback, a loss, their configs and much else to a project."""
+    home = project / package
+    for path in GROWTH.rglob("*.py"):
+        if path.name != "__init__.py":
+            shutil.copy(path, home / path.relative_to(GROWTH))
+    for path in GROWTH.glob("configs/*.yaml"):
+        text = path.read_text().replace("src.", f"{package}.")
+        (project / "configs" / path.name).write_text(text)
+    # One line each, as the README's table says; the other module is named by its path.
+    append(home / "models/__init__.py", "from .table import TableModel as TableModel")
+    append(home / "data/__init__.py", "from .table import TableDataModule as TableDataModule")
+    append(home / "callbacks/__init__.py", "from .weight_norm import WeightNorm as WeightNorm")
+    edit(home / "cli.py", "    Throughput,\n)", "    Throughput,\n    WeightNorm,\n)")
+    edit(
+        home / "cli.py",
+        "    plots: Plots | None = None\n",
+        "    plots: Plots | None = None\n    weight_norm: WeightNorm | None = None\n",
+    )
+    edit(home / "cli.py", "run has ended.\n", "run has ended.\n        weight_norm: Log it.\n")
+    # A long module, and a long file.
+    append(home / "models/sine.py", "\n", *LINES)
+    (home / "levels.py").write_text("\n".join(['"""Levels."""', "", *LINES, ""]))
+    (project / "tests/test_levels.py").write_text(
+        f"from {package}.levels import LEVEL_3\n\n\n"
+        "def test_levels() -> None:\n    assert LEVEL_3 == 3\n"
+    )
+    (project / "tools").mkdir()
+    (project / "tools/clean.py").write_text('"""Clean up."""\n\nprint("clean")\n')
+    edit(project / "pyproject.toml", 'version = "0.1.0"', 'version = "0.2.0"')
+    edit(project / "pyproject.toml", '    "numpy",\n', '    "numpy",\n    "pandas",\n')
+
+
+def change_examples(project: Path) -> None:
+    """Set what somebody with another machine and task would in the configs of the examples."""
+    for path in (project / "configs").glob("*.yaml"):
+        text = path.read_text().replace("  accelerator: cpu #", "  #")
+        if "accelerator" not in text:
+            text = text.replace("trainer:\n", "trainer:\n  accelerator: gpu\n  devices: 2\n")
+        text = text.replace("activation: relu", "activation: identity").replace(
+            "lr: 0.0", "lr: 0.1"
+        )
+        path.write_text(text.replace("lr: 0.0", "lr: 0.1"))
+    (project / "configs/cifar10_fast.yaml").rename(project / "configs/renamed.yaml")
+    (project / "configs/overlays/wide.yaml").write_text("model: {init_args: {channels: [8, 8]}}\n")
+    (project / "configs/overlays/other.yaml").write_text(
+        "trainer:\n  logger: {class_path: not_installed.Logger}\n"
+    )
+    (project / "configs/few.yaml").write_text("# Laid over others.\ntrainer: {max_epochs: 1}\n")
+
+
+def remove_cifar10(project: Path) -> None:
+    """Remove an example: its module, its configs and the tests named after it."""
+    for name in ("src/data/cifar10.py", "tests/data/test_cifar10.py"):
+        (project / name).unlink()
+    for path in (project / "configs").glob("cifar10*.yaml"):
+        path.unlink()
+    edit(
+        project / "src/data/__init__.py",
+        "from .cifar10 import CIFAR10DataModule as CIFAR10DataModule\n",
+        "",
+    )
+
+
+def append(path: Path, *lines: str) -> None:
+    """Put lines at the end of a file."""
+    path.write_text("\n".join([path.read_text().rstrip("\n"), *lines, ""]))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the one place that a text has in a file."""
+    text = path.read_text()
+    assert len(re.findall(re.escape(old), text)) == 1, (path, old)
+    path.write_text(text.replace(old, new))
