@@ -10,12 +10,14 @@ from PIL import Image
 
 from src import evaluate, export, models, predict
 from src.train import main as train
+from tests.commands import experiment
 from tests.on_gpu import any_gpu, resumed_like_whole
 from tests.pretended_gpu import PretendedGPU
 from tests.small import make_images
 
 IMAGES = [
-    *("--config", "cifar10_synthetic", "--data.num_samples", "64", "--data.num_val_samples", "16"),
+    *experiment("cifar10_synthetic"),
+    *("--data.num_samples", "64", "--data.num_val_samples", "16"),
     *("--data.num_test_samples", "16", "--data.batch_size", "16", "--model.channels", "[4,4]"),
     *("--trainer.log_every_n_steps", "3", "--callbacks.plots", "null", "--run_name", "r"),
 ]

@@ -14,13 +14,14 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from src import explain
+from src import explain, models
 from src.evaluate import main as evaluate
 from src.find import DEFAULT_CONFIG, PACKAGE
 from src.options import resolve_configs
 from src.train import main as train
 from tests.commands import fails
 from tests.conftest import TINY
+from tests.small import class_path, experiments
 
 HEAD = """
 import torch
@@ -71,7 +72,10 @@ class OwnLoaders(Net):
     def test_dataloader(self):
         return Points().train_dataloader()
 """
-LINEAR = "src.models.linear_regression.LinearRegression"
+# The model of the default experiment, by its full path, and its arguments there.
+DEFAULT = experiments()[DEFAULT_CONFIG]["model"]
+FOUND: Any = getattr(models, class_path(DEFAULT), None)
+DEFAULT_MODEL = f"{FOUND.__module__}.{FOUND.__qualname__}" if FOUND else class_path(DEFAULT)
 Write = Callable[[str], str]
 
 
@@ -349,8 +353,9 @@ def test_arguments_of_the_same_class_are_kept(write: Write) -> None:
     for args in ([*TINY, "--model=tests.tiny.TinyModel"], [*TINY, f"--model={name}.Same"]):
         config = printed([*args, "--print_config"])
         assert config["model"]["init_args"]["widths"] == [6]
-    config = printed([f"--model={LINEAR}", "--print_config"])
-    assert config["model"]["init_args"]["optimizer"] == {"name": "SGD", "lr": 0.05}
+    given = DEFAULT.get("init_args", {}) if isinstance(DEFAULT, dict) else {}
+    config = printed([f"--model={DEFAULT_MODEL}", "--print_config"])
+    assert {name: config["model"]["init_args"][name] for name in given} == given
 
 
 @pytest.mark.parametrize(
@@ -361,7 +366,7 @@ def test_arguments_of_the_same_class_are_kept(write: Write) -> None:
         (["--config", "overlays/bf16", "--model=my.Net"], "net"),
         (["--config", "overlays/bf16", *TINY], "tiny"),
         ([*TINY, "--model=my.Net"], "tiny"),
-        ([f"--model={LINEAR}"], DEFAULT_CONFIG),
+        ([f"--model={DEFAULT_MODEL}"], DEFAULT_CONFIG),
         (["--data=my.Points"], DEFAULT_CONFIG),
         ([], DEFAULT_CONFIG),
     ],

@@ -46,7 +46,7 @@ HOUSE = re.compile(r"tests/(template/|zoo/|test_(architecture|zoo)\.py$)")
 REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
 VISION = re.compile(
     r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|hostile_images|image_experiments"
-    r"|image_folder|image_use|images|pictures|simple_cnn|synthetic_images)\.(py|yaml)$"
+    r"|image_folder|image_gpu|image_use|images|pictures|simple_cnn|synthetic_images)\.(py|yaml)$"
 )
 
 
