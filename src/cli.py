@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace, _typehints, get_loader, set_loader
+from jsonargparse import Namespace, _typehints, _util, get_loader, set_loader
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Checkpoint as AnyCheckpoint,
@@ -48,7 +47,7 @@ from .callbacks import (
 )
 from .checkpoints import WholeCheckpointIO
 from .data.in_memory import InMemoryDataModule
-from .devices import follow_torchrun, lacks_bfloat16
+from .devices import follow_torchrun
 from .errors import InputError
 from .explain import (
     called_by_own_code,
@@ -113,7 +112,7 @@ DEFAULT_CALLBACKS = {
 
 
 READ_YAML = get_loader("yaml")
-Place = tuple[str | int, ...]  # in a configuration: names, and numbers in lists
+Place = tuple[Any, ...]  # in a configuration: names, and numbers in lists
 
 
 class Parser(LightningArgumentParser):
@@ -139,11 +138,11 @@ class Parser(LightningArgumentParser):
     def _read_back(self, config: Namespace, places: Sequence[Place]) -> list[Place]:
         """List the places of a configuration whose values are the same when written and read."""
         asked = self.__dict__.pop("print_config", None)  # else reading would print it too
-        parts = {"model", *(place[0] for place in places)}  # without the others: they take a while
+        needed = {"model", *(place[0] for place in places)}  # the others would take a while
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", r"(?s).*Unable to serialize instance")
-                part = Namespace({name: config[name] for name in parts if config.get(name)})
+                part = without(config, [(name,) for name in vars(config) if name not in needed])
                 back = self.parse_string(super().dump(part, skip_none=False))
         except (InputError, ValueError, TypeError, yaml.YAMLError):
             return []
@@ -374,9 +373,9 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     names = [getattr(part, "class_path", None) for part in (before, now)]
     if None in names or "init_args" not in before:
         return
-    replaced, chosen = (_typehints.import_object(name) for name in names)
+    replaced, chosen = (_util.import_object(str(name)) for name in names)
     if replaced is not chosen:
-        before.init_args = Namespace()
+        del vars(before)["init_args"]
 
 
 def find_objects(tree: Namespace, path: Place = ()) -> Iterator[Place]:
@@ -528,24 +527,12 @@ def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
         raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
     try:
-        trainer = Trainer(**chosen)
+        return Trainer(**chosen)
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         is_refused = isinstance(error, ImportError) or is_check(error.__traceback__)
         if called_by_own_code(error.__traceback__) or not is_refused:
             raise
         raise InputError(f"trainer: {error}") from error
-    warn_of_slow_precision(trainer)
-    return trainer
-
-
-def warn_of_slow_precision(trainer: Trainer) -> None:
-    """Say that the CPU has to imitate the arithmetic that is asked for."""
-    is_bfloat16 = str(trainer.precision).startswith("bf16")
-    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
-    if is_bfloat16 and on_cpu and lacks_bfloat16() and run.is_rank_zero():
-        text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
-        text += "instructions: up to ten times slower than --trainer.precision 32-true."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
 LOOK_EVERY_S = 5.0
@@ -36,6 +38,16 @@ def lacks_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
     text = cpu.read_text() if cpu.exists() else ""
     found = re.search(r"^(flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return found is not None and not BFLOAT16 & set(found[2].split())
+
+
+@rank_zero_only
+def warn_of_slow_precision(trainer: Trainer) -> None:
+    """Say on standard error that the CPU has to imitate the arithmetic that is asked for."""
+    is_bfloat16 = str(trainer.precision).startswith("bf16")
+    if is_bfloat16 and isinstance(trainer.accelerator, CPUAccelerator) and lacks_bfloat16():
+        text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
+        text += "instructions: up to ten times slower than --trainer.precision 32-true."
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def leave_at_exit(trainer: Trainer) -> None:

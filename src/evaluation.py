@@ -10,7 +10,7 @@ from torch import Tensor
 from . import checkpoints, run
 from .callbacks import Confusion
 from .cli import ProjectCLI
-from .devices import leave_at_exit
+from .devices import leave_at_exit, warn_of_slow_precision
 from .errors import InputError
 from .explain import explained
 from .files import write_json
@@ -33,6 +33,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     checkpoints.check_when_loaded(path, cli.model)
     checkpoints.match_classes(path, checkpoint, cli.datamodule)
     cli.check_fit()
+    warn_of_slow_precision(cli.trainer)
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
     trainer.callbacks.append(confusion)

@@ -92,7 +92,7 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, OSError) or (isinstance(error, ValueError) and is_check(trace))
 
 
-def explain_construction(error: Exception) -> str | None:
+def explain_construction(error: BaseException) -> str | None:
     """Say what a constructor, of whomever, refuses; None where it has failed otherwise."""
     if isinstance(error, ModuleNotFoundError) and raised_in(error.__traceback__, LOGGERS):
         return no_package(error.__traceback__)

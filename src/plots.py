@@ -104,12 +104,17 @@ def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> 
         add_lines(axes, rates, log=False)
         axes.set_ylim(bottom=0)
         figures["lr"] = figure
-    if "grad/norm" in curves.lines:
+    norms = {
+        name.removeprefix("grad/"): line
+        for name, line in curves.lines.items()
+        if name == "grad/norm" or name.startswith("grad/norm/")
+    }
+    if norms:
         figure, (axes,) = blank()
         tidy(axes, f"{title}: gradient norm", curves.x_label, "norm before clipping")
         if max_norm is not None:
             axes.axhline(max_norm, color=COLOURS[1], linestyle="--", label=f"clip at {max_norm:g}")
-        add_lines(axes, {"norm": curves.lines["grad/norm"]})
+        add_lines(axes, norms)
         figures["grad_norm"] = figure
     return figures
 

@@ -272,13 +272,14 @@ def write_rows(
         results = iter(run_model(predictor, read, settings.top_k))
         for sample in batch:
             found = [] if sample.value is None else next(results)
+            error = sample.error or ("" if found else "the model gives NaN or infinity for it")
             row = dict(zip(columns, [*sample.origin, *found], strict=False))
-            row |= {"error": sample.error} if sample.error or is_csv else {}
+            row |= {"error": error} if error or is_csv else {}
             if is_csv:
                 writer.writerow(row)
             else:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            counts.errors += bool(sample.error)
+            counts.errors += bool(error)
         file.flush()
         counts.rows += len(batch)
 
@@ -296,18 +297,24 @@ def column_names(predictor: Predictor, top_k: int) -> list[str]:
 
 
 def run_model(predictor: Predictor, samples: Sequence[Tensor], top_k: int) -> list[list[Any]]:
-    """Predict for a batch: of each sample labels and probabilities, or values."""
+    """Predict for a batch: of each sample labels and probabilities, or values.
+
+    A sample has none where an output is NaN or infinite.
+    """
     if not samples:
         return []
     outputs = predictor(torch.stack(list(samples)).to(predictor.device)).cpu()
-    if predictor.class_names is None:
-        return [[rounded(v) for v in row] for row in outputs.reshape(len(samples), -1).tolist()]
-    found = outputs.topk(top_k)
-    names = predictor.class_names
-    return [
-        [part for p, label in zip(*row, strict=True) for part in (names[label], rounded(p))]
-        for row in zip(found.values.tolist(), found.indices.tolist(), strict=True)
-    ]
+    outputs = outputs.reshape(len(samples), -1)
+    if (names := predictor.class_names) is None:
+        rows = [[rounded(value) for value in row] for row in outputs.tolist()]
+    else:
+        found = outputs.topk(top_k)
+        rows = [
+            [part for p, label in zip(*row, strict=True) for part in (names[label], rounded(p))]
+            for row in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]
+    finite = outputs.isfinite().all(1).tolist()
+    return [row if is_finite else [] for row, is_finite in zip(rows, finite, strict=True)]
 
 
 def shown(path: Path) -> str:

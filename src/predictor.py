@@ -56,10 +56,19 @@ class Predictor(_DeviceDtypeModuleMixin):
             self._gives_probabilities = bool((outputs >= 0).all() and off < 1e-4)
 
     def name_classes(self, names: Any) -> None:
-        """Give classes the names in a list, if it has one for each."""
-        fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if fits and self.class_names and len(names) == len(self.class_names):
-            self.class_names = names
+        """Give classes the names in a list; without one, they keep theirs.
+
+        Raises:
+            ValueError: It has not one for each.
+        """
+        if names is None or self.class_names is None:
+            return
+        number = len(self.class_names)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("RUN: what should be the names of its classes are none.")
+        if len(names) != number:
+            raise ValueError(f"RUN: has names of {len(names)} classes, and the model {number}.")
+        self.class_names = names
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.finish(self.model(self.preprocess(samples)))

@@ -19,7 +19,13 @@ from .callbacks.graceful_stop import exits_at_signals
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
-from .devices import busy_port, end_others, ending_with_first, leave_at_exit
+from .devices import (
+    busy_port,
+    end_others,
+    ending_with_first,
+    leave_at_exit,
+    warn_of_slow_precision,
+)
 from .errors import InputError
 from .explain import explain, explained
 from .files import write_json
@@ -199,6 +205,7 @@ def prepare(cli: ProjectCLI) -> None:
     if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
         data.prepare_data()
     cli.check_fit()
+    warn_of_slow_precision(cli.trainer)
 
 
 def pass_over_idle_hooks(objects: Sequence[object], hooks: Sequence[str] = STEP_HOOKS) -> None:

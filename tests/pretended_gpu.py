@@ -11,12 +11,12 @@ Not pretended: ``torch.compile``, CUDA graphs, ``torch.export``, FSDP, CUDA's ow
 of memory, and what only a kernel of CUDA refuses. Collectives within DDP are not looked at.
 """
 
-import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -51,11 +51,11 @@ class Place(NamedTuple):
     line: int
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hand marks on below autograd, so in backward passes too, and refuse mixed devices."""
 
     def __init__(self, gpu: "PretendedGPU") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gpu = gpu
 
     def __torch_dispatch__(
@@ -197,7 +197,7 @@ class Moved(torch.autograd.Function):
     """A copy on the other device, whose gradient comes back to this one."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, on_gpu: bool) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, on_gpu: bool) -> Any:
         ctx.was_on_gpu = is_marked(tensor)
         return mark(tensor.clone(), on_gpu)
 
@@ -256,25 +256,18 @@ def pretended_gpu(count: int = 1) -> Iterator[PretendedGPU]:
 def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
     """List what PyTorch does with CUDA in other ways than by operations, and what is done here."""
     random = [torch.zeros(16, dtype=torch.uint8)]
-    properties = SimpleNamespace(
-        name="Pretended", major=9, minor=0, multi_processor_count=132, total_memory=2**36
-    )
     stream = SimpleNamespace(is_capturing=lambda: False)
     stream.wait_stream = stream.synchronize = lambda *_: None
     nothing = lambda *_, **__: None  # noqa: E731
     answers: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
-        "is_initialized": lambda: True,
         "is_current_stream_capturing": lambda: False,
-        "is_bf16_supported": lambda *_, **__: True,
         "device_count": lambda: count,
         "current_device": lambda: device().index,
         "get_device_name": lambda *_: "Pretended",
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: properties,
         "mem_get_info": lambda *_: (2**36, 2**36),
         "max_memory_allocated": lambda *_: 2**20,
-        "memory_stats": lambda *_: {},
         "synchronize": lambda *_: gpu.waited("synchronize"),
         "get_rng_state": lambda *_: random[0].clone(),
         "get_rng_state_all": lambda: [random[0].clone()],
@@ -283,9 +276,8 @@ def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
         "Stream": nothing,
         "current_stream": lambda *_: stream,
         "stream": nullcontext,
-        "device": nullcontext,
     }
-    ignored = ("set_device", "empty_cache", "manual_seed", "manual_seed_all")
+    ignored = ("set_device", "empty_cache", "manual_seed_all")
     answers |= dict.fromkeys(ignored, nothing)
     found: dict[tuple[Any, str], Any] = {
         (torch.cuda, name): answer for name, answer in answers.items()
@@ -293,16 +285,16 @@ def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
     found[torch._C, "_cuda_clearCublasWorkspaces"] = nothing
     if hasattr(torch, "accelerator"):  # of torch 2.6 and later
         found[torch.accelerator, "current_stream"] = lambda *_: stream
-        found[torch.accelerator, "current_device_index"] = lambda: device().index
-        found[torch.accelerator, "set_device_index"] = nothing
     pinning = importlib.import_module("torch.utils.data._utils.pin_memory")
     found[pinning, "pin_memory"] = lambda data, *_: data
     packages = [(0, location_of, put_back), *torch.serialization._package_registry]
     found[torch.serialization, "_package_registry"] = packages
     found[torch.autocast, "__init__"] = cast_on_cpu(torch.autocast.__init__)
-    found[torch.autograd, "_engine_run_backward"] = asking(gpu, torch.autograd._engine_run_backward)
-    by_device = "_group_tensors_by_device_and_dtype"
-    found[torch._C, by_device] = grouping(getattr(torch._C, by_device))
+    for owner, name, wrap in (
+        (torch.autograd, "_engine_run_backward", partial(asking, gpu)),
+        (torch._C, "_group_tensors_by_device_and_dtype", grouping),
+    ):
+        found[owner, name] = wrap(getattr(owner, name))
     found |= process_groups(gpu)
     return found
 
@@ -363,7 +355,7 @@ def process_groups(gpu: PretendedGPU) -> dict[tuple[Any, str], Any]:
         join("gloo" if gpu.uses_nccl else backend, *args, **kwargs)
 
     def checked(collective: Any) -> Any:
-        @functools.wraps(collective)
+        @wraps(collective)
         def run(*args: Any, **kwargs: Any) -> Any:
             if gpu.uses_nccl and not all(map(is_marked, tensors_in(args, kwargs))):
                 raise RuntimeError(f"{collective.__name__}: NCCL takes no tensors of the CPU")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import distributed
 
-from src import cli, train
+from src import devices, train
 from src.devices import lacks_bfloat16, leave_at_exit
 from tests.conftest import TINY
 
@@ -57,7 +57,7 @@ def test_slow_precision_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "lacks_bfloat16", lambda: lacks)
+    monkeypatch.setattr(devices, "lacks_bfloat16", lambda: lacks)
     args = [*TINY, "--trainer.precision", precision, "--trainer.fast_dev_run", "1"]
     assert train.main([*args, "--runs_dir", str(tmp_path)]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "precision" in line]

@@ -21,6 +21,7 @@ from lightning.pytorch import (
     Trainer,
     seed_everything,
 )
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -258,6 +259,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, and return all that must be the same in a resumed run."""
     seed_everything(0)
+    folder.mkdir(parents=True, exist_ok=True)
     logger, own = MetricsCSV(folder), DrawsAtEpochStart()
     module = model()
     made = fit(
@@ -334,18 +336,29 @@ class StopInValidation(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Nothing(Callback):
+    """Does nothing."""
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("average", [Nothing, EMAWeightAveraging])
 @pytest.mark.parametrize(("step", "options"), [(6, {}), (10, {"val_check_interval": 2})])
-def test_stopped_in_validation(tmp_path: Path, step: int, options: dict[str, Any]) -> None:
-    """What validation has drawn so far is drawn again."""
-    stop = GracefulStop()
-    expected = train(tmp_path / "whole", DrawsInHooks, shuffled, stop, **options)
+def test_stopped_in_validation(
+    tmp_path: Path, average: type[Callback], step: int, options: dict[str, Any]
+) -> None:
+    """What validation has drawn so far is drawn again; averages are not taken for weights."""
+
+    def go(run: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Any]:
+        chosen = (GracefulStop(), average(), *callbacks)
+        return train(run, DrawsInHooks, shuffled, *chosen, ckpt_path=ckpt_path, **options)
+
+    expected = go(tmp_path / "whole")
     run = tmp_path / "parts"
     with pytest.raises(SystemExit):
-        train(run, DrawsInHooks, shuffled, StopInValidation(step), GracefulStop(), **options)
+        go(run, StopInValidation(step))
     last = run / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == step
-    assert_same(expected, train(run, DrawsInHooks, shuffled, stop, ckpt_path=last, **options))
+    assert_same(expected, go(run, ckpt_path=last))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,7 +162,8 @@ def test_predictor_tells_its_modules_where_they_are(
 ) -> None:
     predictor = load(tiny_run)
     assert predictor.device == predictor.model.device == torch.device("cpu")
-    for move in (lambda: predictor.to("cuda"), predictor.cuda):
+    moves: list[Callable[[], object]] = [lambda: predictor.to("cuda"), predictor.cuda]
+    for move in moves:
         move()
         assert predictor.device == predictor.model.device == torch.device("cuda", 0)
         assert predictor(predictor.random_samples(2).to(predictor.device)).is_cuda
@@ -188,7 +191,11 @@ def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -
     progress = Progress(interval_s=0)  # a line each step
     model = Line(optimizer={"name": "SGD", "lr": 0.0})
     data_ = Given(torch.zeros(6, 1), torch.ones(6), batch_size=1)
-    options = {"limit_val_batches": 1, "val_check_interval": 2, "log_every_n_steps": 2}
+    options: dict[str, Any] = {
+        "limit_val_batches": 1,
+        "val_check_interval": 2,
+        "log_every_n_steps": 2,
+    }
     fit(tmp_path, model, data_, progress, accelerator="gpu", enable_progress_bar=True, **options)
     shown = [wait for wait in gpu.waits if wait.file.endswith("progress.py")]
     assert len(shown) == 3  # the loss of each validation

@@ -1,21 +1,19 @@
 import csv
-from collections.abc import Iterator
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch import Callback
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader, IterableDataset
 
 from src import optim
 from src.callbacks import GradientAccumulation
 from src.muon import MuonSGD
 from src.train import main as train
-from tests.fitting import Given, Line, fit
+from tests.fitting import Given, Line, Stream, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
 
@@ -459,25 +457,13 @@ def test_plateau_waits_for_validation(tmp_path: Path) -> None:
     assert list(found.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
-class Endless(IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Four samples, of which nobody knows that they are four."""
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield from zip(torch.zeros(4, 1), torch.zeros(4), strict=True)
-
-
-class EndlessData(LightningDataModule):
-    def train_dataloader(self) -> Any:
-        return DataLoader(Endless())
-
-
 def test_stream_has_the_steps_that_are_given(tmp_path: Path) -> None:
     cosine = {"name": "CosineAnnealingLR"}
     model = Line(optimizer=SGD_1, lr_scheduler=cosine)
     with pytest.raises(ValueError, match="T_max: cannot be derived"):
-        fit(tmp_path, model, EndlessData())
+        fit(tmp_path, model, Stream())
     recorded, model = Rates(), Line(optimizer=SGD_1, lr_scheduler=cosine)
-    fit(tmp_path, model, EndlessData(), recorded, max_epochs=2, max_steps=6)
+    fit(tmp_path, model, Stream(), recorded, max_epochs=2, max_steps=6)
     assert [rate for (rate, *_) in recorded.rates] == pytest.approx(COSINE_6)
 
 

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from src import explain, models
 from src.evaluate import main as evaluate
-from src.find import DEFAULT_CONFIG
+from src.find import DEFAULT_CONFIG, PACKAGE
 from src.options import resolve_configs
 from src.train import main as train
 from tests.commands import fails
@@ -224,12 +224,12 @@ def test_error_in_a_hook_is_shown(
 ) -> None:
     """Beside the project, and where its models and data are."""
     if is_in_package:
-        raised_in, package = explain.raised_in, explain.PACKAGE
+        raised_in = explain.raised_in
         monkeypatch.setattr(explain, "EXAMPLES", [tmp_path])
         monkeypatch.setattr(
             explain,
             "raised_in",
-            lambda trace, folder: raised_in(trace, tmp_path if folder == package else folder),
+            lambda trace, folder: raised_in(trace, tmp_path if folder == PACKAGE else folder),
         )
     before = HOOKS[hook]
     indent = before[: len(before) - len(before.lstrip())]

@@ -194,6 +194,45 @@ def test_rows_from_a_pipe(tiny_run: Path) -> None:
     assert {row["label"] for row in rows} == {str(int(expected(tiny_run)[0].argmax()))}
 
 
+def test_outputs_that_are_not_finite(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No class is the likeliest of NaN, which finite inputs give that are too large."""
+
+    def scores(self: TinyModel, inputs: Tensor) -> Tensor:
+        return self.network(inputs) * (1 + 0 * (inputs.sum(1, keepdim=True) * 1e38))
+
+    monkeypatch.setattr(TinyModel, "forward", scores)
+    path = tmp_path / "rows.csv"
+    path.write_text("9,0,0,0\n2,0,0,0.5\n")
+    out, err = printed([str(tiny_run), str(path), "--format", "jsonl"], capsys)
+    rows = [json.loads(line) for line in out.splitlines()]
+    error = "the model gives NaN or infinity for it"
+    assert rows[0] == {"file": str(path), "row": 1, "error": error}
+    assert rows[1]["probability"] == pytest.approx(float(expected(tiny_run)[0].max()), rel=1e-6)
+    assert err.startswith("warning: 1 of 2 could not be read")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b"], "RUN: has names of 2 classes, and the model 3."),
+        ([1, 2, 3], "RUN: what should be the names of its classes are none."),
+        ("abc", "RUN: what should be the names of its classes are none."),
+    ],
+)
+def test_names_that_do_not_fit(names: Any, message: str, tiny_run: Path) -> None:
+    predictor = load(tiny_run)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        predictor.name_classes(names)
+    assert str(error.value) == message
+    predictor.name_classes(["x", "y", "z"])
+    assert predictor.class_names == ["x", "y", "z"]
+
+
 def test_stopped(
     tiny_run: Path,
     table: Path,

@@ -70,7 +70,7 @@ def test_collectives_of_nccl_take_no_tensors_of_the_cpu(gpu: PretendedGPU, tmp_p
         distributed.all_reduce(torch.ones(1, device="cuda"))
         with pytest.raises(RuntimeError, match="all_reduce: NCCL takes no tensors of the CPU"):
             distributed.all_reduce(torch.ones(1))
-        values = [None]
+        values: list[Any] = [None]
         distributed.all_gather_object(values, {"any": "object"})
         assert values == [{"any": "object"}]
     finally:

@@ -67,10 +67,17 @@ class Checkpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if self.monitor is not None and self._mode_is_open:
-            self._choose_mode(find_mode("callbacks.checkpoint", self.monitor, pl_module))
+        self.choose_mode(pl_module)
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def choose_mode(self, model: LightningModule) -> None:
+        """Find out whether to minimize what is monitored, unless that was given."""
+        if self._mode_is_open and self.monitor is not None:
+            mode = find_mode("callbacks.checkpoint", self.monitor, model)
+            if mode != self.mode:
+                self.mode, self.kth_value = mode, -self.kth_value
+            self._mode_is_open = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -172,11 +179,6 @@ class Checkpoint(ModelCheckpoint):
         path = Path(str(self.dirpath)) / "final.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         say(f"a callback changed the weights after the last validation: {path} holds them")
-
-    def _choose_mode(self, mode: Mode) -> None:
-        if mode != self.mode:
-            self.mode, self.kth_value = mode, -self.kth_value
-        self._mode_is_open = False
 
 
 def num_epochs(trainer: Trainer) -> int:

@@ -18,13 +18,18 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def __init__(self, monitor: str, mode: Mode | None = None, **kwargs: Any) -> None:
         super().__init__(monitor=monitor, mode=mode or "min", **kwargs)
-        self._is_open = mode is None
+        self._mode_is_open = mode is None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self._is_open:
-            mode = find_mode("callbacks.early_stopping", self.monitor, pl_module)
+        if stage == "fit":
+            self.choose_mode(pl_module)
+        super().setup(trainer, pl_module, stage)
+
+    def choose_mode(self, model: LightningModule) -> None:
+        """Find out whether to minimize what is monitored, unless that was given."""
+        if self._mode_is_open:
+            mode = find_mode("callbacks.early_stopping", self.monitor, model)
             if mode != self.mode:
                 self.mode, self.min_delta = mode, -self.min_delta
                 self.best_score = -self.best_score
-            self._is_open = False
-        super().setup(trainer, pl_module, stage)
+            self._mode_is_open = False

@@ -267,10 +267,13 @@ def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
 
     It puts its schedule in place as an epoch starts, and this epoch has started before.
     """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averaging = [part for part in callbacks if isinstance(part, StochasticWeightAveraging)]
+    if not averaging:
+        return
     rates = [[group["lr"] for group in o.param_groups] for o in trainer.optimizers]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StochasticWeightAveraging):
-            callback.on_train_epoch_start(trainer, pl_module)
+    for callback in averaging:
+        callback.on_train_epoch_start(trainer, pl_module)
     for optimizer, of_groups in zip(trainer.optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = rate

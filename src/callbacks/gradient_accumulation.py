@@ -52,6 +52,7 @@ class GradientAccumulation(GradientAccumulationScheduler):
         if self.effective_batch_size is not None:
             self.scheduling = {0: self._derive(trainer, self.effective_batch_size)}
             self.epochs = [0]
+        self._take_over(trainer)
         if not self.going_to_accumulate_grad_batches():
             return
         if not pl_module.automatic_optimization:
@@ -98,6 +99,21 @@ class GradientAccumulation(GradientAccumulationScheduler):
             return 1.0
         total = sum(sampler.sizes(b)[0] for b in range(first, last))
         return float(window * trainer.world_size * sampler.sizes(batch)[1] / total)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        """Do what Lightning's own scheduler, where a person has added one, was to do.
+
+        It sets the number of batches when an epoch begins, but not when a run is resumed within.
+        """
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if other is self or not isinstance(other, GradientAccumulationScheduler):
+                continue
+            if self.going_to_accumulate_grad_batches():
+                raise ValueError(
+                    f"set beside a {type(other).__name__} of trainer.callbacks. Use one of them."
+                )
+            self.scheduling, self.epochs = other.scheduling, other.epochs
+            vars(other)["on_train_start"] = None  # Lightning leaves the hook out
 
     @staticmethod
     def _derive(trainer: Trainer, effective: int) -> int:

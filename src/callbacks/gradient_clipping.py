@@ -1,5 +1,6 @@
 """Limit gradients before each optimizer step, and watch their size."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ class GradientClipping(Callback):
     the gradient scaler itself skips non-finite steps while it finds its scale: those are no error.
 
     Logs: grad/norm, the mean norm before clipping since the row before; grad/clipped, the share of
-    steps clipped (0 to 1), both over finite norms (NaN where there is none).
+    steps clipped (0 to 1), both over finite norms (NaN where there is none). With several
+    optimizers, names end in their number, and each clips the gradients of its own parameters.
 
     Args:
         max_norm: Scale all gradients so that their joint 2-norm is at most this.
@@ -45,7 +47,8 @@ class GradientClipping(Callback):
         self.max_value = max_value
         self._norms: list[Tensor] = []  # (): 2-norm before clipping, one a step since the last row
         self._sizes: list[Tensor] = []  # (): what the limit is compared with
-        self._first_step = 0
+        self._origins: list[tuple[int, int]] = []  # of which step, of which optimizer
+        self._last_rows: dict[int, int] = {}  # by optimizer: the step that it last had a row of
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
@@ -68,18 +71,22 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        number = next(n for n, other in enumerate(trainer.optimizers) if other is optimizer)
         if gradients:  # else the step is left out
-            self._clip(trainer, parameters, gradients)
+            self._origins.append((trainer.global_step, number))
+            self._clip(parameters, gradients)
         # Here and not after the step, since a checkpoint of it holds the row whole.
-        if readings.due(trainer, trainer.global_step + 1):
-            readings.write(trainer, trainer.global_step, self._read(trainer))
+        step = readings.current_step(trainer)
+        if readings.due(trainer, step + 1) and self._last_rows.get(number) != step:
+            self._last_rows[number] = step
+            suffix = f"/{number}" if len(trainer.optimizers) > 1 else ""
+            read = self._read(trainer, number)
+            readings.write(trainer, step, {name + suffix: value for name, value in read.items()})
 
-    def _clip(self, trainer: Trainer, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+    def _clip(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         norm = size = total_norm(gradients)
         if self.max_value is not None:
             size = total_norm(gradients, float("inf"))
-        if not self._norms:
-            self._first_step = trainer.global_step
         self._norms.append(norm)
         self._sizes.append(size)
         if self.max_norm is not None:
@@ -92,7 +99,7 @@ class GradientClipping(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check(trainer)
         if not trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._forget()  # nobody will read them
+            self._forget(range(len(self._norms)))  # nobody will read them
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -102,36 +109,41 @@ class GradientClipping(Callback):
     def state_dict(self) -> dict[str, Any]:
         kept = [*self._norms, *self._sizes]
         read = torch.stack(kept).cpu() if kept else torch.zeros(0)  # at once
-        norms, sizes = read.split([len(self._norms), len(self._sizes)])
-        return {"first_step": self._first_step, "norms": norms, "sizes": sizes}
+        number = len(self._norms)
+        return {"origins": list(self._origins), "norms": read[:number], "sizes": read[number:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._first_step = state_dict["first_step"]
+        self._origins = list(state_dict["origins"])
         self._norms, self._sizes = list(state_dict["norms"]), list(state_dict["sizes"])
 
-    def _read(self, trainer: Trainer) -> dict[str, Tensor | float]:
+    def _read(self, trainer: Trainer, number: int) -> dict[str, Tensor | float]:
         self._check(trainer)
-        if not self._norms:  # each step since the last row was left out
+        places = [place for place, (_, owner) in enumerate(self._origins) if owner == number]
+        if not places:  # each step since the last row was left out
             return {"grad/norm": float("nan"), "grad/clipped": float("nan")}
-        norms, sizes = torch.stack(self._norms), torch.stack(self._sizes)
+        norms, sizes = (
+            torch.stack([kept[place] for place in places]) for kept in (self._norms, self._sizes)
+        )
         finite = torch.isfinite(norms)
-        self._forget()
+        self._forget(places)
         limit = self.max_norm if self.max_norm is not None else self.max_value
         assert limit is not None
         clipped = (sizes[finite] > limit).float().mean()
         return {"grad/norm": norms[finite].mean(), "grad/clipped": clipped}
 
-    def _forget(self) -> None:
-        self._norms.clear()
-        self._sizes.clear()
+    def _forget(self, places: Iterable[int]) -> None:
+        gone = set(places)
+        for kept in (self._norms, self._sizes, self._origins):
+            kept[:] = [value for place, value in enumerate(kept) if place not in gone]
 
     def _check(self, trainer: Trainer) -> None:
         if not self._norms or scaler_skips(trainer):
             return
         if found := readings.first_nonfinite(self._norms):
-            self._forget()
+            step, _ = self._origins[found.place]
+            self._forget(range(len(self._norms)))
             raise FloatingPointError(
-                f"the gradient of optimizer step {self._first_step + found.place} has norm "
+                f"the gradient of optimizer step {step} has norm "
                 f"{found.value}.\nLower the learning rate, look at the data, or set "
                 "callbacks.nonfinite.action to `skip`."
             )

@@ -17,7 +17,8 @@ class Lookahead(Callback):
     ``decay * t**3`` is kept at share t of the run. The run ends with the slow weights.
 
     Args:
-        every_n_steps: Optimizer steps from one average to the next.
+        every_n_steps: Optimizer steps from one average to the next; in manual optimization,
+            batches.
         decay: Share of the slow weights that is kept at the end of the run, in [0, 1].
     """
 
@@ -33,10 +34,13 @@ class Lookahead(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError("decay: follows the length of the run. Set trainer.max_epochs.")
+        if not 0 < steps < float("inf"):
+            raise ValueError(
+                "decay: follows the length of the run. Set trainer.max_epochs (trainer.max_steps "
+                "for a stream)."
+            )
         self._num_steps = int(steps)
-        self._last_step = trainer.global_step
+        self._last_step = num_steps_done(trainer, pl_module)
         current = averaged(pl_module)
         if any(hasattr(tensor, "full_tensor") for tensor in current):
             raise ValueError("averages whole weights. Set trainer.strategy to ddp, not fsdp.")
@@ -47,7 +51,7 @@ class Lookahead(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
+        step = num_steps_done(trainer, pl_module)
         if step == self._last_step:  # within an accumulated step
             return
         self._last_step = step
@@ -67,6 +71,16 @@ class Lookahead(Callback):
         current = averaged(pl_module)
         torch._foreach_lerp_(self._slow, current, 1 - keep)
         torch._foreach_copy_(current, self._slow)
+
+
+def num_steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Count steps as ``trainer.estimated_stepping_batches`` does: in manual optimization, batches.
+
+    There, ``trainer.global_step`` counts those of each optimizer.
+    """
+    if pl_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.total_batch_idx + 1
 
 
 def averaged(pl_module: LightningModule) -> list[Tensor]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..checks import snake_case, suggest
+from .checkpoint import Checkpoint
+from .early_stopping import EarlyStopping
 
 
 class MonitorCheck(Callback):
@@ -29,13 +31,19 @@ class MonitorCheck(Callback):
 
 
 def check_monitors(trainer: Trainer, model: LightningModule) -> None:
-    """Raise ``ValueError`` for a monitored name that ``model`` tells it will not log."""
+    """Raise ``ValueError`` for a monitored name that ``model`` tells it will not log.
+
+    And for one of which nobody says whether less or more is better.
+    """
     names = getattr(model, "monitorable", None)
     if names is not None:
         if not trainer.limit_val_batches:
             names = {name for name in names if not name.startswith("val/")}
         throughput = ("samples_per_s", "memory_mib")
         _check(trainer, names, lambda monitor: monitor not in throughput)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, (Checkpoint, EarlyStopping)):
+            callback.choose_mode(model)
 
 
 def _check(trainer: Trainer, names: set[str], applies: Callable[[str], bool]) -> None:

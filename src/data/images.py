@@ -439,8 +439,8 @@ def labelled(
         labels += [names.index(folder.name)] * len(images)
         others += rest
     parents = dict.fromkeys(folder.parent for folder in folders)
-    stray = [path for parent in parents for path in parent.iterdir() if is_visible(path.name)]
-    stray = sorted(path for path in stray if path.is_file() and holds_image(path))
+    beside = [path for parent in parents for path in parent.iterdir() if is_visible(path.name)]
+    stray = sorted(path for path in beside if not path.is_dir())
     say_passed_over(f"data.{option}", others, NO_IMAGE)
     say_passed_over(f"data.{option}", stray, "in no class folder")
     return files, torch.tensor(labels)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.callbacks import GradientAccumulation
@@ -173,6 +174,15 @@ def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError, match=":") as caught:
         GradientAccumulation(**settings)
     assert str(caught.value) == message
+
+
+def test_lightnings_own_scheduler_is_taken_over(tmp_path: Path) -> None:
+    steps, data = Steps(), Given(torch.zeros(4, 1), torch.zeros(4), batch_size=1)
+    theirs = GradientAccumulationScheduler({0: 1, 1: 4})
+    fit(tmp_path, Line(), data, GradientAccumulation(), theirs, steps, max_epochs=3)
+    assert steps.steps == [4, 5, 6]
+    with pytest.raises(ValueError, match=r"^set beside a GradientAccumulationScheduler of trainer"):
+        fit(tmp_path, Line(), data, GradientAccumulation(2), theirs)
 
 
 class ByHand(Line):

@@ -176,6 +176,17 @@ def test_of_several_optimizers_each_layer_once(tmp_path: Path) -> None:
     assert len(named) == 4
 
 
+def test_of_several_optimizers_each_is_clipped_and_logged(tmp_path: Path) -> None:
+    logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0)
+    fit(tmp_path, Adversaries(), rows, GradientClipping(1.2), logger=logger, log_every_n_steps=2)
+    assert logger.column("grad/norm/0") == pytest.approx({1: 0.75, 3: 2.5})
+    assert logger.column("grad/clipped/0") == pytest.approx({1: 0, 3: 1})
+    # Steps of 3 x and 5 x; the last of a row counts in the next.
+    assert logger.column("grad/norm/1") == pytest.approx({1: 9.5 / 3, 3: (2.5 + 9 + 15 + 6) / 4})
+    names = [name for _, row in logger.rows for name in row if name.startswith("grad/norm")]
+    assert len(names) == 4
+
+
 class Closures(Chain):
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import nn
+from torch.nn import functional as F
 
 from src.callbacks import Lookahead
-from tests.fitting import Given, Line, fit
+from tests.fitting import Given, Line, Stream, fit
 
 # The gradient of (w - 1)^2 / 2 * 2 at w: 2 (w - 1); with lr 0.25 each step halves the distance.
 DATA: dict[str, Any] = {"inputs": torch.ones(8, 1), "targets": torch.ones(8), "batch_size": 1}
@@ -98,7 +99,7 @@ def test_statistics_of_norms_are_averaged(tmp_path: Path) -> None:
 
 
 def test_length_must_be_known(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^decay: .* Set trainer\.max_epochs\.$"):
+    with pytest.raises(ValueError, match=r"^decay: .* Set trainer\.max_epochs \("):
         fit(tmp_path, Line(), Given(**DATA), Lookahead(), max_epochs=-1)
 
 
@@ -113,3 +114,30 @@ def test_constructor_refuses(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         Lookahead(**settings)
     assert str(error.value) == message
+
+
+class ByHand(Line):
+    """Steps twice a batch, each time half the way to 1."""
+
+    def __init__(self) -> None:
+        super().__init__(bias=False, optimizer={"name": "SGD", "lr": 0.25})
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        for _ in range(2):
+            optimizer.zero_grad()
+            self.manual_backward(F.mse_loss(self(batch[0]), batch[1]))
+            optimizer.step()
+
+
+def test_manual_optimization_is_counted_in_batches(tmp_path: Path) -> None:
+    """The run ends with the average of its last batch, not of its midst."""
+    model = ByHand()
+    fit(tmp_path, model, Given(**DATA), Lookahead(every_n_steps=7, decay=0.0))
+    assert model.layer.weight.item() == pytest.approx(1 - 0.5**14)
+
+
+def test_stream_has_no_length_to_follow(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^decay: follows the length .* for a stream\)\.$"):
+        fit(tmp_path, Line(), Stream(), Lookahead())

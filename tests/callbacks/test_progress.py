@@ -1,18 +1,16 @@
 import io
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.callbacks import Progress, progress
 from src.callbacks.progress import format_metrics
-from tests.fitting import Given, Line, fit
+from tests.fitting import Given, Line, Stream, fit
 
 MANY_S = 1e6
 
@@ -136,14 +134,6 @@ def test_negative_interval_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*(this fit will run with no optimizer|many workers)")
 def test_stream_of_unknown_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Stream(IterableDataset[torch.Tensor]):
-        def __iter__(self) -> Iterator[torch.Tensor]:
-            yield from torch.zeros(3, 1)
-
-    class Loaders(LightningDataModule):
-        def train_dataloader(self) -> Any:
-            return DataLoader(Stream())
-
     class Nothing(LightningModule):
         def training_step(self, batch: Any, batch_idx: int) -> None:
             """Nothing."""
@@ -151,6 +141,6 @@ def test_stream_of_unknown_length(tmp_path: Path, capsys: pytest.CaptureFixture[
         def configure_optimizers(self) -> None:
             return None
 
-    fit(tmp_path, Nothing(), Loaders(), Progress(0.0), enable_progress_bar=True)
+    fit(tmp_path, Nothing(), Stream(), Progress(0.0), enable_progress_bar=True)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [f"epoch 1/1  batch {number}" for number in (1, 2, 3, 3)]
+    assert lines == [f"epoch 1/1  batch {number}" for number in (1, 2, 3, 4, 4)]

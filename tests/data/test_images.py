@@ -369,11 +369,13 @@ def test_images_are_found_by_content_in_all_folders(
     (tmp_path / "cat/notes").write_text("BM is no bitmap")
     (tmp_path / "cat/table.csv").write_text("P6 1")
     os.mkfifo(tmp_path / "cat/zipe")
-    (tmp_path / "stray.png").touch()
+    for name in ("stray.png", "dogs.zip"):
+        (tmp_path / name).touch()
     found = images.labelled("roots", [tmp_path / "cat"], ["cat"])[0]
     assert [str(file.relative_to(tmp_path / "cat")) for file in found] == [str(p) for p in sorted(map(Path, names))]
     passed = "passed over 4, not readable as images: deep/program.eps, cat/notes, cat/table.csv, ..."
-    stray = f"passed over 1, in no class folder: {tmp_path.name}/stray.png"
+    beside = f"{tmp_path.name}/dogs.zip, {tmp_path.name}/stray.png"
+    stray = f"passed over 2, in no class folder: {beside}"
     err = capsys.readouterr().err
     assert err == f"warning: data.roots: {passed}\nwarning: data.roots: {stray}\n"
     assert images.decode(found, 4, tmp_path / ".cache").shape == (len(names), 4, 4, 3)

@@ -2,7 +2,7 @@
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, LearningRateMonitor
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -125,6 +125,18 @@ class ManualAccumulation(Plain):
     def configure_optimizers(self):
         opt = torch.optim.SGD(self.parameters(), lr=0.1)
         return [opt], [torch.optim.lr_scheduler.ExponentialLR(opt, 0.5)]
+
+
+class GANWithSchedules(GAN):
+    """Its learning rates fall by epoch, at its own call."""
+
+    def on_train_epoch_end(self):
+        for schedule in self.lr_schedulers():
+            schedule.step()
+
+    def configure_optimizers(self):
+        optimizers, _ = super().configure_optimizers()
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in optimizers]
 
 
 class HalfOptimized(Plain):
@@ -612,6 +624,48 @@ class ReturnsNone(Plain):
         return None if batch_idx % 3 == 1 else super().training_step(batch, batch_idx)
 
 
+class KeepsOutputs(Plain):
+    """A list of its own over an epoch, as Lightning's guide to version 2 shows it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.training_step_outputs = []
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.training_step_outputs.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self):
+        self.log("training_epoch_mean", torch.stack(self.training_step_outputs).mean())
+        self.training_step_outputs.clear()
+
+
+class TakesIterator(Plain):
+    """Fetches its batches itself."""
+
+    def training_step(self, dataloader_iter):
+        batch, _, _ = next(dataloader_iter)
+        loss = self.loss(batch)
+        self.log("train_loss", loss, batch_size=len(batch[0]))
+        return loss
+
+
+class SkipsRest(Plain):
+    """Ends each epoch early."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 3 else None
+
+
+class OwnCallbacks(Plain):
+    """Brings callbacks with it."""
+
+    def configure_callbacks(self):
+        stopping = EarlyStopping(monitor="val_loss", mode="min", patience=3)
+        return [stopping, LearningRateMonitor(logging_interval="step")]
+
+
 class WithMetrics(Plain):
     """Metrics of torchmetrics, logged as objects."""
 
@@ -728,6 +782,20 @@ class OurTrainingStepSameName(Ours):
         loss = F.cross_entropy(self(x), y)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
+
+
+class OurLongerSteps(Ours):
+    """Adds to each step."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/mine", 2 * loss)
+        return loss + 0.1 * self.network[0].weight.pow(2).sum()
+
+    def validation_step(self, batch, batch_idx):
+        scores = super().validation_step(batch, batch_idx)
+        self.log("val/mine", scores.max(), reduce_fx="max")
+        return scores
 
 
 class OurValidationStep(Ours):
