@@ -14,11 +14,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from src import data, models, options
 from src.cli import Callbacks, ProjectCLI
 from src.errors import InputError, readable
-from src.find import CONFIGS, DEFAULT_CONFIG, PACKAGE
+from src.find import DEFAULT_CONFIG, PACKAGE
 from src.options import check_finite, check_options, is_mentioned, parser_options
 from src.signatures import find_class, parameters
 from src.training import train
 from tests.conftest import TINY
+from tests.small import experiments
 
 # All short names; and one class each that is there whatever becomes of the examples.
 CLASSES = {
@@ -230,13 +231,9 @@ def test_parameters_are_those_of_the_parser(cls: type) -> None:
     assert parameters(found) in (None, taken(cls))
 
 
-@pytest.mark.parametrize(
-    "config",
-    [p.relative_to(CONFIGS) for p in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("overlays/*.yaml"))],
-    ids=str,
-)
-def test_no_option_is_refused(config: Path, parser_names: set[str]) -> None:
-    args = ["--config", DEFAULT_CONFIG, "--config", str(config.with_suffix(""))]
+@pytest.mark.parametrize("config", experiments())
+def test_no_option_is_refused(config: str, parser_names: set[str]) -> None:
+    args = ["--config", DEFAULT_CONFIG, "--config", config]
     check_options(args)
     for name, cls in CALLBACKS.items():
         args += [f"--callbacks.{name}.{option}=1" for option in taken(cls)]

@@ -18,6 +18,12 @@ def read(project: Path) -> dict[str, bytes]:
     return {n: (project / n).read_bytes() for n in files(project) if n != ".cruft.json"}
 
 
+def test_the_template_is_no_repository(template: Path) -> None:
+    """What tests commit in a copy stays there: a worktree's `.git` is a file that names another."""
+    assert (template / "src").is_dir()
+    assert not (template / ".git").exists()
+
+
 def other_template(folder: Path, template: Path) -> Path:
     """Copy the template and change a file that the hooks don't look at."""
     shutil.copytree(template, folder)
