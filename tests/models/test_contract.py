@@ -5,6 +5,7 @@ Of any LightningModule: by its config, it trains, and a checkpoint brings back i
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def takes_what_it_saves(model: LightningModule) -> bool:
 @pytest.mark.parametrize(("name", "config"), CASES)
 def test_model(tmp_path: Path, name: str, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # from there configs name files
-    few = {"limit_train_batches": 4, "limit_val_batches": 1}
+    few: dict[str, Any] = {"limit_train_batches": 4, "limit_val_batches": 1}
     with skipped_where_absent():
         first, second = build(config, tmp_path), build(config, tmp_path)
         trainer = fit(tmp_path, first.model, first.datamodule, **few)
