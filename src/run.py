@@ -91,9 +91,11 @@ class Claim:
             wrong = error.strerror
             if isinstance(error, FileExistsError):
                 wrong = "is no folder" if path.exists() else "is a link to nothing"
-            raise InputError(
-                f"--runs_dir {runs_dir}: {path} cannot be written ({wrong}). Choose another folder."
-            ) from None
+            is_name = run_name is not None and path.name == run_name
+            given = f"--run_name {run_name}" if is_name else f"--runs_dir {runs_dir}"
+            how = f"Choose another {'name' if is_name else 'folder'}."
+            text = f"{given}: {path} cannot be written ({wrong}). {how}"
+            raise InputError(text) from None
         return found
 
     def _unfinished(self, place: Path, run_name: str | None) -> Path | None:
