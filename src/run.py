@@ -80,7 +80,7 @@ class Claim:
         except UnicodeEncodeError:
             text = "holds bytes that are no text here. Choose another name, or a UTF-8 locale."
             raise InputError(f"--runs_dir {place}: {text}") from None
-        self._made = [path for path in (place, *place.parents) if not exists(path)]
+        self._made = [place, *(path for path in place.parents if not exists(path))]
         try:
             with lock.alone(place):
                 found = self._unfinished(place, run_name) if is_auto else None
@@ -153,7 +153,7 @@ class Claim:
         if self.folder is not None and self._lock is not None:
             lock.release(self.folder, self._lock)
         for parent in discarded:
-            with suppress(OSError):  # there may be another run in it by now
+            with suppress(OSError):  # another run is in it
                 parent.rmdir()
 
 
