@@ -36,7 +36,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     cli.model.load_state_dict(checkpoint["state_dict"])
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
-    trainer.callbacks.append(confusion)
+    trainer.callbacks += [confusion, checkpoints.matching_classes(path, checkpoint)]
     loop = trainer.test if split == "test" else trainer.validate
     (metrics,) = loop(cli.model, datamodule=cli.datamodule, verbose=False) or [{}]
     leave_at_exit(trainer)
