@@ -16,7 +16,8 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn.parameter import is_lazy
 
 from .find import SEAL, SEAL_LENGTH, UNZIPPABLE, damage
@@ -215,6 +216,16 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
         )
 
 
+def matching_classes(path: Path, checkpoint: Mapping[str, Any]) -> Callback:
+    """Make a callback that matches classes again, for data that knows its own once it is set up."""
+    names = {"class_names": checkpoint.get("class_names")}
+
+    def match(trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        match_classes(path, names, trainer.datamodule)
+
+    return LambdaCallback(setup=match)
+
+
 def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
     """Have data number its classes as the model in a checkpoint does: by name.
 
@@ -223,8 +234,11 @@ def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
     Raises:
         ValueError: There are others, or the data keeps to numbers of its own.
     """
-    known, here = checkpoint.get("class_names"), getattr(data, "class_names", None)
-    if not isinstance(known, list) or not here or list(here) == known:
+    known = checkpoint.get("class_names")
+    if not isinstance(known, list):
+        return
+    here = getattr(data, "class_names", None)
+    if not here or list(here) == known:
         return
     if unknown := [name for name in here if name not in known]:
         raise ValueError(

@@ -36,7 +36,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     warn_of_slow_precision(cli.trainer)
     confusion = Confusion(num_worst=0)
     trainer: Any = cli.trainer
-    trainer.callbacks.append(confusion)
+    trainer.callbacks += [confusion, checkpoints.matching_classes(path, checkpoint)]
     loop = trainer.test if split == "test" else trainer.validate
     # Weights are loaded by Lightning, when the model has made all its layers. Of what only training
     # needs, nothing is: that is meant.

@@ -79,7 +79,7 @@ class Claim:
         except UnicodeEncodeError:
             text = "holds bytes that are no text here. Choose another name, or a UTF-8 locale."
             raise InputError(f"--runs_dir {place}: {text}") from None
-        self._made = [path for path in (place, *place.parents) if not exists(path)]
+        self._made = [place, *(path for path in place.parents if not exists(path))]
         try:
             with lock.alone(place):
                 found = self._unfinished(place, run_name) if is_auto else None
@@ -90,9 +90,11 @@ class Claim:
             wrong = error.strerror
             if isinstance(error, FileExistsError):
                 wrong = "is no folder" if path.exists() else "is a link to nothing"
-            raise InputError(
-                f"--runs_dir {runs_dir}: {path} cannot be written ({wrong}). Choose another folder."
-            ) from None
+            is_name = run_name is not None and path.name == run_name
+            given = f"--run_name {run_name}" if is_name else f"--runs_dir {runs_dir}"
+            how = f"Choose another {'name' if is_name else 'folder'}."
+            text = f"{given}: {path} cannot be written ({wrong}). {how}"
+            raise InputError(text) from None
         return found
 
     def _unfinished(self, place: Path, run_name: str | None) -> Path | None:
@@ -150,7 +152,7 @@ class Claim:
         if self.folder is not None and self._lock is not None:
             lock.release(self.folder, self._lock)
         for parent in discarded:
-            with suppress(OSError):  # there may be another run in it by now
+            with suppress(OSError):  # another run is in it
                 parent.rmdir()
 
 

@@ -197,6 +197,8 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoints.check_when_loaded(cli.resume_from, cli.model)
         checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
         checkpoints.match_classes(cli.resume_from, checkpoint, data)
+        again = checkpoints.matching_classes(cli.resume_from, checkpoint)
+        cli.trainer.callbacks.append(again)  # type: ignore[attr-defined]
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
     for logger in cli.trainer.loggers:

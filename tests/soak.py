@@ -104,6 +104,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
     def same(a: Any, b: Any) -> bool:
         if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+            if a.dtype.is_floating_point and a.dtype == b.dtype and a.shape == b.shape:
+                return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
             return a.dtype == b.dtype and torch.equal(a, b)
         return bool(a == b) or (a != a and b != b)  # NaN
 

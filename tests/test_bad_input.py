@@ -416,13 +416,14 @@ def test_runs(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
         (link, "", "is a link to nothing"),
         (tmp_path / "linked", "tiny", "is a link to nothing"),
         (tmp_path / "filed", "tiny", "is no folder"),
-        (tmp_path / long, "", "File name too long"),
-        (tmp_path / "new", f"tiny/{long}", "File name too long"),
+        (tmp_path / long, "tiny", "File name too long"),
     ]:
-        named = ["--run_name", long] if long in path else []
         text = f"{place / path} cannot be written ({wrong}). Choose another folder."
-        args = [*TINY, "--runs_dir", str(place), *named]
+        args = [*TINY, "--runs_dir", str(place)]
         fails(train.main, args, f"--runs_dir {place}: {text}", capsys)
+    named, new = ["--run_name", long], tmp_path / "new"
+    text = f"{new}/tiny/{long} cannot be written (File name too long). Choose another name."
+    fails(train.main, [*TINY, "--runs_dir", str(new), *named], f"--run_name {long}: {text}", capsys)
     assert sorted(tmp_path.rglob("*")) == before
     fails(train.main, [*TINY, "--resume", long], f"RUN {long}: no such file or folder.…", capsys)
     fails(train.main, ["--config", long], f"--config {long}: no such config.…", capsys)

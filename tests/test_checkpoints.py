@@ -25,6 +25,7 @@ from src.train import main as train
 from tests.commands import TRAIN, fails, same
 from tests.conftest import TINY
 from tests.soak import differences, flat
+from tests.tiny import TinyData
 
 LONGER = ["--model.lr_scheduler.total_steps", "12", "--trainer.max_epochs"]
 
@@ -295,3 +296,38 @@ def test_data_that_keeps_to_its_own_numbers(names: list[str]) -> None:
     message = f"^data: Data numbers its classes {', '.join(names)}, but the model was trained with"
     with pytest.raises(ValueError, match=message):
         match_classes(Path("x.ckpt"), {"class_names": ["a", "b"]}, Data())
+
+
+class NamedWhenSetUp(TinyData):
+    """As somebody's own data that finds its classes in ``setup``."""
+
+    class_names: list[str] | None = None
+
+    def __init__(self, names: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = names
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.class_names = self.names
+
+
+def test_names_that_are_known_late(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", f"{__name__}.{NamedWhenSetUp.__name__}", "--data.names", "[a,b,c]"]
+    assert train([*TINY, *data, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    run = tmp_path / "tiny/run"
+    assert evaluate([str(run)]) == 0
+    (run / "metrics.json").unlink()
+    other = ["--data.names", "[b,a,c]"]
+    message = (
+        "data: NamedWhenSetUp numbers its classes b, a, c, but the model was trained with a, b, c"
+    )
+    for main, args in [
+        (evaluate, [str(run)]),
+        (train, ["--resume", str(run), "--runs_dir", str(tmp_path)]),
+    ]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            main([*args, *other])
+        assert f"error: {message}.\n" in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()

@@ -47,11 +47,11 @@ def fill(file: str) -> Act:
 
 def acting(function: Any, act: Act, is_due: Callable[..., bool] = lambda *_: True) -> Any:
     """Wrap a function so that it acts before it is called, once."""
-    acted = []
+    acted: list[bool] = []
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if not acted and is_due(*args, *kwargs.values()):
-            acted.append(1)
+            acted.append(True)
             act()
         return function(*args, **kwargs)
 

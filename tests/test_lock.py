@@ -67,7 +67,8 @@ def test_free_when_its_process_is_killed(tmp_path: Path) -> None:
 
 def test_lock_that_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the one that held it, between opening and locking: that file is nobody's any more."""
-    flock, seen = fcntl.flock, []
+    flock = fcntl.flock
+    seen: list[int] = []
 
     def remove_first(descriptor: int, kind: int) -> None:
         if not seen:
@@ -111,7 +112,8 @@ def test_a_folder_that_is_removed_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another process whose run came to nothing."""
-    flock, seen = fcntl.flock, []
+    flock = fcntl.flock
+    seen: list[int] = []
 
     def remove_first(descriptor: int, kind: int) -> None:
         if not seen:

@@ -133,7 +133,8 @@ class GradientClipping(Callback):
 
     def _forget(self, places: Iterable[int]) -> None:
         gone = set(places)
-        for kept in (self._norms, self._sizes, self._origins):
+        everything: list[list[Any]] = [self._norms, self._sizes, self._origins]
+        for kept in everything:
             kept[:] = [value for place, value in enumerate(kept) if place not in gone]
 
     def _check(self, trainer: Trainer) -> None:

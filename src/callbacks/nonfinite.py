@@ -41,6 +41,7 @@ class Nonfinite(Callback):
             raise ValueError(f"action: {action!r} is neither `stop` nor `skip`.")
         self.action = action
         self.num_skipped = 0
+        self._last_row = -1  # its step
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
         if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
             self.__dict__["on_before_optimizer_step"] = None
@@ -66,8 +67,10 @@ class Nonfinite(Callback):
         if not torch.isfinite(norm):
             self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
-        if readings.due(trainer, trainer.global_step + 1):
-            readings.write(trainer, trainer.global_step, {"grad/skipped": float(self.num_skipped)})
+        step = readings.current_step(trainer)
+        if readings.due(trainer, step + 1) and step != self._last_row:  # of several optimizers
+            self._last_row = step
+            readings.write(trainer, step, {"grad/skipped": float(self.num_skipped)})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_losses(trainer)

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.callbacks import GradientClipping, GradientNorms
+from src.callbacks import GradientClipping, GradientNorms, Nonfinite
 from src.models.supervised import SupervisedModule
 from src.train import main as train
 from src.training import is_result
@@ -185,6 +185,13 @@ def test_of_several_optimizers_each_is_clipped_and_logged(tmp_path: Path) -> Non
     assert logger.column("grad/norm/1") == pytest.approx({1: 9.5 / 3, 3: (2.5 + 9 + 15 + 6) / 4})
     names = [name for _, row in logger.rows for name in row if name.startswith("grad/norm")]
     assert len(names) == 4
+
+
+def test_of_several_optimizers_what_is_skipped_is_logged_once(tmp_path: Path) -> None:
+    logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0)
+    fit(tmp_path, Adversaries(), rows, Nonfinite("skip"), logger=logger, log_every_n_steps=2)
+    skipped = [(step, row) for step, row in logger.rows if "grad/skipped" in row]
+    assert skipped == [(step, {"grad/skipped": 0, "epoch": 0}) for step in (1, 3)]
 
 
 class Closures(Chain):

@@ -19,9 +19,11 @@ def copy_template(target: Path) -> Path:
     """Copy this checkout without what git ignores."""
     target.mkdir(parents=True)
     for path in ROOT.iterdir():
+        if path.name in IGNORED or path.name.endswith("_cache"):
+            continue  # `.git` may be a file, of a worktree: commits would go there
         if path.is_file():
             shutil.copy(path, target)
-        elif path.name not in IGNORED and not path.name.endswith("_cache"):
+        else:
             shutil.copytree(path, target / path.name, ignore=CACHES)
     return target
 
