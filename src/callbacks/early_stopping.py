@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 from .direction import Mode, find_mode
 
 
-class EarlyStopping(callbacks.EarlyStopping):
+class EarlyStopping(LightningEarlyStopping):
     """Lightning's own, which finds out by itself whether less or more of a metric is better.
 
     Args:
