@@ -286,9 +286,7 @@ def test_classes_that_differ_between_the_splits(class_folders: Path) -> None:
     )
 
 
-def test_folder_beside_the_splits(
-    class_folders: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_beside_the_splits(class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (class_folders / "val").mkdir()
     serve(cifar10(class_folders))
     warning = "passed over 1, neither train nor test: " + f"{class_folders.name}/val"

@@ -372,8 +372,12 @@ def test_images_are_found_by_content_in_all_folders(
     for name in ("stray.png", "dogs.zip"):
         (tmp_path / name).touch()
     found = images.labelled("roots", [tmp_path / "cat"], ["cat"])[0]
-    assert [str(file.relative_to(tmp_path / "cat")) for file in found] == [str(p) for p in sorted(map(Path, names))]
-    passed = "passed over 4, not readable as images: deep/program.eps, cat/notes, cat/table.csv, ..."
+    assert [str(file.relative_to(tmp_path / "cat")) for file in found] == [
+        str(p) for p in sorted(map(Path, names))
+    ]
+    passed = (
+        "passed over 4, not readable as images: deep/program.eps, cat/notes, cat/table.csv, ..."
+    )
     beside = f"{tmp_path.name}/dogs.zip, {tmp_path.name}/stray.png"
     stray = f"passed over 2, in no class folder: {beside}"
     err = capsys.readouterr().err
