@@ -51,7 +51,7 @@ class Nonfinite(Callback):
         if self.action == "stop":
             self._unread.append((trainer.global_step, loss.detach()))
             # In the steps whose row of metrics is read as well, so that no other one waits.
-            is_due = readings.due(trainer, trainer.global_step + 1)
+            is_due = readings.due(trainer, readings.current_step(trainer) + 1)
             if is_due or len(self._unread) >= MOST_KEPT:
                 self._check_losses(trainer)
 
@@ -66,8 +66,9 @@ class Nonfinite(Callback):
         if not torch.isfinite(norm):
             self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
-        if readings.due(trainer, trainer.global_step + 1):
-            readings.write(trainer, trainer.global_step, {"grad/skipped": float(self.num_skipped)})
+        step = readings.current_step(trainer)
+        if readings.due(trainer, step + 1):
+            readings.write(trainer, step, {"grad/skipped": float(self.num_skipped)})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_losses(trainer)
