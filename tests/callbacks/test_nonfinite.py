@@ -68,7 +68,7 @@ class ByHand(Line):
         loss = super().training_step(batch, batch_idx)
         for _ in range(2):
             self.manual_backward(self(batch[0]).mean())
-            self.optimizers().step()  # type: ignore[union-attr, call-arg]
+            self.optimizers().step()  # type: ignore[union-attr]
         return loss.detach()
 
 
