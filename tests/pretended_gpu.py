@@ -285,6 +285,8 @@ def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
     found[torch._C, "_cuda_clearCublasWorkspaces"] = nothing
     if hasattr(torch, "accelerator"):  # of torch 2.6 and later
         found[torch.accelerator, "current_stream"] = lambda *_: stream
+        found[torch.accelerator, "current_device_index"] = lambda: device().index
+        found[torch.accelerator, "set_device_index"] = nothing
     pinning = importlib.import_module("torch.utils.data._utils.pin_memory")
     found[pinning, "pin_memory"] = lambda data, *_: data
     packages = [(0, location_of, put_back), *torch.serialization._package_registry]

@@ -52,7 +52,7 @@ class Nonfinite(Callback):
         if self.action == "stop":
             self._unread.append((trainer.global_step, loss.detach()))
             # In the steps whose row of metrics is read as well, so that no other one waits.
-            is_due = readings.due(trainer, trainer.global_step + 1)
+            is_due = readings.due(trainer, readings.current_step(trainer) + 1)
             if is_due or len(self._unread) >= MOST_KEPT:
                 self._check_losses(trainer)
 

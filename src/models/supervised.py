@@ -152,7 +152,7 @@ class SupervisedModule(LightningModule):
             outputs = self(inputs)
         except ValueError as error:
             if len(inputs) == 1 and any(map(is_batch_norm, self.network.modules())):
-                raise ValueError(
+                raise FloatingPointError(
                     f"batch {batch_idx} of the epoch holds one sample, whose mean and variance are "
                     f"no statistics for batch normalization ({error}).\nLeave it out with "
                     "data.drop_last true, or choose another data.batch_size."

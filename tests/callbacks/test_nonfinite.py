@@ -57,6 +57,36 @@ def test_losses_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found == [3, 3, 1]
 
 
+class ByHand(Line):
+    """Takes two steps for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__(num_features=2, optimizer={"name": "SGD", "lr": 0.0})
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        for _ in range(2):
+            self.manual_backward(self(batch[0]).mean())
+            self.optimizers().step()  # type: ignore[union-attr]
+        return loss.detach()
+
+
+def test_losses_of_steps_by_hand_are_read_with_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    check: Any = Nonfinite._check_losses
+
+    def counting(self: Nonfinite, trainer: Trainer) -> None:
+        found.append(len(self._unread))
+        check(self, trainer)
+
+    monkeypatch.setattr(Nonfinite, "_check_losses", counting)
+    fit(tmp_path, ByHand(), data(INPUTS[:1].repeat(7, 1)), Nonfinite(), log_every_n_steps=3)
+    assert found == [5, 1, 5, 1, 2]
+
+
 class RootOfNothing(Line):
     """Has finite losses whose gradient is NaN in optimizer step 1."""
 
@@ -161,7 +191,10 @@ def test_devices_stop_together(here: str, elsewhere: float, message: str | None)
 
     strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
     settings = {"world_size": 2, "log_every_n_steps": 50, "global_step": 4}
-    trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=None, **settings)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=4))
+    trainer: Any = SimpleNamespace(
+        strategy=strategy, precision_plugin=None, fit_loop=loop, **settings
+    )
     watching = Nonfinite()
     model = line()
     watching.on_before_backward(trainer, model, torch.tensor(float(here)))
