@@ -545,7 +545,7 @@ def quiet() -> None:
         "lightning.pytorch.accelerators.cuda",  # which GPU a process has
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # that is what `--trainer.accelerator cpu` means, and what `src.predict` does for its data
+    # that is what `--trainer.accelerator cpu` means, and what predictions need for their data
     warnings.filterwarnings("ignore", r"\w+ available but not used", UserWarning)
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
     # that is what `--resume` means

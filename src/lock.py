@@ -17,7 +17,7 @@ if sys.platform != "win32":
     import fcntl
 
 NAME = ".lock"
-PATIENCE_S = 0.2  # a look at a lock, as `src.runs` takes, holds it for microseconds
+PATIENCE_S = 0.2  # a look at a lock, as by the list of runs, holds it for microseconds
 
 # What `flock` answers where a file system has no locks, or none on what is open for reading.
 UNSUPPORTED = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EBADF}

@@ -5,7 +5,7 @@ Its tensors are ordinary ones of the CPU whose storages carry a mark, so all num
 operation hands it on. Refused as on a GPU: operations that mix devices, ``.numpy()``, tensors of
 the CPU in collectives of NCCL. Each wait of the host for the device is kept with its file and line.
 
-    python -m tests.pretended_gpu 2 src.train --config cifar10     a command with two of them
+    python -m tests.pretended_gpu 2 MODULE --config cifar10     a command with two of them
 
 Not pretended: ``torch.compile``, CUDA graphs, ``torch.export``, FSDP, CUDA's own generator, limits
 of memory, and what only a kernel of CUDA refuses. Collectives within DDP are not looked at.

@@ -108,4 +108,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 5850
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 7400

@@ -206,7 +206,8 @@ def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -
     torch.cuda.device_count() == 1, reason="two GPUs can be used or pretended, here is one"
 )
 def test_two_devices(tmp_path: Path) -> None:
-    two = [] if torch.cuda.is_available() else ["-m", "tests.pretended_gpu", "2", "src.train"]
+    pretend = ["-m", "tests.pretended_gpu", "2", *TRAIN[1:]]
+    launch = TRAIN if torch.cuda.is_available() else pretend
     options = devices(2, accelerator="gpu")
-    one, several = alone_and_together(TINY, tmp_path, [*(two or TRAIN), *options])
+    one, several = alone_and_together(TINY, tmp_path, [*launch, *options])
     assert_close(one, several, ["test/loss", "test/acc", "val/loss", "train/loss"])

@@ -15,7 +15,7 @@ from src import data, models, options
 from src.cli import Callbacks, ProjectCLI
 from src.errors import InputError, readable
 from src.find import DEFAULT_CONFIG, PACKAGE
-from src.options import check_finite, check_options, is_mentioned, parser_options
+from src.options import check_finite, check_options, parser_options
 from src.signatures import find_class, parameters
 from src.training import train
 from tests.conftest import TINY
@@ -105,7 +105,7 @@ TYPOS: list[tuple[list[str] | str, str]] = [
         f"callbacks.checkpoint.monitr: Checkpoint {meant('monitor')}",
     ),
 ]
-if not is_mentioned("NoSuchClass"):  # no module of others is imported that could bring such a one
+if not options.is_mentioned("NoSuchClass"):  # no module of others could bring such a one
     for key, _, short_name in (line.partition(" ") for line in CLASSES):
         message = f"{key}: there is no class `{short_name}x`. Did you mean `{short_name}"
         TYPOS += [([f"--{key}", f"{short_name}x"], message), (f"{key}: {short_name}x", message)]
@@ -336,7 +336,7 @@ def test_short_names_of_others(
 ) -> None:
     (tmp_path / "a.py").write_text(text)
     monkeypatch.setattr(options, "PACKAGE", tmp_path)
-    assert is_mentioned("Mine") == known
+    assert options.is_mentioned("Mine") == known
 
 
 class Unlimited:

@@ -329,7 +329,8 @@ def test_arguments_of_another_class_are_dropped(write: Write, tmp_path: Path) ->
     ``num_features`` and ``val_batch_size`` are of the config's classes and of the new ones alike.
     """
     name = write(
-        f"{HEAD}{MODULE}\nfrom src.callbacks import Checkpoint\nfrom tests.tiny import TinyData\n"
+        f"{HEAD}{MODULE}\nfrom src.callbacks import Checkpoint\n"
+        "from tests.tiny import TinyData\n"
         "class Own(Checkpoint): ...\nclass Alike(TinyData): ..."
     )
     overlay = tmp_path / "overlay.yaml"
@@ -390,7 +391,8 @@ def test_resuming_with_the_same_command_adds_nothing(
     name = write(
         f"{HEAD}\nfrom lightning.fabric.plugins import TorchCheckpointIO\n"
         "from lightning.pytorch.loggers import CSVLogger\n"
-        "from src.checkpoints import WholeCheckpointIO\nclass IO(WholeCheckpointIO): ...\n"
+        "from src.checkpoints import WholeCheckpointIO\n"
+        "class IO(WholeCheckpointIO): ...\n"
         f"{own}\nclass Other(Own): ..."
     )
     added = [

@@ -11,7 +11,8 @@ import torch
 from torchvision.datasets import CIFAR10, utils as downloads
 from torchvision.datasets.utils import calculate_md5
 
-from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CLASSES, CIFAR10DataModule
+from src.data import CIFAR10DataModule
+from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD, CLASSES
 from tests.data.pictures import save_image, shades
 from tests.data.serving import serve, targets, trainer
 from tests.test_hostile import MakesFolder

@@ -1,4 +1,4 @@
-"""What every model in ``src/models`` promises, asked of each without being told of it.
+"""What every model of the package promises, asked of each without being told of it.
 
 Of any LightningModule: by its config, it trains, and a checkpoint brings back its weights.
 """

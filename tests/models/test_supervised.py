@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 
 from src.explain import explain
-from src.models.supervised import MeanLoss, SupervisedModule, compensated_sum, initialize
+from src.models import supervised
+from src.models.supervised import MeanLoss, SupervisedModule, initialize
 from tests.fitting import Given, Line, Rows, fit, trainer
 
 STILL = {"name": "SGD", "lr": 0.0}
@@ -102,7 +103,7 @@ def test_mean_of_many_losses_is_right_to_float32(by_forward: bool) -> None:
             outputs = loss.expand(100)
             (metric if by_forward else metric.update)(outputs, torch.zeros(100))
     together = ranks[0]
-    together.total = compensated_sum(torch.stack([metric.total for metric in ranks]))
+    together.total = supervised.compensated_sum(torch.stack([metric.total for metric in ranks]))
     together.count = sum(metric.count for metric in ranks)  # type: ignore[assignment]
     assert together.count == 50_000
     expected = fsum(losses.flatten().tolist()) / losses.numel()
