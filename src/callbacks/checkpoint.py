@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..checks import at_least
 from .direction import Mode, find_mode
@@ -190,7 +191,8 @@ def num_epochs(trainer: Trainer) -> int:
 def norms(module: LightningModule) -> list[Tensor]:
     """Compute the norm of each parameter, to tell whether one has changed: () each."""
     with torch.no_grad():
-        weights: list[Tensor] = [p for p in module.parameters() if p.is_floating_point()]
+        sized = (p for p in module.parameters() if not is_lazy(p))
+        weights: list[Tensor] = [p for p in sized if p.is_floating_point()]
         return list(torch._foreach_norm(weights)) if weights else []
 
 
