@@ -193,7 +193,8 @@ def norms(module: LightningModule) -> list[Tensor]:
     with torch.no_grad():
         sized = (p for p in module.parameters() if not is_lazy(p))
         weights: list[Tensor] = [p for p in sized if p.is_floating_point()]
-        return list(torch._foreach_norm(weights)) if weights else []
+        # NaN is not equal to itself.
+        return [n.nan_to_num(-1.0) for n in torch._foreach_norm(weights)] if weights else []
 
 
 @rank_zero_only
