@@ -97,6 +97,10 @@ class ReplayLoader(CombinedLoader):
             self._streams = RandomStreams(self.current.key)
             if all(is_stateful(loader) for loader in loaders):
                 self.num_given = self.current.first_batch
+            for loader in loaders:
+                if getattr(loader, "persistent_workers", False) and loader.generator is None:
+                    # Their seed is drawn once, at the first pass: not from what the order follows.
+                    loader.generator = Generator()
             for generator in generators_of(loaders):
                 seed = self._generators.setdefault(generator, generator.initial_seed())
                 words = np.random.SeedSequence((seed, *self.current.key)).generate_state(2)

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
     _ResultMetric,
     _Sync,
 )
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 from torchmetrics import Metric, MetricCollection
 
 # Of what `self.log` was given: all that is compared when it is given again.
@@ -106,6 +107,22 @@ def restore_metrics(module: nn.Module, states: Mapping[str, Any]) -> None:
 def metrics_in(module: nn.Module) -> dict[str, Metric]:
     """List the metrics in a module by their names."""
     return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
+
+
+def list_states(module: nn.Module) -> dict[str, Any]:
+    """Copy the lists of tensors among a module's attributes, such as the outputs of its steps."""
+    kept = {name: value for name, value in vars(module).items() if type(value) is list}
+    return {
+        name: tree_map(_copy, value)
+        for name, value in kept.items()
+        if value and all(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    }
+
+
+def restore_lists(module: LightningModule, states: Mapping[str, list[Any]]) -> None:
+    """Fill lists with what ``list_states`` has copied."""
+    for name, values in states.items():
+        vars(module)[name][:] = tree_map(lambda value: _moved(value, module.device), values)
 
 
 def logged_states(trainer: Trainer) -> list[dict[str, Any]]:

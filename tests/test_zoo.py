@@ -192,9 +192,9 @@ FAILS: dict[str, set[str]] = {
     "train": {"skips_rest"},  # one row for the batch that is skipped
     "evaluate": set(),
     # Workers that stay keep random numbers of their own: the run says so.
-    "epoch": {"workers_persistent"},
+    "epoch": set(),
     # What a module keeps in a list of its own is in no checkpoint.
-    "within": {"workers_persistent", "keeps_outputs"},
+    "within": set(),
 }
 
 

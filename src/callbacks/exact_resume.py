@@ -24,8 +24,8 @@ class ExactResume(Callback):
     - The random numbers of torch (of each device too), numpy and ``random``, of each rank.
     - How many batches of the epoch were trained on. Loaders are wrapped (``ReplayLoader``), so that
       the rest of the epoch follows when a run is resumed within it.
-    - The states of metrics, what ``self.log`` has accumulated, what callbacks watch, and which
-      layers are in evaluation mode or frozen.
+    - The states of metrics, what ``self.log`` has accumulated, what callbacks watch, which layers
+      are in evaluation mode or frozen, and lists of tensors that the module keeps over an epoch.
 
     Callbacks may have a method ``on_between_batches(trainer)``. It is called after a batch when all
     is done that belongs to it, its rows of metrics and validation too: the moment for a checkpoint.
@@ -69,6 +69,7 @@ class ExactResume(Callback):
             mine = resumed["ranks"][trainer.global_rank]
             resuming.restore_metrics(pl_module, mine["metrics"])
             resuming.restore_logged(trainer, mine["logged"])
+            resuming.restore_lists(pl_module, mine["lists"])
             if resumed["modes"] is not None:
                 resuming.restore_modes(trainer, resumed["modes"])
             self._random = mine["random"]
@@ -140,6 +141,7 @@ class ExactResume(Callback):
             or resuming.random_states(trainer.strategy.root_device),
             "metrics": resuming.metric_states(pl_module),
             "logged": resuming.logged_states(trainer) if now else [],
+            "lists": resuming.list_states(pl_module) if now else {},
         }
         watched = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["resume"] = {

@@ -1,5 +1,6 @@
 """What all models that fit predictions to targets have in common."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
@@ -118,7 +119,7 @@ class SupervisedModule(LightningModule):
         self.train_metrics = MetricCollection(all_metrics, prefix="train/")
         self.val_metrics = self.train_metrics.clone(prefix="val/")
         self.test_metrics = self.train_metrics.clone(prefix="test/")
-        self._unread: list[Batch] = []
+        self._unread: deque[Batch] = deque()  # no list, which `ExactResume` would save
         self._resumed: list[list[Batch]] | None = None
         initialize(network, weight_init)
 
@@ -200,7 +201,7 @@ class SupervisedModule(LightningModule):
         resumed, self._resumed = self._resumed, None
         if resumed is not None and len(resumed) == self.trainer.world_size:
             mine = resumed[self.trainer.global_rank]
-            self._unread = [(o.to(self.device), t.to(self.device)) for o, t in mine]
+            self._unread = deque((o.to(self.device), t.to(self.device)) for o, t in mine)
 
     def on_train_epoch_start(self) -> None:
         self._unread.clear()  # of an epoch that was broken off
