@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+ON_THE_WAY = ("lr", "grad/", "grad_norm/", "momentum", "weight_decay", "memory_mib")
+
 
 def current_step(trainer: Trainer) -> int:
     """Number of the step at hand, from 0, as Lightning's loggers count them.
@@ -22,6 +24,11 @@ def due(trainer: Trainer, step: int) -> bool:
     """Tell whether ``trainer.log_every_n_steps`` asks for a row after ``step`` steps."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return bool(every) and step % every == 0
+
+
+def is_result(name: str) -> bool:
+    """Tell whether a metric is a result, and not a reading on the way."""
+    return not name.startswith(ON_THE_WAY)
 
 
 def write(

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from . import checkpoints, run, status
+from . import checkpoints, readings, run, status
 from .callbacks.graceful_stop import exits_at_signals
 from .callbacks.monitor_check import check_monitors
 from .cli import ProjectCLI
@@ -147,7 +147,7 @@ def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) 
         metrics["samples_per_s"] = cli.measured.samples_per_s
         metrics["train_seconds"] = cli.measured.train_seconds
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-    shown = {name: value for name, value in sorted(metrics.items()) if is_result(name)}
+    shown = {name: value for name, value in sorted(metrics.items()) if is_shown(name)}
     rows = [(name, run.format_value(value)) for name, value in shown.items()]
     rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
@@ -228,10 +228,9 @@ def remember_signature(model: LightningModule) -> None:
     function.__signature__ = inspect.signature(function)
 
 
-def is_result(name: str) -> bool:
-    """Tell whether a metric belongs in the table: a result, and not a reading on the way."""
-    on_the_way = ("lr", "grad/", "grad_norm/", "momentum", "weight_decay", "memory_mib")
-    return not name.startswith(on_the_way) and not name.endswith("_step")
+def is_shown(name: str) -> bool:
+    """Tell whether a metric belongs in the table: a result over an epoch."""
+    return readings.is_result(name) and not name.endswith("_step")
 
 
 def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:

@@ -191,9 +191,7 @@ CALLBACKS = [
 FAILS: dict[str, set[str]] = {
     "train": {"skips_rest"},  # one row for the batch that is skipped
     "evaluate": set(),
-    # Workers that stay keep random numbers of their own: the run says so.
     "epoch": set(),
-    # What a module keeps in a list of its own is in no checkpoint.
     "within": set(),
 }
 

@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.table import Column
 from torch import Tensor
 
+from .. import readings
+
 BAR_INTERVAL_S = 0.1
 
 
@@ -131,6 +133,9 @@ def format_metrics(metrics: dict[str, float]) -> str:
     shown = {
         name: value
         for name, value in metrics.items()
-        if name.startswith(("train/", "val/")) and f"{name}_step" not in metrics
+        if readings.is_result(name)
+        and name != "samples_per_s"
+        and f"{name}_step" not in metrics
+        and not (name.endswith("_epoch") and name.removesuffix("_epoch") in metrics)
     }
     return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from src.callbacks import GradientClipping, GradientNorms, Nonfinite
 from src.models.supervised import SupervisedModule
+from src.readings import is_result
 from src.train import main as train
-from src.training import is_result
 from tests.conftest import TINY
 from tests.fitting import Given, Rows, fit
 

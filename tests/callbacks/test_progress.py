@@ -125,6 +125,10 @@ def test_metrics_in_one_line() -> None:
     metrics = {"val/acc": 0.123456, "train/loss": 1.0, "train/loss_step": 2e-7, "lr": 0.1}
     assert format_metrics(metrics) == "train/loss_step 2e-07  val/acc 0.1235"
     assert format_metrics({"train/loss": 1.0}) == "train/loss 1"
+    # as plain modules name them, and as `self.log` does over steps and epochs
+    plain = {"g_loss": 2.0, "val_loss": 3.0, "samples_per_s": 4.0, "grad/norm": 5.0, "lr/0": 6.0}
+    both = {"fit": 7.0, "fit_step": 7.0, "fit_epoch": 8.0}
+    assert format_metrics(plain | both) == "fit_step 7  g_loss 2  val_loss 3"
 
 
 def test_negative_interval_is_refused() -> None:
