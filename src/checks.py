@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 
 
@@ -12,6 +13,11 @@ def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str
     question = [f"Did you mean `{near[0]}`?"] if near else []
     listing = [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []
     return " ".join(question + listing)
+
+
+def warn(text: str) -> None:
+    """Say on standard error what a person should know, where it is no reason to end."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def at_least(least: int, **values: float | None) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -46,6 +45,7 @@ from .callbacks import (
     Throughput,
 )
 from .checkpoints import WholeCheckpointIO
+from .checks import warn
 from .data.in_memory import InMemoryDataModule
 from .devices import follow_torchrun
 from .errors import InputError
@@ -500,7 +500,7 @@ def warn_of_damage(chosen: Path) -> None:
     last = chosen.with_name("last.ckpt")
     if last != chosen and last.exists() and run.is_rank_zero() and (found := damage(last)):
         text = f"{last} is damaged ({found}). Going on from {chosen.name}."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(text)
 
 
 class NoProfiler(PassThroughProfiler):

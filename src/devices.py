@@ -16,6 +16,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
+from .checks import warn
+
 LOOK_EVERY_S = 5.0
 BFLOAT16 = {
     "avx512_bf16",
@@ -47,7 +49,7 @@ def warn_of_slow_precision(trainer: Trainer) -> None:
     if is_bfloat16 and isinstance(trainer.accelerator, CPUAccelerator) and lacks_bfloat16():
         text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
         text += "instructions: up to ten times slower than --trainer.precision 32-true."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(text)
 
 
 def leave_at_exit(trainer: Trainer) -> None:

@@ -68,8 +68,8 @@ def explain(error: BaseException) -> str | None:
         return no_tracking(error)
     connectors = (part for part in at_work(trace) if isinstance(part, _CheckpointConnector))
     restores = any(part._loaded_checkpoint for part in connectors)
-    restores = restores and not raised_in(trace, PACKAGE)  # a check that says more
-    if restores and not any(is_own(frame.f_code) for frame in frames(trace)):
+    is_checked = raised_in(trace, PACKAGE) and is_check(trace)  # which says more
+    if restores and not is_checked and not any(is_own(frame.f_code) for frame in frames(trace)):
         what = f"{type(error).__name__}: {_first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
     if raised_in(trace, LIGHTNING):

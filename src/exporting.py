@@ -35,6 +35,8 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
         output: The file.
         suffix: What files of the format end in.
     """
+    if output.exists() and not output.is_file():
+        raise InputError(f"--output {output}: is no file, but a device or a pipe. Choose another.")
     is_weights = found.checkpoint.suffix in READERS
     predictor = (load_weights if is_weights else load_run)(found, configs)
     predictor.to(memory_format=torch.contiguous_format)  # others are no plain array in a file
@@ -45,7 +47,7 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
             difference = compare(predictor, WRITERS[format_](predictor, part))
             if list(Path(folder).iterdir()) != [part]:  # as ONNX writes more than 2 GiB
                 raise ValueError(f"--format {format_}: the model is too large for one file.")
-            os.replace(part, output)
+            os.replace(part, output.resolve())
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
     rows = [("file", str(output)), ("size", f"{output.stat().st_size:,} bytes")]

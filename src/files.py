@@ -21,9 +21,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds all of it or what it held before."""
-    part = path.with_suffix(".part")
+    """Write ``text`` so that ``path`` holds all of it or what it held before.
+
+    What a link leads to is written; what is no file, such as a pipe, is written to as it is.
+    """
+    path = path.resolve()
+    part = path.with_name(f"{path.name}.part")
     with naming(path):
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", newline="")
+            return
         try:
             part.write_text(text, encoding="utf-8", newline="")
             os.replace(part, path)

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -99,13 +100,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
 
 
-def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
+def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
     """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
 
     Args:
         spec: The run.
         runs_dir: Folder of all runs.
         checkpoint: Of a run folder, which one: ``best``, or failing that ``last``; or ``last``.
+        option: What it was given as.
 
     Raises:
         InputError: There is no such run, or no checkpoint in it.
@@ -114,7 +116,7 @@ def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
     if spec == "last" and not path.exists():
         runs = list_runs(runs_dir)
         if not runs:
-            raise InputError(f"RUN last: there is no run in {runs_dir}. Train one first.")
+            raise InputError(f"{option} last: there is no run in {runs_dir}. Train one first.")
         path = runs[0]
     is_there = exists(path)
     if is_there and path.is_file():
@@ -122,14 +124,16 @@ def find_run(spec: str, runs_dir: Path, checkpoint: str = "best") -> Run:
         return Run(folder if (folder / "config.yaml").exists() else None, path)
     if not is_there or not path.is_dir():
         known = [str(p) for p in list_runs(runs_dir)][:5]
+        with suppress(OSError):  # there may be no such folder
+            known = sorted(map(str, path.parent.iterdir())) if path.parent != Path() else known
         raise InputError(
-            f"RUN {spec}: no such file or folder. Give a run folder, a .ckpt file, or `last`.\n"
-            + suggest(spec, known)
+            f"{option} {spec}: no such file or folder. Give a run folder, a .ckpt file, or "
+            "`last`.\n" + suggest(spec, known)
         )
     for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
         if (path / CHECKPOINTS / name).is_file():
             return Run(path, path / CHECKPOINTS / name)
-    raise InputError(f"RUN {spec}: no checkpoint in {path / CHECKPOINTS}.")
+    raise InputError(f"{option} {spec}: no checkpoint in {path / CHECKPOINTS}.")
 
 
 def check_output(output: Path) -> None:
@@ -205,7 +209,7 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | N
             and not (folder / "metrics.json").exists()
         ]
         return newest_whole(unfinished[0]) if unfinished else None
-    found = find_run(spec, runs_dir)
+    found = find_run(spec, runs_dir, option="--resume")
     if found.folder is None:
         raise InputError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
     return found.checkpoint if Path(spec).suffix == ".ckpt" else newest_whole(found.folder)

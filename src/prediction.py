@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from .checks import suggest
+from .checks import suggest, warn
 from .errors import InputError
 from .explain import explained, too_large
 from .files import standard_output
@@ -98,7 +98,7 @@ def predict(
     if counts.errors and counts.errors == counts.rows:
         raise InputError(f"INPUT: {unread}")
     if counts.errors:
-        print(f"warning: {unread}", file=sys.stderr, flush=True)
+        warn(unread)
 
 
 def find_device(name: str) -> torch.device:

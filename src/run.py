@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from . import lock, optim, readings, status
+from .checks import warn
 from .errors import InputError
-from .files import is_terminal, naming, write_json, write_out, write_whole
+from .files import is_terminal, naming, standard_output, write_json, write_out, write_whole
 from .find import CHECKPOINTS, ROOT, exists, expand_home, find_resumable
 from .safe_yaml import flatten
 
@@ -202,7 +203,7 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         text = (
             f"{name}: {new.get(key)}, before {old.get(key)}. The run ends otherwise than it would."
         )
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(text)
     schedule = now["model"].get("init_args", {}).get("lr_scheduler") or {}
     horizon = optim.HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
     if horizon and horizon not in schedule and schedule.get("interval") is None:
@@ -431,7 +432,7 @@ def tolerated(what: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the results
         reason = next(iter(str(error).splitlines()), "")
         text = f"{what} failed ({type(error).__name__}: {reason}); nothing else depends on it."
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        warn(text)
 
 
 def print_table(
@@ -445,7 +446,7 @@ def print_table(
         table.add_row(*row)
     # In a pipe or a job's log no path is broken in two.
     console = Console(width=None if is_terminal() else 160)
-    with console.capture() as drawn:
+    with standard_output(), console.capture() as drawn:
         console.print(table)
     write_out(drawn.get())
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import status
-from .files import is_terminal
+from .files import is_terminal, standard_output
 from .listing import Group, Run, printable, text_of
 
 Cells = dict[str, str]  # of a row, by the names of columns
@@ -37,7 +37,7 @@ def draw_runs(runs: list[Run], groups: list[Group], first: str | None) -> str:
     for run in runs:
         settings[run.experiment] += run.differs
     short = {experiment: short_names({*keys}) for experiment, keys in settings.items()}
-    with console.capture() as drawn:
+    with standard_output(), console.capture() as drawn:
         rows = [cells_of_run(run, short[run.experiment]) for run in runs]
         draw(console, rows, metrics, ["run", "state"], [DIFFERS, "duration", "samples/s"])
         for run in runs:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from . import checkpoints, readings, run, status
 from .callbacks.graceful_stop import exits_at_signals
 from .callbacks.monitor_check import check_monitors
+from .checks import warn
 from .cli import ProjectCLI
 from .data.in_memory import InMemoryDataModule
 from .devices import (
@@ -128,6 +129,8 @@ def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) 
     remember_signature(model)
     failed = spare_loggers(trainer, set(), "finalize")
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
+    if trainer.global_step == 0 and cli.resume_from is None and trainer.is_global_zero:
+        warn(f"model: {type(model).__name__} took no optimizer step, so nothing was trained.")
     spare_loggers(trainer, failed, "log_hyperparams", "log_metrics", "save")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None

@@ -425,7 +425,8 @@ def test_runs(tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
     text = f"{new}/tiny/{long} cannot be written (File name too long). Choose another name."
     fails(train.main, [*TINY, "--runs_dir", str(new), *named], f"--run_name {long}: {text}", capsys)
     assert sorted(tmp_path.rglob("*")) == before
-    fails(train.main, [*TINY, "--resume", long], f"RUN {long}: no such file or folder.…", capsys)
+    message = f"--resume {long}: no such file or folder.…"
+    fails(train.main, [*TINY, "--resume", long], message, capsys)
     fails(train.main, ["--config", long], f"--config {long}: no such config.…", capsys)
 
 

@@ -82,7 +82,7 @@ TYPOS: list[tuple[list[str] | str, str]] = [
         f"--config {DEFAULT_CONFIG[:-1]}: no such config. Did you mean `{DEFAULT_CONFIG}`?",
     ),
     (["--config"], "--config: needs the name of a config or a path."),
-    (["--resume", "nope"], "RUN nope: no such file or folder."),
+    (["--resume", "nope"], "--resume nope: no such file or folder."),
     ("modl: 3", f"modl: the command line {meant('model')}"),
     (
         "model:\n  init_args:\n    lr: {a: 1, b: 2}\n    lr: 3",

@@ -1,17 +1,15 @@
 """Keep the best and the last state of a run."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ..checks import at_least
+from ..checks import at_least, warn
 from .direction import Mode, find_mode
 
 # What models call the loss of validation, ours first.
@@ -179,7 +177,8 @@ class Checkpoint(ModelCheckpoint):
             return
         path = Path(str(self.dirpath)) / "final.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
-        say(f"a callback changed the weights after the last validation: {path} holds them")
+        if trainer.is_global_zero:
+            warn(f"a callback changed the weights after the last validation: {path} holds them")
 
 
 def num_epochs(trainer: Trainer) -> int:
@@ -195,9 +194,3 @@ def norms(module: LightningModule) -> list[Tensor]:
         weights: list[Tensor] = [p for p in sized if p.is_floating_point()]
         # NaN is not equal to itself.
         return [n.nan_to_num(-1.0) for n in torch._foreach_norm(weights)] if weights else []
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Say on standard error what a person should know."""
-    print(f"note: {text}", file=sys.stderr, flush=True)

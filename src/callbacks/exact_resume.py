@@ -1,6 +1,5 @@
 """Resume a run so that it ends bit for bit as it would have without being stopped."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,9 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
+from lightning.pytorch.utilities import CombinedLoader
 
 from .. import resuming
+from ..checks import warn
 from ..replay import Pass, ReplayLoader, not_resumable
 from .checkpoint import Checkpoint, num_epochs
 
@@ -85,7 +85,7 @@ class ExactResume(Callback):
         device = trainer.strategy.root_device
         watched = {name: value.to(device) for name, value in resumed["watched"].items()}
         trainer.callback_metrics.update(watched)
-        for problem in problems:
+        for problem in problems if trainer.is_global_zero else []:
             warn(f"--resume: not bit for bit, {problem}.")
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is not None and fetcher.length is None:
@@ -279,9 +279,3 @@ def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
     for optimizer, of_groups in zip(trainer.optimizers, rates, strict=True):
         for group, rate in zip(optimizer.param_groups, of_groups, strict=True):
             group["lr"] = rate
-
-
-@rank_zero_only
-def warn(text: str) -> None:
-    """Say on standard error what a person should know."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ import inspect
 import os
 import stat
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from PIL import Image, ImageOps, features
 from torch import Tensor, nn
 
-from ..checks import at_least, suggest
+from ..checks import at_least, suggest, warn
 from . import augment as augmentations, philox
 from .in_memory import InMemoryDataModule, Split
 
@@ -267,8 +266,7 @@ def say_passed_over(option: str, paths: Sequence[Path], reason: str) -> None:
     if paths:
         names = ", ".join("/".join(path.parts[-2:]) for path in paths[:MOST_NAMED])
         dots = ", ..." if len(paths) > MOST_NAMED else ""
-        text = f"warning: {option}: passed over {len(paths)}, {reason}: {names}{dots}"
-        print(text, file=sys.stderr, flush=True)
+        warn(f"{option}: passed over {len(paths)}, {reason}: {names}{dots}")
 
 
 def class_folders(folder: Path) -> list[Path]:
