@@ -19,10 +19,13 @@ import os, subprocess, sys, time
 from pathlib import Path
 from src import lock
 lock.take(Path(sys.argv[1]))
+runs, begins = os.pipe()
 child = os.fork()
 if child == 0:
+    os.write(begins, b"1")
     time.sleep(60)
     os._exit(0)
+os.read(runs, 1)  # it lets go when it begins to run
 print(child, subprocess.Popen(["sleep", "60"]).pid, flush=True)
 time.sleep(60)
 """
