@@ -89,8 +89,8 @@ def plain(tree: Any, key: str = "") -> Any:
         return type(tree)(plain(part, f"{key}.{n}") for n, part in enumerate(tree))
     if not is_readable(tree):
         raise ValueError(
-            f"checkpoint: `{key.lstrip('.')}` is a {type(tree).__name__}, which could not be read "
-            "back without running code.\nKeep numbers, strings, tensors, and lists and dicts of "
+            f"`{key.lstrip('.')}` of the checkpoint is a {type(tree).__name__}, which could not be "
+            "read back without running code.\nKeep numbers, strings, tensors, lists and dicts of "
             "them in states; leave others out of hyperparameters: save_hyperparameters(ignore=...)."
         )
     return tree

@@ -19,9 +19,13 @@ NOTICE_AFTER_S = 3.0
 
 
 class Pass(NamedTuple):
-    """One pass over the data: what it is a function of, and where it begins."""
+    """One pass over the data: what it is a function of, and where it begins.
 
-    key: tuple[int, ...]  # non-negative integers
+    ``key`` are non-negative integers, ``epoch`` is what samplers are told.
+    """
+
+    key: tuple[int, ...]
+    epoch: int
     first_batch: int = 0
 
 
@@ -89,6 +93,9 @@ class ReplayLoader(CombinedLoader):
     def __iter__(self) -> "ReplayLoader":
         self.current, self.num_given = self._next_pass(), 0
         loaders = self.flattened
+        for sampler in samplers_of(loaders):
+            if hasattr(sampler, "set_epoch"):  # workers ask for samples at once, before Lightning
+                sampler.set_epoch(self.current.epoch)
         if all(hasattr(loader, "begin_at") for loader in loaders):
             self._streams, self.num_given = None, self.current.first_batch
             for loader in loaders:
@@ -150,20 +157,21 @@ def is_stateful(loader: Any) -> bool:
 
 def generators_of(loaders: list[Any]) -> list[Generator]:
     """List the generators that loaders and samplers were given, each once."""
-    found: dict[Generator, None] = {}
-    for loader in loaders:
-        batches = getattr(loader, "batch_sampler", None)
-        samplers = (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-        for part in (loader, *samplers):
-            generator = getattr(part, "generator", None)
-            if isinstance(generator, Generator):
-                found[generator] = None
-    return list(found)
+    found = [getattr(part, "generator", None) for part in (*loaders, *samplers_of(loaders))]
+    return list(dict.fromkeys(part for part in found if isinstance(part, Generator)))
+
+
+def samplers_of(loaders: list[Any]) -> list[Any]:
+    """List the samplers of loaders, those within batch samplers too."""
+    batches = [getattr(loader, "batch_sampler", None) for loader in loaders]
+    return [*(getattr(part, "sampler", None) for part in (*loaders, *batches)), *batches]
 
 
 def not_resumable(loaders: list[Any]) -> list[str]:
     """Say what is known of loaders that keeps a resumed run from being exact."""
     problems = []
+    if 0 < sum(map(is_stateful, loaders)) < len(loaders):
+        problems.append("a loader with a state of its own is repeated too, beside others")
     for loader in loaders:
         if hasattr(loader, "begin_at") or is_stateful(loader):
             continue
@@ -171,9 +179,20 @@ def not_resumable(loaders: list[Any]) -> list[str]:
             problems.append(
                 "the random numbers of persistent workers begin anew (persistent_workers=False)"
             )
-        dataset = getattr(loader, "dataset", loader)
-        for name, value in getattr(dataset, "__dict__", {}).items():
-            if isinstance(value, OWN_RANDOM):
-                what = f"{type(dataset).__name__}.{name} ({type(value).__name__})"
-                problems.append(f"{what} begins anew (draw from torch, numpy.random or random)")
+        for dataset in datasets_in(getattr(loader, "dataset", loader)):
+            for name, value in getattr(dataset, "__dict__", {}).items():
+                for part in value.values() if isinstance(value, dict) else [value]:
+                    if isinstance(part, OWN_RANDOM):
+                        what = f"{type(dataset).__name__}.{name} ({type(part).__name__})"
+                        how = "draw from torch, numpy.random or random"
+                        problems.append(f"{what} begins anew ({how})")
     return problems
+
+
+def datasets_in(dataset: Any) -> Iterator[Any]:
+    """List a dataset and those that it takes its samples from, such as of a ``Subset``."""
+    yield dataset
+    inner = getattr(dataset, "__dict__", {})
+    for part in (inner.get("dataset"), *(inner.get("datasets") or ())):
+        if part is not None:
+            yield from datasets_in(part)

@@ -1,7 +1,7 @@
 """The state of a running epoch that Lightning leaves out of checkpoints."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,19 @@ def restore_modes(trainer: Trainer, modes: Mapping[str, list[str]]) -> None:
         parameter.requires_grad = name not in modes["frozen"]
 
 
-def metric_states(module: nn.Module) -> dict[str, Any]:
-    """Copy the states of all metrics in a module that have been updated, on the CPU."""
+def reset_after(trainer: Trainer) -> set[int]:
+    """Name, by identity, the metrics that Lightning resets once validation has ended."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results.values() if trainer.validating else ()
+    return {id(result.value) for result in results if not result.is_tensor}
+
+
+def metric_states(module: nn.Module, without: Collection[int] = ()) -> dict[str, Any]:
+    """Copy the states of all metrics in a module that have been updated, on the CPU.
+
+    Args:
+        module: The module.
+        without: Identities of metrics to leave out.
+    """
     for part in module.modules():
         if isinstance(part, MetricCollection):
             part.items(keep_base=True)  # gives metrics that share a state their own
@@ -91,7 +102,7 @@ def metric_states(module: nn.Module) -> dict[str, Any]:
             "state": {key: _copy(value) for key, value in metric.metric_state.items()},
         }
         for name, metric in metrics_in(module).items()
-        if metric.update_called
+        if metric.update_called and id(metric) not in without
     }
 
 
@@ -109,20 +120,36 @@ def metrics_in(module: nn.Module) -> dict[str, Metric]:
     return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
 
 
-def list_states(module: nn.Module) -> dict[str, Any]:
-    """Copy the lists of tensors among a module's attributes, such as the outputs of its steps."""
-    kept = {name: value for name, value in vars(module).items() if type(value) is list}
+def attributes(module: LightningModule) -> dict[str, Any]:
+    """Note the plain attributes of a module: values, and the lengths of lists and dicts."""
+    of_all = vars(LightningModule())
+    own = {name: value for name, value in vars(module).items() if name not in of_all}
+    found = {n: v for n, v in own.items() if type(v) in (int, float, bool, str)}
+    found |= {n: (len(v),) for n, v in own.items() if type(v) in (list, dict)}
+    return found | {n: () for n, v in own.items() if type(v) is Tensor}
+
+
+def changed_attributes(module: LightningModule, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the plain attributes of a module that are not as ``attributes`` has noted them."""
+    now = attributes(module)
+    changed = [name for name, value in now.items() if name not in before or before[name] != value]
+    kept = {name: vars(module)[name] for name in changed}
+    plain = (int, float, bool, str, Tensor, type(None))
     return {
-        name: tree_map(_copy, value)
+        name: tree_map(_plain, value)
         for name, value in kept.items()
-        if value and all(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        if all(type(leaf) in plain for leaf in tree_leaves(value))
     }
 
 
-def restore_lists(module: LightningModule, states: Mapping[str, list[Any]]) -> None:
-    """Fill lists with what ``list_states`` has copied."""
-    for name, values in states.items():
-        vars(module)[name][:] = tree_map(lambda value: _moved(value, module.device), values)
+def restore_attributes(module: LightningModule, states: Mapping[str, Any]) -> None:
+    """Put attributes back that ``changed_attributes`` has copied."""
+    for name, value in states.items():
+        own = tree_map(lambda v: v.to(module.device) if isinstance(v, Tensor) else v, value)
+        if type(own) is list and type(vars(module).get(name)) is list:
+            vars(module)[name][:] = own  # others may hold it too
+        else:
+            setattr(module, name, own)
 
 
 def logged_states(trainer: Trainer) -> list[dict[str, Any]]:
@@ -168,6 +195,10 @@ def restore_logged(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> Non
         results[state["key"]] = result
     if states:  # else the first batch would count as the first of an epoch, which resets them
         trainer._logger_connector._first_loop_iter = False
+
+
+def _plain(value: Any) -> Any:
+    return _copy(value) if isinstance(value, Tensor) else value
 
 
 def _plain_copy(value: Any) -> Tensor | None:

@@ -5,6 +5,7 @@ import datetime
 import io
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,7 @@ class Claim:
             if there & {CHECKPOINTS, "metrics.json"} if again else there:
                 raise InputError(
                     f"--run_name {name}: {folder} exists. Choose another name, or resume it: "
-                    f"--resume {folder}"
+                    f"--resume {shlex.quote(str(folder))}"
                 )
             return
 

@@ -24,8 +24,9 @@ from lightning.pytorch import (
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 from torchmetrics import MaxMetric, MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
 
 from src.callbacks import Checkpoint, ExactResume, GracefulStop
 from src.run import MetricsCSV, RunFiles
@@ -119,6 +120,55 @@ class TakesIterator(Net):
         loss: Tensor = (self.net(x)[:, 0] - y).square().mean()
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
+
+
+class KeepsThings(Net):
+    """A counter and lists of outputs as attributes, one made as an epoch starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_seen = 0
+        self.outputs: list[Tensor] = []
+        self.missed = MulticlassAccuracy(2)
+
+    def on_train_epoch_start(self) -> None:
+        self.pairs: list[dict[str, Tensor]] = []
+        self.factor = float(torch.rand(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx) * self.factor
+        self.num_seen += 1
+        self.outputs.append(loss.detach())
+        self.pairs.append({"loss": loss.detach()})
+        return loss / (1 + self.num_seen)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("own/mean", torch.stack(self.outputs).mean())
+        self.log("own/pairs", torch.stack([pair["loss"] for pair in self.pairs]).mean())
+        self.outputs.clear()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        x, y = batch
+        self.missed.update((self.net(x)[:, 0] > 0.1).long(), (y > 0).long())
+        self.log("val/acc", self.missed)
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffles by the epoch that it is told, as ``DistributedSampler`` does."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return NUM_SAMPLES
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(self.epoch))
+        return iter(order.tolist())
 
 
 class Loaders(LightningDataModule):
@@ -222,6 +272,16 @@ def cycled() -> Any:
     return CombinedLoader([shuffled(), DataLoader(points(8), shuffle=True)], "max_size_cycle")
 
 
+def told_the_epoch() -> Any:
+    return DataLoader(points(), BATCH_SIZE, sampler=EpochSampler(), num_workers=2)
+
+
+def drawn() -> Any:
+    """Of other samples in each epoch, drawn from the global random numbers."""
+    rows = np.random.permutation(NUM_SAMPLES)[:16].tolist()
+    return DataLoader(Subset(points(), rows), BATCH_SIZE)
+
+
 class First(Net):
     """Trains on the first of several loaders, and a little on the others."""
 
@@ -243,6 +303,9 @@ CASES: dict[str, tuple[type[Net], Callable[[], Any], dict[str, Any]]] = {
     "cycled": (First, cycled, {}),
     "stateful": (Net, Stateful, {}),
     "iterator": (TakesIterator, shuffled, {"log_every_n_steps": 1}),
+    "attributes": (KeepsThings, shuffled, {"val_check_interval": 2}),
+    "told the epoch": (Net, told_the_epoch, {}),
+    "loaders drawn": (Net, drawn, {"reload_dataloaders_every_n_epochs": 1}),
     "reloaded": (Net, shuffled, {"reload_dataloaders_every_n_epochs": 1}),
     "max_steps": (DrawsInHooks, shuffled, {"max_steps": 10, "max_epochs": -1}),
     "max_steps, stream": (Net, stream, {"max_steps": 10, "max_epochs": -1}),
@@ -318,6 +381,14 @@ def test_resumed_from_each_checkpoint(
         assert_same(expected, found, f"{copy.name}, {last.name}")
 
 
+class DrawsInValidation(DrawsInHooks, KeepsThings):
+    """Has metrics too, that validation has updated when it is stopped."""
+
+    def on_train_epoch_start(self) -> None:
+        DrawsInHooks.on_train_epoch_start(self)
+        KeepsThings.on_train_epoch_start(self)
+
+
 class StopInValidation(Callback):
     """Sends SIGTERM within a validation."""
 
@@ -350,7 +421,7 @@ def test_stopped_in_validation(
 
     def go(run: Path, *callbacks: Callback, ckpt_path: Path | None = None) -> dict[str, Any]:
         chosen = (GracefulStop(), average(), *callbacks)
-        return train(run, DrawsInHooks, shuffled, *chosen, ckpt_path=ckpt_path, **options)
+        return train(run, DrawsInValidation, shuffled, *chosen, ckpt_path=ckpt_path, **options)
 
     expected = go(tmp_path / "whole")
     run = tmp_path / "parts"
@@ -386,6 +457,10 @@ class OwnNumbers(Shaken):
     ("loader", "text"),
     [
         (lambda: DataLoader(OwnNumbers(), BATCH_SIZE), "OwnNumbers.rng (Generator) begins anew"),
+        (
+            lambda: DataLoader(Subset(OwnNumbers(), range(NUM_SAMPLES)), BATCH_SIZE),
+            "OwnNumbers.rng (Generator) begins anew",
+        ),
         (lambda: shuffled(num_workers=1, persistent_workers=True), "of persistent workers"),
         (shuffled, ""),
         (in_workers, ""),
@@ -442,3 +517,51 @@ def test_what_a_loader_draws_is_a_function_of_seed_and_epoch(tmp_path: Path) -> 
     train(tmp_path / "two", DrawsMore, shuffled)
     assert seen == one
     assert one[0] != one[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_of_an_unfinished_step_are_missed_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a best checkpoint that validation left within accumulation."""
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "val_check_interval": 3}
+    train(tmp_path, Net, shuffled, max_steps=2, max_epochs=-1, **options)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    assert torch.load(best, weights_only=True)["resume"]["num_batches"] == 3
+    capsys.readouterr()
+    train(tmp_path, Net, shuffled, ckpt_path=best, max_epochs=1, **options)
+    assert "not bit for bit, gradients that were accumulated" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_best_is_remembered_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    train(tmp_path / "here", Net, shuffled)
+    (tmp_path / "here").rename(tmp_path / "there")
+    last = tmp_path / "there" / "checkpoints" / "last.ckpt"
+    before = torch.load(last, weights_only=True)["callbacks"]["Checkpoint"]
+    train(tmp_path / "there", Net, shuffled, ckpt_path=last, max_epochs=3)
+    after = torch.load(last, weights_only=True)["callbacks"]["Checkpoint"]
+    assert float(after["best_model_score"]) <= float(before["best_model_score"])
+    assert after["best_model_path"] == str(tmp_path / "there" / "checkpoints" / "best.ckpt")
+
+
+class Exchanges(Callback):
+    """Has other weights validated than are trained, a person's own average."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = [p.detach().clone() for p in pl_module.parameters()]
+        for p in pl_module.parameters():
+            p.data.neg_()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for p, value in zip(pl_module.parameters(), self.before, strict=True):
+            p.data.copy_(value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("callbacks", "count"), [((), 0), ((Exchanges(),), 1)])
+def test_best_that_is_not_what_was_validated_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], callbacks: Any, count: int
+) -> None:
+    train(tmp_path, Net, shuffled, *callbacks)
+    assert capsys.readouterr().err.count("other weights than were validated") == count

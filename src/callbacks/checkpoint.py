@@ -17,6 +17,7 @@ VALIDATION_LOSSES = (
     *("val/loss", "val_loss", "valid/loss", "valid_loss", "validation/loss", "validation_loss"),
     *("val/loss_epoch", "val_loss_epoch", "loss/val", "val/total_loss", "val_total_loss"),
 )
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class Checkpoint(ModelCheckpoint):
@@ -57,7 +58,8 @@ class Checkpoint(ModelCheckpoint):
         self._last_saved_step = 0
         self._num_epochs = 0  # that have been written, or were found written
         self._watched: Tensor | None = None  # its value before validation
-        self._final: list[Tensor] = []  # norms of the weights when training ended
+        self._final: list[Tensor] = []  # of the weights when validation or training ended
+        self._warned = False
 
     @property
     def state_key(self) -> str:
@@ -73,7 +75,7 @@ class Checkpoint(ModelCheckpoint):
     def choose_mode(self, model: LightningModule) -> None:
         """Find out whether to minimize what is monitored, unless that was given."""
         if self._mode_is_open and self.monitor is not None:
-            mode = find_mode("callbacks.checkpoint", self.monitor, model)
+            mode = find_mode(self.monitor, model)
             if mode != self.mode:
                 self.mode, self.kth_value = mode, -self.kth_value
             self._mode_is_open = False
@@ -109,6 +111,12 @@ class Checkpoint(ModelCheckpoint):
         is_validated = trainer.callback_metrics.get(str(self.monitor)) is not self._watched
         self._save_on_train_epoch_end = False if is_validated else None
         super().on_validation_end(trainer, pl_module)
+        if self._final and not self._warned and not same(fingerprint(pl_module), self._final):
+            self._warned = True
+            warn(
+                "best.ckpt holds other weights than were validated: a callback exchanged them in "
+                "`on_validation_end`. Exchange them in `on_validation_epoch_end` of the module."
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing yet: schedules by epoch have not been stepped, nor all been logged."""
@@ -118,7 +126,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
-        if not all(map(torch.equal, norms(pl_module), self._final)):
+        if self._final and not same(fingerprint(pl_module), self._final):
             self._write_final(trainer)
 
     def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,12 +137,19 @@ class Checkpoint(ModelCheckpoint):
             self.write_last(trainer)
 
     def remember_weights(self, pl_module: LightningModule) -> None:
-        """Note what training has ended with, before other callbacks put averages in its place."""
-        self._final = norms(pl_module)
+        """Note the weights that were validated or trained, before others exchange them."""
+        self._final = fingerprint(pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._monitor_is_open:
             self.monitor = state_dict["monitor"]
+        # The folder may have been moved, and Lightning would forget what was best.
+        here = Path(str(self.dirpath))
+        paths = {name: state_dict[name] for name in PATHS if state_dict[name]}
+        moved = {name: str(here / Path(path).name) for name, path in paths.items()}
+        models = state_dict["best_k_models"].items()
+        best = {str(here / Path(path).name): score for path, score in models}
+        state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]
 
@@ -187,10 +202,16 @@ def num_epochs(trainer: Trainer) -> int:
     return int(current.processed)
 
 
-def norms(module: LightningModule) -> list[Tensor]:
-    """Compute the norm of each parameter, to tell whether one has changed: () each."""
-    with torch.no_grad():
-        sized = (p for p in module.parameters() if not is_lazy(p))
-        weights: list[Tensor] = [p for p in sized if p.is_floating_point()]
-        # NaN is not equal to itself.
-        return [n.nan_to_num(-1.0) for n in torch._foreach_norm(weights)] if weights else []
+def fingerprint(module: LightningModule) -> list[Tensor]:
+    """Compute numbers of the weights that tell whether one has changed: norms and sums, () each."""
+    parts = [p for p in (*module.parameters(), *module.buffers()) if not is_lazy(p)]
+    weights: list[Tensor] = [p.detach() for p in parts if p.is_floating_point()]
+    if not weights:
+        return []
+    found = [*torch._foreach_norm(weights), *(weight.sum() for weight in weights)]
+    return [number.nan_to_num(-1.0) for number in found]  # NaN is not equal to itself
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Tell whether two fingerprints are equal."""
+    return len(one) == len(other) and all(map(torch.equal, one, other))

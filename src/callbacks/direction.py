@@ -31,13 +31,12 @@ MORE = {
 }
 
 
-def find_mode(owner: str, monitor: str, model: nn.Module) -> Mode:
+def find_mode(monitor: str, model: nn.Module) -> Mode:
     """Find out whether a metric is to be minimized or maximized, where nobody says.
 
     A metric of torchmetrics in the model that is named like it tells; else the words in its name.
 
     Args:
-        owner: The callback that watches it, as in ``callbacks.checkpoint``.
         monitor: Name of the metric, as logged.
         model: Who logs it.
 
@@ -50,7 +49,7 @@ def find_mode(owner: str, monitor: str, model: nn.Module) -> Mode:
         found = bool(words & MORE)
     if found is None:
         raise ValueError(
-            f"{owner}.mode: null, and `{monitor}` does not tell whether less or more of it is "
+            f"mode: null, and `{monitor}` does not tell whether less or more of it is "
             "better. Give `min` or `max`."
         )
     return "max" if found else "min"

@@ -29,7 +29,7 @@ class EarlyStopping(LightningEarlyStopping):
     def choose_mode(self, model: LightningModule) -> None:
         """Find out whether to minimize what is monitored, unless that was given."""
         if self._mode_is_open:
-            mode = find_mode("callbacks.early_stopping", self.monitor, model)
+            mode = find_mode(self.monitor, model)
             if mode != self.mode:
                 self.mode, self.min_delta = mode, -self.min_delta
                 self.best_score = -self.best_score

@@ -12,10 +12,11 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from .. import resuming
 from ..checks import warn
-from ..replay import Pass, ReplayLoader, not_resumable
+from ..replay import Pass, RandomStreams, ReplayLoader, not_resumable
 from .checkpoint import Checkpoint, num_epochs
 
 TRAINING, VALIDATION = 0, 1  # in the key of a pass
+LOADERS = 2**20  # in the key of what makes them
 
 
 class ExactResume(Callback):
@@ -25,7 +26,8 @@ class ExactResume(Callback):
     - How many batches of the epoch were trained on. Loaders are wrapped (``ReplayLoader``), so that
       the rest of the epoch follows when a run is resumed within it.
     - The states of metrics, what ``self.log`` has accumulated, what callbacks watch, which layers
-      are in evaluation mode or frozen, and lists of tensors that the module keeps over an epoch.
+      are in evaluation mode or frozen, and plain attributes of the module that training has
+      changed, such as a counter or a list of outputs.
 
     Callbacks may have a method ``on_between_batches(trainer)``. It is called after a batch when all
     is done that belongs to it, its rows of metrics and validation too: the moment for a checkpoint.
@@ -41,6 +43,7 @@ class ExactResume(Callback):
         self._before_validation: dict[str, Any] | None = None
         self._between: list[Callable[[Trainer], None]] = []
         self._is_between = False
+        self._attributes: dict[str, Any] = {}  # of the module, before training
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -56,10 +59,13 @@ class ExactResume(Callback):
             source = loop._data_source
             next_pass = partial(self._next_pass, trainer, purpose)
             loop._data_source = ReplayedSource(
-                source.instance, source.name, next_pass, before if purpose == TRAINING else None
+                *(source.instance, source.name, next_pass),
+                before if purpose == TRAINING else None,
+                partial(self._making, trainer, purpose),
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._attributes = resuming.attributes(pl_module)
         resumed, self._resumed = self._resumed, None
         if resumed is None:
             return
@@ -69,7 +75,7 @@ class ExactResume(Callback):
             mine = resumed["ranks"][trainer.global_rank]
             resuming.restore_metrics(pl_module, mine["metrics"])
             resuming.restore_logged(trainer, mine["logged"])
-            resuming.restore_lists(pl_module, mine["lists"])
+            resuming.restore_attributes(pl_module, mine["attributes"])
             if resumed["modes"] is not None:
                 resuming.restore_modes(trainer, resumed["modes"])
             self._random = mine["random"]
@@ -82,6 +88,8 @@ class ExactResume(Callback):
             continue_between(trainer, resumed["num_batches"], resumed["between"])
         else:  # else Lightning begins with an empty epoch where `max_steps` is set
             trainer.fit_loop.epoch_loop.restarting = False
+        if resumed["is_partial"]:
+            problems.append("gradients that were accumulated for a step are in no checkpoint")
         device = trainer.strategy.root_device
         watched = {name: value.to(device) for name, value in resumed["watched"].items()}
         trainer.callback_metrics.update(watched)
@@ -117,10 +125,15 @@ class ExactResume(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._restore_random(trainer, once=True)
-            self._before_validation = resuming.random_states(trainer.strategy.root_device)
+            self._before_validation = {
+                "random": resuming.random_states(trainer.strategy.root_device),
+                "metrics": resuming.metric_states(pl_module),
+            }
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before_validation = None
+        for checkpoint in checkpoints_of(trainer):
+            checkpoint.remember_weights(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was resumed.
@@ -136,12 +149,14 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         now = is_under_way(trainer)
-        mine = {
-            "random": self._before_validation
-            or resuming.random_states(trainer.strategy.root_device),
-            "metrics": resuming.metric_states(pl_module),
+        # Validation begins anew when a run is resumed within it.
+        mine = self._before_validation or {
+            "random": resuming.random_states(trainer.strategy.root_device),
+            "metrics": resuming.metric_states(pl_module, resuming.reset_after(trainer)),
+        }
+        mine |= {
             "logged": resuming.logged_states(trainer) if now else [],
-            "lists": resuming.list_states(pl_module) if now else {},
+            "attributes": resuming.changed_attributes(pl_module, self._attributes),
         }
         watched = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint["resume"] = {
@@ -149,6 +164,7 @@ class ExactResume(Callback):
             "epoch": trainer.fit_loop.epoch_progress.current.completed,
             "num_batches": num_done(trainer) if now else 0,
             "between": self._is_between,
+            "is_partial": now and trainer.fit_loop._should_accumulate(),
             "modes": resuming.layer_modes(trainer) if now else None,
             "watched": watched,
         }
@@ -168,8 +184,16 @@ class ExactResume(Callback):
     def _next_pass(self, trainer: Trainer, purpose: int) -> Pass:
         epoch = num_epochs(trainer)
         if purpose == VALIDATION:
-            return Pass((self.seed, purpose, epoch, trainer.global_step))
-        return Pass((self.seed, purpose, epoch), self._num_done * (epoch == self._resumed_epoch))
+            return Pass((self.seed, purpose, epoch, trainer.global_step), epoch)
+        first = self._num_done if epoch == self._resumed_epoch else 0
+        return Pass((self.seed, purpose, epoch), epoch, first)
+
+    def _making(self, trainer: Trainer, purpose: int) -> RandomStreams:
+        """Random numbers for whoever makes loaders: those of the epoch that they are made in."""
+        every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        epoch = num_epochs(trainer)
+        made_in = epoch - epoch % every if every else 0
+        return RandomStreams((self.seed, purpose, made_in, LOADERS))
 
     def _before_batch(self, trainer: Trainer, is_first: bool) -> None:
         self._restore_random(trainer, once=False)
@@ -197,13 +221,16 @@ class ReplayedSource(_DataLoaderSource):
         name: str,
         next_pass: Callable[[], Pass],
         before_batch: Callable[[bool], None] | None,
+        making: Callable[[], RandomStreams],
     ) -> None:
         super().__init__(instance, name)
         self.next_pass = next_pass
         self.before_batch = before_batch
+        self.making = making
 
     def dataloader(self) -> ReplayLoader:
-        found, mode = super().dataloader(), "max_size_cycle"
+        with self.making().active():
+            found, mode = super().dataloader(), "max_size_cycle"
         if self.before_batch is None:
             mode = "sequential"
         if isinstance(found, CombinedLoader):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .checkpoint import Checkpoint, norms
+from .checkpoint import Checkpoint, fingerprint, same
 
 AGREE_EVERY = 10  # steps: each agreement makes the devices wait for one another
 # Names of signals, as not every system has each, to exit statuses. SLURM warns by SIGUSR1.
@@ -30,7 +30,7 @@ class GracefulStop(Callback):
         self._received: int | None = None
         self._agreed: int | None = None
         self._step = 0
-        self._weights: list[torch.Tensor] = []  # norms of those that validation was begun with
+        self._weights: list[torch.Tensor] = []  # those that validation was begun with
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -48,7 +48,7 @@ class GracefulStop(Callback):
                 raise SystemExit(self._agreed)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._weights = norms(pl_module) if trainer.state.fn == "fit" else []
+        self._weights = fingerprint(pl_module) if trainer.state.fn == "fit" else []
 
     def on_validation_batch_start(
         self,
@@ -61,7 +61,7 @@ class GracefulStop(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._agree(trainer)
             # Where averages are in the place of the weights, for EMA: after validation.
-            if self._agreed and all(map(torch.equal, norms(pl_module), self._weights)):
+            if self._agreed and same(fingerprint(pl_module), self._weights):
                 save(trainer)
                 raise SystemExit(self._agreed)
 

@@ -44,15 +44,15 @@ class WithMetrics(LightningModule):
     ],
 )
 def test_direction(monitor: str, mode: str) -> None:
-    assert find_mode("callbacks.checkpoint", monitor, WithMetrics()) == mode
+    assert find_mode(monitor, WithMetrics()) == mode
 
 
 @pytest.mark.parametrize("monitor", ["val/score", "val/quality", "val/accuracy_error"])
 def test_what_does_not_tell_is_refused(monitor: str) -> None:
     with pytest.raises(ValueError, match="mode: null") as caught:
-        find_mode("callbacks.checkpoint", monitor, nn.Linear(1, 1))
+        find_mode(monitor, nn.Linear(1, 1))
     assert str(caught.value) == (
-        f"callbacks.checkpoint.mode: null, and `{monitor}` does not tell whether less or more of "
+        f"mode: null, and `{monitor}` does not tell whether less or more of "
         "it is better. Give `min` or `max`."
     )
 
