@@ -25,15 +25,15 @@ def write_whole(path: Path, text: str) -> None:
 
     What a link leads to is written; what is no file, such as a pipe, is written to as it is.
     """
-    path = path.resolve()
-    part = path.with_name(f"{path.name}.part")
+    whole = path.resolve()
+    part = whole.with_name(f"{whole.name}.part")
     with naming(path):
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", newline="")
+        if whole.exists() and not whole.is_file():
+            whole.write_text(text, encoding="utf-8", newline="")
             return
         try:
             part.write_text(text, encoding="utf-8", newline="")
-            os.replace(part, path)
+            os.replace(part, whole)
         except OSError:
             part.unlink(missing_ok=True)
             raise

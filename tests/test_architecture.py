@@ -128,4 +128,4 @@ def code_lines(text: str) -> int:
 
 
 def test_stays_small() -> None:
-    assert sum(code_lines(path.read_text()) for path in SOURCES) < 7400
+    assert sum(code_lines(path.read_text()) for path in SOURCES) < 7450

@@ -287,7 +287,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (
         "run to resume",
         ["--resume", "nope"],
-        f"RUN nope: no such file or folder. {GIVE_RUN}\n  Available: none.",
+        f"--resume nope: no such file or folder. {GIVE_RUN}\n  Available: none.",
     ),
 ]
 

@@ -236,6 +236,7 @@ def test_end_before_the_first_validation(tmp_path: Path) -> None:
     assert metrics["steps"] == 2
 
 
+@pytest.mark.slow
 def test_sigterm_on_two_devices(tmp_path: Path) -> None:
     """The step to stop at is agreed on; 130 and 143 are the same path."""
     args = [*TINY, *TWO, "--runs_dir", str(tmp_path), "--run_name", "run"]
@@ -288,6 +289,7 @@ def test_ctrl_c_has_one_status(where: str, tmp_path: Path, monkeypatch: pytest.M
     assert status == 130
 
 
+@pytest.mark.slow
 def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     """As in ``python -m src.train | head -1``: the run goes on."""
     long = ["--data.num_samples", "3200", "--callbacks.progress.interval_s", "0"]

@@ -119,7 +119,7 @@ ENDINGS: dict[str, tuple[Callable[[Act, pytest.MonkeyPatch], None], Act, int, st
     ),
     "full disk, results": (
         in_pictures,
-        fill("metrics.part"),
+        fill("metrics.json.part"),
         2,
         "failed",
         f"error: {RUNS}/metrics.json {NO_ROOM}",

@@ -36,6 +36,7 @@ def norms(run: Path) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_begun_and_ended_on_one_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = ["--model.lr_scheduler.total_steps", "18"]
     args = [*CLIPPED, *DECAY, *steps, "--runs_dir", str(tmp_path)]

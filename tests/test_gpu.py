@@ -202,6 +202,7 @@ def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -
     assert len(shown) == 3  # the loss of each validation
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.cuda.device_count() == 1, reason="two GPUs can be used or pretended, here is one"
 )

@@ -40,6 +40,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **job, "PATH": path_}
 
 
+@pytest.mark.slow
 def test_stop_and_requeue(tmp_path: Path, environment: dict[str, str]) -> None:
     runs = tmp_path / "runs"
     command = ["bash", str(SCRIPT), *LONG, "--runs_dir", str(runs)]

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.template.baking import bake, run
 from tests.template.growing import CSV, change_examples, grow
 
@@ -10,6 +12,7 @@ from tests.template.growing import CSV, change_examples, grow
 CHOSEN = "sine or table or linear_regression or few or wide or other"
 
 
+@pytest.mark.slow
 def test_any_module_is_taken(template: Path, tmp_path: Path) -> None:
     project = bake(str(template), tmp_path, {"package_name": "mine"})
     grow(project, "mine")

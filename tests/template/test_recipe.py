@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from src.find import CONFIGS, DEFAULT_CONFIG, ROOT
 from tests.template.baking import commit, copy_template, run
 
 RECIPE = Path(__file__).parent / "recipe"
 
 
+@pytest.mark.slow
 def test_recipe_in_the_readme(tmp_path: Path) -> None:
     """Its files are shown as they are, and work when they are added as it says."""
     text = (ROOT / "README.md").read_text().split("### Add a model")[1].split("\n## ")[0]
