@@ -19,11 +19,8 @@ from torch import distributed
 from .checks import warn
 
 LOOK_EVERY_S = 5.0
-BFLOAT16 = {
-    "avx512_bf16",
-    "amx_bf16",
-    "bf16",
-}  # instructions for it, as Linux names them; ARM's last
+# Instructions for it, as Linux names them; ARM's last.
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
@@ -97,7 +94,8 @@ def ending_with_first() -> Iterator[None]:
 def _end_with(first: int, done: threading.Event) -> None:
     while not done.wait(LOOK_EVERY_S):
         if os.getppid() != first:
-            print("the process of the first device is gone: ending too", file=sys.stderr)
+            text = "the process of the first device is gone: ending too"
+            print(text, file=sys.stderr, flush=True)
             os._exit(1)
 
 
