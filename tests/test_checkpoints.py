@@ -10,11 +10,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -24,6 +25,7 @@ from src.find import damage
 from src.train import main as train
 from tests.commands import TRAIN, fails, same
 from tests.conftest import TINY
+from tests.fitting import Line, fit, noisy_line
 from tests.soak import differences, flat
 from tests.tiny import TinyData
 
@@ -331,3 +333,58 @@ def test_names_that_are_known_late(tmp_path: Path, capsys: pytest.CaptureFixture
             main([*args, *other])
         assert f"error: {message}.\n" in capsys.readouterr().err
     assert not (run / "metrics.json").exists()
+
+
+class Stamp(NamedTuple):
+    first: int
+    second: int
+
+
+class Keeps(Callback):
+    """A person's callback with a state of its own."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.state}
+
+
+NUMPY = {
+    "best": np.float64(0.5),
+    np.int64(3): [np.int32(7), (np.bool_(True), np.str_("a"))],
+    "curve": np.arange(3.0),
+}
+
+
+def test_values_of_numpy_are_written_as_plain_ones(tmp_path: Path) -> None:
+    made = fit(tmp_path, Line(2), noisy_line(4, batch_size=2), Keeps(NUMPY), limit_train_batches=0)
+    made.strategy.checkpoint_io = WholeCheckpointIO()
+    made.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    kept = checkpoint["callbacks"]["Keeps"]["kept"]
+    assert torch.equal(kept.pop("curve"), torch.arange(3.0, dtype=torch.float64))
+    assert kept == {"best": 0.5, 3: [7, (True, "a")]}
+    assert [type(key) for key in kept] == [str, int]
+    assert type(kept["best"]) is float
+    assert checkpoint["state_dict"].keys() == made.lightning_module.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("state", "key", "kind"),
+    [
+        ({"a": [1, Path("b")]}, "kept.a.1", "PosixPath"),
+        (nn.Linear(1, 1), "kept", "Linear"),
+        ({"words": np.array(["a"])}, "kept.words", "ndarray"),
+        ({"pair": Stamp(1, 2)}, "kept.pair", "Stamp"),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused_by_its_key(
+    tmp_path: Path, state: Any, key: str, kind: str
+) -> None:
+    made = fit(tmp_path, Line(2), noisy_line(4, batch_size=2), Keeps(state), limit_train_batches=0)
+    made.strategy.checkpoint_io = WholeCheckpointIO()
+    message = f"`callbacks.Keeps.{key}` of the checkpoint is a {kind}, which could not be read back"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        made.save_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "a.ckpt").exists()
