@@ -222,25 +222,6 @@ def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_layers_made_late_are_compared_when_they_are_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    zoo, model = Path(__file__).parent / "zoo" / "zoo.yaml", "tests.zoo.modules.InConfigureModel"
-    args = ["--config", str(zoo), "--model", model, "--data", "tests.zoo.data.Points"]
-    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
-    run = tmp_path / "zoo" / "run"
-    assert evaluate([str(run)]) == 0
-    fails(
-        evaluate,
-        [str(run), "--model.width", "5"],
-        f"RUN {run}/checkpoints/best.ckpt: is a checkpoint of another model than InConfigureModel "
-        "as configured: `net.0.weight` is (8, 4) there and (5, 4) here.\n"
-        "  Give the configuration it was trained with.",
-        capsys,
-    )
-
-
 class Partial(LightningModule):
     """Has two layers, one of which it does not ask of a checkpoint."""
 

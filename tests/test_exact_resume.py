@@ -1,6 +1,6 @@
 """A run resumed from any of its checkpoints ends bit for bit as the run that was never stopped.
 
-``tests.test_zoo`` has the modules and loaders that people write; here is what is harder to resume.
+The zoo has the modules and loaders that people write; here is what is harder to resume.
 """
 
 import os

@@ -1,4 +1,3 @@
-import csv
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch.optim import SGD, Optimizer
 from src import optim
 from src.callbacks import GradientAccumulation
 from src.muon import MuonSGD
-from src.train import main as train
 from tests.fitting import Given, Line, Stream, fit
 
 SGD_1 = {"name": "SGD", "lr": 1.0}
@@ -443,18 +441,6 @@ def test_schedules_that_do_not_fit_the_run(
     with pytest.raises(ValueError, match=r"^lr_scheduler") as caught:
         rates(tmp_path, settings, 4, **options)
     assert str(caught.value) == message
-
-
-def test_plateau_waits_for_validation(tmp_path: Path) -> None:
-    """Each validation finds it worse, and each divides the rate by ten."""
-    run = ["--runs_dir", str(tmp_path), "--run_name", "run", "--callbacks.plots=null"]
-    plateau = ["--model=tests.zoo.modules.Plateau", "--data=tests.zoo.data.Points"]
-    epochs = ["--trainer.max_epochs=6", "--trainer.check_val_every_n_epoch=2"]
-    config = ["--config", str(Path(__file__).parent / "zoo" / "zoo.yaml")]
-    assert train([*config, *plateau, *epochs, *run]) == 0
-    with (tmp_path / "zoo" / "run" / "metrics.csv").open(newline="") as file:
-        found = {row["epoch"]: float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
-    assert list(found.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_stream_has_the_steps_that_are_given(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from src.checkpoints import WholeCheckpointIO
 from src.evaluate import main as evaluate
 from src.train import main as train
+from tests.commands import fails
 from tests.soak import content, differences
 
 ZOO = ["--config", str(Path(__file__).parent / "zoo" / "zoo.yaml")]
@@ -324,6 +325,37 @@ def check(name: str, folder: Path, case: Case, parts: Sequence[str]) -> None:
     wrong = dict(failures(case, folder, parts))
     known = {part for part in parts if name in FAILS[part]}
     assert set(wrong) == known, wrong
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_layers_made_late_are_compared_when_they_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo, model = Path(__file__).parent / "zoo" / "zoo.yaml", "tests.zoo.modules.InConfigureModel"
+    args = ["--config", str(zoo), "--model", model, "--data", "tests.zoo.data.Points"]
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    run = tmp_path / "zoo" / "run"
+    assert evaluate([str(run)]) == 0
+    fails(
+        evaluate,
+        [str(run), "--model.width", "5"],
+        f"RUN {run}/checkpoints/best.ckpt: is a checkpoint of another model than InConfigureModel "
+        "as configured: `net.0.weight` is (8, 4) there and (5, 4) here.\n"
+        "  Give the configuration it was trained with.",
+        capsys,
+    )
+
+
+def test_plateau_waits_for_validation(tmp_path: Path) -> None:
+    """Each validation finds it worse, and each divides the rate by ten."""
+    run = ["--runs_dir", str(tmp_path), "--run_name", "run", "--callbacks.plots=null"]
+    plateau = ["--model=tests.zoo.modules.Plateau", "--data=tests.zoo.data.Points"]
+    epochs = ["--trainer.max_epochs=6", "--trainer.check_val_every_n_epoch=2"]
+    config = ["--config", str(Path(__file__).parent / "zoo" / "zoo.yaml")]
+    assert train([*config, *plateau, *epochs, *run]) == 0
+    with (tmp_path / "zoo" / "run" / "metrics.csv").open(newline="") as file:
+        found = {row["epoch"]: float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    assert list(found.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def failures(case: Case, folder: Path, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
