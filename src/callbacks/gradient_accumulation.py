@@ -70,7 +70,7 @@ class GradientAccumulation(GradientAccumulationScheduler):
             trainer.accumulate_grad_batches = 1
         if self.going_to_accumulate_grad_batches() or trainer.accumulate_grad_batches != 1:
             super().on_train_start(trainer, pl_module)  # else there is nothing to refuse
-        # A run that goes on within an epoch does not begin one.
+        # A run that is resumed within an epoch does not begin one.
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
 
     def on_before_backward(

@@ -157,7 +157,7 @@ def total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
     # What that one does in the end, after 30 microseconds of sorting.
     norms = torch.stack(torch._foreach_norm(gradients, order))
     total: Any = torch.linalg.vector_norm(norms, order)
-    # Of gradients that are shared out, each device has seen its own part.
+    # Of sharded gradients, each device has seen its own part.
     whole: Tensor = total.full_tensor() if hasattr(total, "full_tensor") else total
     return whole
 

@@ -69,7 +69,7 @@ def layer_norms(gradients: dict[str, list[Tensor]]) -> dict[str, float]:
     """Compute the 2-norm of each layer's gradients together, with one read of the device."""
     flat = [gradient for part in gradients.values() for gradient in part]
     together: Any = torch.stack(torch._foreach_norm(flat))
-    # Of gradients that are shared out, each device has seen its own part.
+    # Of sharded gradients, each device has seen its own part.
     whole: Tensor = together.full_tensor() if hasattr(together, "full_tensor") else together
     norms = iter(whole.tolist())
     return {name: math.hypot(*(next(norms) for _ in part)) for name, part in gradients.items()}
