@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.pipelines import own_batches, stand_in
 from benchmarks.report import machine
-from src.data.images import ImageDataModule, load_array, save_array
-from src.data.in_memory import Arrays
+from lightkeel.data.images import ImageDataModule, load_array, save_array
+from lightkeel.data.in_memory import Arrays
 
 MIB = 2**20
 WAIT_S = 60

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
+from lightkeel.data.in_memory import InMemoryDataModule
 from src.data.cifar10 import CIFAR10_MEAN, CIFAR10_STD
-from src.data.in_memory import InMemoryDataModule
 from src.models import SimpleCNN
 
 LR = 0.004

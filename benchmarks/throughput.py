@@ -42,8 +42,8 @@ from benchmarks.pipelines import (
     stand_in,
 )
 from benchmarks.report import interleave, show
+from lightkeel.data.in_memory import InMemoryDataModule
 from src.data import CIFAR10DataModule, SyntheticImageDataModule
-from src.data.in_memory import InMemoryDataModule
 from src.train import main as train
 
 WORKERS = (0, 1, 2, 4)

@@ -1,1 +1,5 @@
-"""A PyTorch Lightning project: models, data, callbacks and the commands that run them."""
+"""A Lightning project: models, data, callbacks, and the commands that use them."""
+
+from lightkeel.project import Project
+
+PROJECT = Project(__name__, default_config="linear_regression")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from src.find import CONFIGS, DEFAULT_CONFIG, ROOT
 from src.train import main as train
-from tests.small import absent, experiments, quick, skipped_where_absent
+from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, ROOT
+from tests.lightkeel.small import absent, experiments, quick, skipped_where_absent
 
 EXPERIMENTS = list(experiments())
 PARTS = {path.stem for path in CONFIGS.glob("*.yaml")} - set(EXPERIMENTS)

@@ -1,19 +1,27 @@
-"""Behaviour that Lightning's own callbacks do not have."""
+"""The callbacks of this project, and the table of all that can be set by name."""
 
-from .checkpoint import Checkpoint as Checkpoint
-from .confusion import Confusion as Confusion
-from .early_stopping import EarlyStopping as EarlyStopping
-from .exact_resume import ExactResume as ExactResume
-from .graceful_stop import GracefulStop as GracefulStop
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lightkeel.callbacks.table import Callbacks as LibraryCallbacks
+
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
-from .gradient_norms import GradientNorms as GradientNorms
-from .image_summaries import ImageSummaries as ImageSummaries
-from .layer_check import LayerCheck as LayerCheck
-from .lookahead import Lookahead as Lookahead
 from .lr_monitor import LRMonitor as LRMonitor
-from .monitor_check import MonitorCheck as MonitorCheck
-from .nonfinite import Nonfinite as Nonfinite
-from .plots import Plots as Plots
-from .progress import Progress as Progress
-from .throughput import Throughput as Throughput
+
+
+@dataclass
+class Callbacks(LibraryCallbacks):
+    """A field is an option; ``null`` switches it off.
+
+    Args:
+        gradient_clipping: Limit gradients before each step.
+        gradient_accumulation: Several batches for one optimizer step.
+        lr_monitor: Log learning rate, momentum and weight decay.
+    """
+
+    on: ClassVar[tuple[str, ...]] = (*LibraryCallbacks.on, "gradient_accumulation", "lr_monitor")
+
+    gradient_clipping: GradientClipping | None = None
+    gradient_accumulation: GradientAccumulation | None = None
+    lr_monitor: LRMonitor | None = None

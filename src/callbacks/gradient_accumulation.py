@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 
-from ..checks import at_least
+from lightkeel.errors.checks import at_least
 
 
 class GradientAccumulation(GradientAccumulationScheduler):

@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_, get_total_norm
+from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
-from .. import readings
+from lightkeel.callbacks import readings
+from lightkeel.callbacks.gradients import scaler_skips, total_norm
 
 
 class GradientClipping(Callback):
@@ -148,20 +149,3 @@ class GradientClipping(Callback):
                 f"{found.value}.\nLower the learning rate, look at the data, or set "
                 "callbacks.nonfinite.action to `skip`."
             )
-
-
-def total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
-    """Compute the norm of all gradients together, (), on the device of the first."""
-    if len({gradient.device for gradient in gradients}) != 1:
-        return get_total_norm(gradients, order)
-    # What that one does in the end, after 30 microseconds of sorting.
-    norms = torch.stack(torch._foreach_norm(gradients, order))
-    total: Any = torch.linalg.vector_norm(norms, order)
-    # Of sharded gradients, each device has seen its own part.
-    whole: Tensor = total.full_tensor() if hasattr(total, "full_tensor") else total
-    return whole
-
-
-def scaler_skips(trainer: Trainer) -> bool:
-    """Tell whether a gradient scaler, that of 16-bit precision, leaves out non-finite steps."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .. import readings
+from lightkeel.callbacks import readings
 
 
 class LRMonitor(Callback):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_md5
 
-from .images import (
+from lightkeel.data.images import (
     ImageDataModule,
     cached,
     check_fraction,
@@ -22,7 +22,7 @@ from .images import (
     say_passed_over,
     subfolders,
 )
-from .in_memory import Arrays, Split
+from lightkeel.data.in_memory import Arrays, Split
 
 # Per channel over all pixels of the 50,000 training images, in [0, 1] units.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

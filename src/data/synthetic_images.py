@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import at_least
-from .images import ImageDataModule
-from .in_memory import Arrays
+from lightkeel.data.images import ImageDataModule
+from lightkeel.data.in_memory import Arrays
+from lightkeel.errors.checks import at_least
 
 STREAMS = {"train": 0, "val": 1, "test": 2, "patterns": 3}
 

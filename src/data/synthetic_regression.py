@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import at_least
-from .in_memory import Arrays, InMemoryDataModule
+from lightkeel.data.in_memory import Arrays, InMemoryDataModule
+from lightkeel.errors.checks import at_least
 
 STREAMS = {"train": 0, "val": 1, "test": 2}
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import R2Score
 
-from ..checks import at_least
-from ..plots import Panel
+from lightkeel.callbacks.figures import Panel
+from lightkeel.errors.checks import at_least
+
 from .supervised import Batch, SupervisedModule
 
 MOST_SHOWN = 500  # samples; of more, a picture becomes a cloud

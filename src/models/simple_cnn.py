@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..checks import at_least
+from lightkeel.errors.checks import at_least
+
 from .supervised import SupervisedModule
 
 

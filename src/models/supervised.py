@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from .. import optim, readings, resuming
+from lightkeel.callbacks import readings
+from lightkeel.fit import lightning_state as resuming
+from lightkeel.models import optimizers as optim
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]

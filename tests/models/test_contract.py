@@ -11,12 +11,12 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from lightkeel.options.cli import ProjectCLI
 from src import models
-from src.cli import ProjectCLI
-from src.find import ROOT
 from src.models.supervised import SupervisedModule
-from tests.fitting import fit
-from tests.small import class_path, experiments, quick, skipped_where_absent
+from tests.lightkeel.fitting import fit
+from tests.lightkeel.places import ROOT
+from tests.lightkeel.small import class_path, experiments, quick, skipped_where_absent
 
 # Of each model, how a config may name it.
 NAMES = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from src.find import ROOT
+from tests.lightkeel.places import ROOT
 
 BIN = Path(sys.executable).parent
 IGNORED = (".venv", ".git", "data", "runs")  # at the top; `src/data` is no such folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.find import ROOT
+from tests.lightkeel.places import ROOT
 from tests.template.baking import bake, load_hook, run
 
 REFUSED = [

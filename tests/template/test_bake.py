@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.find import ROOT
+from tests.lightkeel.places import ROOT
 from tests.template.baking import bake, files, run
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text())
@@ -146,8 +146,8 @@ def test_tests_import_what_is_there(case: dict[str, str], project: Path) -> None
                     for name in names
                     if is_own and not (place / name).with_suffix(".py").is_file()
                 ]
-        if "tests.zoo" in path.read_text():  # named, and not imported
-            missing.append((path.name, "tests.zoo", ""))
+        if "tests.lightkeel.zoo" in path.read_text():  # named, and not imported
+            missing.append((path.name, "tests.lightkeel.zoo", ""))
     assert missing == []
 
 

@@ -10,11 +10,11 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from src import models
-from src.find import CONFIGS, DEFAULT_CONFIG
 from src.train import main as train
-from tests.fitting import fit
+from tests.lightkeel.fitting import fit
+from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG
+from tests.lightkeel.small import experiments
 from tests.models.test_contract import CASES, NAMES, build, takes_what_it_saves
-from tests.small import experiments
 
 CONFIGS_OF_MODELS = [config for _, config in CASES]
 COPIES = Path(__file__).parents[1] / "experiments"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.find import CONFIGS, DEFAULT_CONFIG, ROOT
+from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, ROOT
 from tests.template.baking import commit, copy_template, run
 
 RECIPE = Path(__file__).parent / "recipe"

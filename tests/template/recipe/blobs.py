@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from src.data.in_memory import Arrays, InMemoryDataModule
+from lightkeel.data.in_memory import Arrays, InMemoryDataModule
 
 
 class BlobsDataModule(InMemoryDataModule):

@@ -1,0 +1,1 @@
+"""Behaviour that Lightning's own callbacks do not have."""

@@ -1,0 +1,152 @@
+"""Count which class is taken for which, and keep the worst mistakes."""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..errors.checks import at_least
+from ..fit import lightning_state as resuming
+
+MAX_CLASSES = 1000  # of more, the matrix would take more memory than most models
+
+
+class Mistake(NamedTuple):
+    """A sample (as the model gets it, on the CPU) that was given the wrong class."""
+
+    inputs: Tensor
+    target: int
+    predicted: int
+    probability: float
+
+
+class Confusion(Callback):
+    """Compare outputs with targets in ``trainer.validate`` and ``trainer.test``, not in training.
+
+    Batches are pairs of inputs and targets (B,) int64; outputs are what the step returns: class
+    scores (B, K), or nothing is found. Everything stays on the device until the loop ends. Targets
+    outside [0, K) are left out; so is what has no place in ``worst``: mistakes whose probability is
+    no number, and inputs of another shape than the first.
+
+    Args:
+        num_worst: Mistakes to keep.
+
+    Attributes:
+        matrix: (K, K) int64, rows true, columns predicted, over all devices; on the CPU.
+        worst: The wrong predictions of highest probability over all devices, highest first.
+    """
+
+    def __init__(self, num_worst: int = 16) -> None:
+        at_least(0, num_worst=num_worst)
+        self.num_worst = num_worst
+        self._forget()
+
+    @property
+    def class_accuracy(self) -> Tensor | None:
+        """Share of each class's samples that are found: (K,) float64, NaN where it has none."""
+        if self.matrix is None:
+            return None
+        return self.matrix.diagonal().double() / self.matrix.sum(1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._forget()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._forget()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn != "fit":
+            self._collect(outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._collect(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            self._finish(trainer)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer)
+
+    def _forget(self) -> None:
+        self.matrix: Tensor | None = None
+        self.worst: list[Mistake] = []
+        self._counts: Tensor | None = None  # (K * K + 1,): the last for targets left out
+        self._kept: list[Tensor] = []  # inputs, targets, predicted, probability: the worst so far
+
+    def _collect(self, outputs: Any, batch: Any) -> None:
+        if not fits(outputs, batch):
+            return
+        inputs, targets = batch[0], batch[1]
+        num_classes = outputs.shape[1]
+        if self._counts is None:
+            self._counts = targets.new_zeros(num_classes**2 + 1)
+        if len(self._counts) != num_classes**2 + 1:  # another dataset, with other classes
+            return
+        probability, predicted = outputs.float().softmax(1).max(1)
+        known = (targets >= 0) & (targets < num_classes)
+        cells = torch.where(known, targets * num_classes + predicted, num_classes**2)
+        self._counts.index_add_(0, cells, torch.ones_like(cells))
+        wrong = known & (predicted != targets) & probability.isfinite()
+        new = self._top([inputs, targets, predicted, torch.where(wrong, probability, -1.0)])
+        if not self._kept:
+            self._kept = new
+        elif self._kept[0].shape[1:] == inputs.shape[1:]:
+            self._kept = self._top([torch.cat(p) for p in zip(self._kept, new, strict=True)])
+
+    def _top(self, values: list[Tensor]) -> list[Tensor]:
+        """Choose the ``num_worst`` samples whose last value is highest."""
+        top = values[-1].topk(min(self.num_worst, len(values[-1]))).indices
+        return [part[top] for part in values]
+
+    # Tensors made in inference mode could not be changed by whoever gets them.
+    @torch.inference_mode(False)
+    def _finish(self, trainer: Trainer) -> None:
+        mine = None if self._counts is None else self._counts.cpu()
+        kept = [values.cpu().clone() for values in self._kept]
+        parts = [part for part in resuming.gather(trainer, (mine, kept)) if part[0] is not None]
+        if not parts:
+            return
+        counts = torch.stack([part[0] for part in parts]).sum(0)[:-1]
+        size = round(len(counts) ** 0.5)
+        self.matrix = counts.reshape(size, size)
+        mistakes = [
+            Mistake(inputs, int(target), int(predicted), float(probability))
+            for _, kept in parts
+            for inputs, target, predicted, probability in zip(*kept, strict=True)
+            if probability >= 0
+        ]
+        self.worst = sorted(mistakes, key=lambda m: -m.probability)[: self.num_worst]
+
+
+def fits(outputs: Any, batch: Any) -> bool:
+    """Tell whether these are scores (B, K) of a batch of inputs (B, ...) and classes (B,)."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(outputs, Tensor)):
+        return False
+    inputs, targets = batch[0], batch[1]
+    return (
+        isinstance(inputs, Tensor)
+        and isinstance(targets, Tensor)
+        and targets.dtype == torch.int64
+        and outputs.is_floating_point()
+        and outputs.ndim == 2
+        and targets.shape == outputs.shape[:1] == inputs.shape[:1]
+        and 0 < outputs.shape[1] <= MAX_CLASSES
+    )

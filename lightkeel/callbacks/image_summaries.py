@@ -1,0 +1,231 @@
+"""See images as the model gets them, what its layers make of them, and which it gets wrong."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from ..errors.checks import at_least
+from .confusion import fits
+
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+MOST_CHANNELS = 64
+IMAGE_PX, MAP_PX, FILTER_PX = 128, 64, 32  # of a tile: others are brought near it
+LABEL_PX = 28  # two lines of Pillow's own font
+
+
+class ImageSummaries(Callback):
+    """Write images to TensorBoard, where there is one and inputs are images of 1 or 3 channels.
+
+    In the first epoch, every few epochs and the last one:
+
+    - images/augmented: the first training batch of the epoch, as the model gets it;
+    - images/filters: the weights of the first convolution, each scaled to its own range;
+    - images/misclassified: those of the first validation batch that the model is surest about
+      and wrong, with the true class and the predicted one;
+    - feature_maps/NUMBER_LAYER: what each convolution and each pooling layer makes of the first
+      validation image, in the order they are called, one tile a channel, 64 at most.
+
+    What validation computes is looked at, and not computed again: any model will do. Where its
+    ``validation_step`` returns class scores (B, K), misclassified images are found.
+
+    Args:
+        every_n_epochs: Epochs from one look to the next.
+        num_images: Tiles at most in the two grids of images.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, num_images: int = 16) -> None:
+        at_least(1, every_n_epochs=every_n_epochs, num_images=num_images)
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+        self._logger: TensorBoardLogger | None = None
+        self._handles: list[RemovableHandle] = []
+        self._maps: dict[str, Tensor] = {}  # by layer, in the order of calls: (C, H, W)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
+        self._logger = boards[0] if boards else None
+        self._listen("on_train_batch_start", self._logger is not None)
+        self._listen("on_validation_batch_end", False)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen("on_train_batch_start", self._is_due(trainer))
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._listen("on_train_batch_start", False)
+        inputs = images_in(batch)
+        if inputs is None:
+            self._logger = None
+        elif batch_idx == 0 and trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            pixels = to_pixels(inputs[: self.num_images], data)
+            self._show("images/augmented", grid(resize(pixels, IMAGE_PX)), trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        first = next((m for m in pl_module.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is None or not self._is_due(trainer):
+            return
+        weight: Any = first.weight.detach()
+        if hasattr(weight, "full_tensor"):
+            weight = weight.full_tensor()  # shared out: all devices take part
+        if weight.ndim == 4 and weight.shape[1] in (1, 3) and trainer.is_global_zero:
+            tiles = resize(stretch(weight[:MOST_CHANNELS].cpu().float(), (1, 2, 3)), FILTER_PX)
+            self._show("images/filters", grid(tiles), trainer.global_step - 1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Where not each epoch is validated, the first to be validated after one that is due.
+        since: int = trainer.check_val_every_n_epoch or 1
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not self._is_due(trainer, since):
+            return
+        self._listen("on_validation_batch_end", True)
+        for name, layer in pl_module.named_modules():
+            if isinstance(layer, (nn.Conv2d, *POOLS)):
+                kind = "conv" if isinstance(layer, nn.Conv2d) else "pool"
+                hook = partial(self._keep, f"{kind}_{name}")
+                self._handles.append(layer.register_forward_hook(hook))
+        torch.compiler.set_stance("force_eager")  # a compiled network calls no hooks
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._listen("on_validation_batch_end", False)
+        self._unhook()
+        step = trainer.global_step - 1
+        for number, (name, channels) in enumerate(self._maps.items()):
+            tiles = stretch(channels[:MOST_CHANNELS, None].cpu().float())
+            tag = f"feature_maps/{number:02}_{name}"
+            self._show(tag, grid(resize(tiles, MAP_PX)), step)
+        self._maps.clear()
+        inputs = images_in(batch)
+        if inputs is None or not fits(outputs, batch):
+            return
+        wrong = surest_mistakes(outputs.float(), batch[1], self.num_images)
+        if not wrong:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        names = getattr(data, "class_names", None)
+        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], data)
+        labelled = [
+            label(tile, f"true: {name_of(true, names)}\npredicted: {name_of(predicted, names)}")
+            for tile, (_, true, predicted) in zip(resize(pixels, IMAGE_PX), wrong, strict=True)
+        ]
+        self._show("images/misclassified", grid(torch.stack(labelled)), step)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._unhook()
+
+    def _is_due(self, trainer: Trainer, since: int = 1) -> bool:
+        """Tell whether this epoch, or one of the ``since`` up to it, is one to look at."""
+        if self._logger is None or trainer.state.fn != "fit":
+            return False
+        epoch = trainer.current_epoch
+        return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
+
+    def _keep(self, name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+        if name not in self._maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
+            self._maps[name] = outputs[0].detach().clone()
+
+    def _unhook(self) -> None:
+        if self._handles:
+            torch.compiler.set_stance("default")
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _listen(self, hook: str, whether: bool) -> None:
+        """Have Lightning call a hook of each batch, or leave it out."""
+        if whether:
+            self.__dict__.pop(hook, None)
+        else:
+            self.__dict__[hook] = None
+
+    def _show(self, tag: str, image: Tensor, step: int) -> None:
+        assert self._logger is not None
+        self._logger.experiment.add_image(tag, image, step)
+
+
+def images_in(batch: Any) -> Tensor | None:
+    """Return the inputs of a batch if they are images (B, C, H, W), floats of 1 or 3 channels."""
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim != 4:
+        return None
+    return inputs.detach() if inputs.shape[1] in (1, 3) else None
+
+
+def surest_mistakes(scores: Tensor, targets: Tensor, most: int) -> list[tuple[int, int, int]]:
+    """List (row, true, predicted) of wrong predictions, that of the highest probability first."""
+    probability, predicted = scores.softmax(1).max(1)
+    sureness = probability.masked_fill(predicted == targets, -1.0)
+    rows = sureness.argsort(descending=True, stable=True)[:most]
+    rows = rows[sureness[rows] >= 0]
+    columns = (rows, targets[rows], predicted[rows])
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def to_pixels(inputs: Tensor, data: Any) -> Tensor:
+    """Bring inputs of the model (B, C, H, W) back to uint8 on the CPU, by the data if it can."""
+    back: Callable[[Tensor], Tensor] | None = getattr(data, "pixels", None)
+    if back is None or getattr(data, "collate_fn", None) is not None:
+        return stretch(inputs.cpu().float())
+    return back(inputs).permute(0, 3, 1, 2).cpu()
+
+
+def stretch(images: Tensor, dims: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
+    """Scale what lies along ``dims`` from its least and greatest value to uint8."""
+    images = torch.nan_to_num(images, 0.0, 0.0, 0.0)
+    least, greatest = images.amin(dims, keepdim=True), images.amax(dims, keepdim=True)
+    shares = (images - least) / (greatest - least).clamp(min=torch.finfo(torch.float32).tiny)
+    return (shares * 255).round().byte()
+
+
+def resize(images: Tensor, px: int) -> Tensor:
+    """Repeat pixels of (N, C, H, W), or leave some out, until the shorter side is about ``px``."""
+    side = min(images.shape[2:])
+    factor, step = max(1, math.ceil(px / side)), max(1, side // px)
+    return images[..., ::step, ::step].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def grid(tiles: Tensor) -> Tensor:
+    """Lay (N, C, H, W) out in rows, a white pixel apart: (C, rows (H + 1) - 1, ...), uint8."""
+    columns = math.ceil(math.sqrt(len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    missing = tiles.new_full((rows * columns - len(tiles), *tiles.shape[1:]), 255)
+    framed = F.pad(torch.cat([tiles, missing]), (0, 1, 0, 1), value=255)
+    _, channels, height, width = framed.shape
+    sheet = framed.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return sheet.reshape(channels, rows * height, columns * width)[:, :-1, :-1]
+
+
+def label(image: Tensor, text: str) -> Tensor:
+    """Put text above an image: (C, H, W) -> (3, LABEL_PX + H, W), uint8."""
+    from PIL import Image, ImageDraw  # where there are images, there is Pillow
+
+    strip = Image.new("RGB", (image.shape[2], LABEL_PX), "white")
+    ImageDraw.Draw(strip).text((1, 0), text, "black")
+    drawn = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
+    return torch.cat([drawn, image.expand(3, -1, -1)], 1)
+
+
+def name_of(number: int, names: Sequence[str] | None) -> str:
+    """Name a class, by its number where it has no name."""
+    return names[number] if names and 0 <= number < len(names) else str(number)

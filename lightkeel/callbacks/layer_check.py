@@ -1,0 +1,86 @@
+"""Find the first layer whose numbers are no longer finite."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+from torchmetrics import Metric
+
+from .gradients import scaler_skips
+
+
+class LayerCheck(Callback):
+    """Stop at the first layer whose output or gradient is NaN or infinite, and name it.
+
+    A layer is a module with no others in it. Each output is read, so steps take far longer: for
+    finding out, as in ``configs/overlays/debug.yaml``.
+
+    Args:
+        gradients: Whether to look at gradients too; not those of 16-bit precision, which its
+            scaler makes infinite at times.
+
+    Raises:
+        FloatingPointError: An output or a gradient was not finite.
+    """
+
+    def __init__(self, gradients: bool = True) -> None:
+        self.gradients = gradients
+        self._handles: list[RemovableHandle] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, layer in pl_module.named_modules():
+            if next(layer.children(), None) is None and not isinstance(layer, Metric):
+                title = f"layer `{name}` ({type(layer).__name__})"
+                hook = partial(self._check_output, trainer, title)
+                self._handles.append(layer.register_forward_hook(hook))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._remove()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._remove()
+
+    def _check_output(
+        self, trainer: Trainer, title: str, layer: nn.Module, inputs: Any, outputs: Any
+    ) -> None:
+        step = trainer.global_step
+        if not is_finite(outputs):
+            if not is_finite(inputs):
+                cause = "Its input is not finite: look at the data."
+            elif not is_finite(list(layer.parameters())):
+                cause = "Its weights are not finite: lower the learning rate."
+            else:
+                cause = "Its input and weights are finite."
+            raise FloatingPointError(
+                f"{title} is the first whose output is not finite, at optimizer step {step}.\n"
+                f"{cause}"
+            )
+        if self.gradients and not scaler_skips(trainer):
+            for output in tree_leaves(outputs):
+                if isinstance(output, Tensor) and output.requires_grad:
+                    watch = partial(self._check_gradient, step, title)
+                    output.register_hook(watch)  # type: ignore[no-untyped-call]
+
+    def _check_gradient(self, step: int, title: str, gradient: Tensor) -> None:
+        if not is_finite(gradient):
+            raise FloatingPointError(
+                f"{title} is the first, counted from the loss, whose gradient is not finite, at "
+                f"optimizer step {step}.\nLook at what is done with its output."
+            )
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def is_finite(values: Any) -> bool:
+    """Tell whether all tensors in any nesting hold neither NaN nor infinity."""
+    tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

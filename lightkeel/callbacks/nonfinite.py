@@ -1,0 +1,118 @@
+"""Stop, or leave a step out, where numbers are no longer finite."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import readings
+from .gradients import scaler_skips, total_norm
+
+REMEDIES = (
+    "Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
+    "--config overlays/debug names the layer."
+)
+MOST_KEPT = 1000  # losses, where rows are rare and an epoch may have no end
+
+
+class Nonfinite(Callback):
+    """Watch for losses, weights and gradients that are NaN or infinite.
+
+    Losses stay on the device and are read every ``trainer.log_every_n_steps`` steps, at the end of
+    an epoch and before a checkpoint is written; then the weights are looked at too. With 16-bit
+    precision the gradient scaler itself skips non-finite steps while it finds its scale: those are
+    no error.
+
+    Logs: with ``action: skip``, grad/skipped, the steps skipped so far.
+
+    Args:
+        action: ``stop`` ends the run with an error that names the step; ``skip`` leaves out each
+            step whose gradient is not finite, at the price of reading each norm.
+
+    Raises:
+        FloatingPointError: A loss was not finite, with ``action: stop``, or weights that were to be
+            saved were not.
+    """
+
+    def __init__(self, action: Literal["stop", "skip"] = "stop") -> None:
+        if action not in ("stop", "skip"):
+            raise ValueError(f"action: {action!r} is neither `stop` nor `skip`.")
+        self.action = action
+        self.num_skipped = 0
+        self._last_row = -1  # its step
+        self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
+        if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
+            self.__dict__["on_before_optimizer_step"] = None
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        if self.action == "stop":
+            self._unread.append((trainer.global_step, loss.detach()))
+            # In the steps whose row of metrics is read as well, so that no other one waits.
+            is_due = readings.due(trainer, readings.current_step(trainer) + 1)
+            if is_due or len(self._unread) >= MOST_KEPT:
+                self._check_losses(trainer)
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        if scaler_skips(trainer):
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            self.num_skipped += 1
+            optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
+        step = readings.current_step(trainer)
+        if readings.due(trainer, step + 1) and step != self._last_row:  # of several optimizers
+            self._last_row = step
+            readings.write(trainer, step, {"grad/skipped": float(self.num_skipped)})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_losses(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check_losses(trainer)
+        if name := nonfinite_weights(pl_module):
+            raise FloatingPointError(
+                f"the weights `{name}` are not finite after {trainer.global_step} optimizer "
+                f"steps, so no checkpoint is written.\n{REMEDIES}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+
+    def _check_losses(self, trainer: Trainer) -> None:
+        unread, self._unread = self._unread, []
+        if not unread or scaler_skips(trainer):
+            return
+        found = readings.first_nonfinite([loss for _, loss in unread])
+        step, value = (unread[found.place][0], found.value) if found else (float("inf"), 0.0)
+        if trainer.world_size > 1:  # all stop, whoever found it
+            mine = torch.tensor(float(step), device=trainer.strategy.root_device)
+            step = float(trainer.strategy.reduce(mine, reduce_op="min"))
+        if step != float("inf"):
+            what = f"is {value}" if found else "is not finite on another device"
+            raise FloatingPointError(f"the loss of optimizer step {int(step)} {what}.\n{REMEDIES}")
+
+
+def nonfinite_weights(model: nn.Module) -> str | None:
+    """Name the first weights in training that are not finite, with one read of the device."""
+    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and p.numel()}
+    if not trained:
+        return None
+    # Largest values, for a sum of squares may overflow where weights do not.
+    largest: Any = torch.stack(torch._foreach_norm(list(trained.values()), float("inf")))
+    # Of weights that are sharded, each rank has seen its own part.
+    whole: Tensor = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
+    found = readings.first_nonfinite(whole.unbind())
+    return list(trained)[found.place] if found else None

@@ -1,0 +1,141 @@
+"""Show how a run gets on: a bar on a terminal, plain lines in a pipe or a job's log."""
+
+import math
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as RichProgress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from torch import Tensor
+
+from . import readings
+
+BAR_INTERVAL_S = 0.1
+
+
+class Progress(ProgressBar):
+    """Refresh by time, not by step, so that fast steps stay fast.
+
+    Args:
+        interval_s: Seconds between two lines where standard output is no terminal.
+    """
+
+    def __init__(self, interval_s: float = 5.0) -> None:
+        super().__init__()
+        if interval_s < 0:
+            raise ValueError(f"interval_s: {interval_s} is negative.")
+        self.interval_s = interval_s
+        self._enabled = True
+        self._bar: RichProgress | None = None
+        self._next = 0.0
+        self._batch = 0
+        self._epoch = 0
+        self._numbers: dict[str, tuple[Tensor, float]] = {}  # as they were last shown
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._enabled or not trainer.is_global_zero:
+            return
+        self._next = time.monotonic() + (BAR_INTERVAL_S if sys.stdout.isatty() else self.interval_s)
+        if sys.stdout.isatty():
+            fixed, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            self._bar = RichProgress(
+                TextColumn("{task.description}", table_column=fixed),
+                BarColumn(16, table_column=Column(min_width=16)),
+                MofNCompleteColumn(table_column=fixed),
+                TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
+                TextColumn("{task.fields[metrics]}", table_column=rest),
+                console=Console(),
+                auto_refresh=False,
+                expand=True,
+            )
+            self._bar.add_task("starting", total=None, metrics="")
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
+        if time.monotonic() >= self._next:
+            self._show(trainer, self._batch, trainer.num_training_batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._epoch and time.monotonic() >= self._next:
+            self._show(trainer, batch_idx + 1, sum(trainer.num_val_batches), "validation")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer, self._batch, trainer.num_training_batches)
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _show(self, trainer: Trainer, batch: int, of: float, what: str = "batch") -> None:
+        if not self._enabled or not trainer.is_global_zero:
+            return
+        total = int(of) if math.isfinite(of) else None  # of a stream
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
+        values = trainer.callback_metrics
+        metrics = format_metrics({name: self._read(name, values[name]) for name in values})
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            said = epoch if what == "batch" else what
+            self._bar.update(task, description=said, completed=batch, total=total, metrics=metrics)
+            self._bar.refresh()
+            self._next = time.monotonic() + BAR_INTERVAL_S
+        else:
+            self._next = time.monotonic() + self.interval_s
+            count = f"{batch}/{total}" if total is not None else f"{batch}"
+            print(f"{epoch}  {what} {count}  {metrics}", flush=True)
+
+    def _read(self, name: str, value: Tensor) -> float:
+        """Read a value once, however often it is shown: each time, a step would wait for a GPU."""
+        known, number = self._numbers.get(name, (None, 0.0))
+        if known is not value:
+            number = float(value)
+            self._numbers[name] = value, number
+        return number
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Write metrics in one line: of epoch means and means of the last steps, the latter."""
+    shown = {
+        name: value
+        for name, value in metrics.items()
+        if readings.is_result(name)
+        and name != "samples_per_s"
+        and f"{name}_step" not in metrics
+        and not (name.endswith("_epoch") and name.removesuffix("_epoch") in metrics)
+    }
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))

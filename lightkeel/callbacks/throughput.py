@@ -1,0 +1,110 @@
+"""Measure how fast a run trains and how much memory it takes."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from . import readings
+
+
+class Throughput(Callback):
+    """Measure training alone: validation, checkpoints and start-up are not counted.
+
+    Logs, once an epoch: samples_per_s over all devices, if batches tell how many they hold (see
+    ``count_samples``); memory_mib, the peak so far of the process that takes most (on GPUs, of its
+    device memory).
+    """
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.train_seconds = 0.0
+        self._since: float | None = None
+        self._epoch_samples = 0
+        self._epoch_seconds = 0.0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Mean over all epochs."""
+        return self.num_samples / self.train_seconds if self.train_seconds else 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_samples, self._epoch_seconds = 0, 0.0
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._epoch_samples += count_samples(batch) or 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._pause(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause(trainer)
+        samples = trainer.strategy.reduce(
+            torch.tensor(float(self._epoch_samples), device=pl_module.device), reduce_op="sum"
+        )
+        self.num_samples += int(samples)
+        self.train_seconds += self._epoch_seconds
+        peak = torch.tensor(_peak_memory_mib(pl_module.device), device=pl_module.device)
+        values: dict[str, Tensor | float] = {
+            "memory_mib": trainer.strategy.reduce(peak, reduce_op="max")
+        }
+        if samples:
+            values["samples_per_s"] = float(samples) / max(self._epoch_seconds, 1e-9)
+        readings.write(trainer, readings.current_step(trainer) - 1, values)
+
+    def _pause(self, trainer: Trainer) -> None:
+        if self._since is not None:
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()
+            self._epoch_seconds += time.perf_counter() - self._since
+            self._since = None
+
+
+def count_samples(batch: Any) -> int | None:
+    """Count the samples of a batch; None where it does not tell.
+
+    The first tensor that has dimensions tells, or the first list of strings or numbers, in any
+    nesting of lists, tuples, mappings and dataclasses. Other objects may hold anything.
+    """
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
+    parts: list[Any] = []
+    if isinstance(batch, (tuple, list)):
+        parts = list(batch)
+        if parts and all(isinstance(part, (str, bytes, int, float)) for part in parts):
+            return len(parts)
+    elif isinstance(batch, Mapping):
+        parts = list(batch.values())
+    elif is_dataclass(batch):
+        parts = [getattr(batch, field.name) for field in fields(batch)]
+    return next((count for part in parts if (count := count_samples(part)) is not None), None)
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

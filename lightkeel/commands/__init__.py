@@ -1,0 +1,1 @@
+"""The commands: arguments only, PyTorch is imported once they are checked."""

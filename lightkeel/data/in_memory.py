@@ -1,0 +1,368 @@
+"""Datasets held whole in memory, and the datamodule that serves them batch by batch."""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from ..errors.checks import at_least
+from . import philox
+from .sampling import EvaluationSampler, TrainingSampler, balancing_weights
+
+Split = Literal["train", "val", "test"]
+Sample = tuple[Tensor, Tensor]
+Collate = Callable[[list[Sample]], Sequence[Tensor]]
+T = TypeVar("T")
+
+
+class Arrays(NamedTuple):
+    """All samples of a source: inputs (N, ...), targets (N, ...)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Batch(NamedTuple):
+    """Samples on their way to the device; ``rows`` (B,) are their places in the source."""
+
+    inputs: Tensor | None
+    targets: Tensor | None
+    rows: Tensor
+
+
+class ArrayDataset(Dataset[Batch]):
+    """A selection of samples that answers a whole batch of positions at once.
+
+    Args:
+        arrays: The source.
+        rows: (M,) int64, the rows of the source that belong to the selection, in order.
+        only_rows: Leave inputs and targets out of batches: they are on the device already.
+    """
+
+    def __init__(self, arrays: Arrays, rows: Tensor, only_rows: bool = False) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self.only_rows = only_rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Tensor) -> Batch:
+        rows = self.rows[positions]
+        if self.only_rows:
+            return Batch(None, None, rows)
+        return Batch(self.arrays.inputs[rows], self.arrays.targets[rows], rows)
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """A loader whose next pass may begin with any batch: none depends on those before."""
+
+    sampler: TrainingSampler
+
+    def begin_at(self, batch: int) -> None:
+        """Begin the next pass with a batch, counted from 0."""
+        self.sampler.first_batch = batch
+
+
+class InMemoryDataModule(LightningDataModule):
+    """Serve arrays in global batches that are the same on any number of devices.
+
+    Subclasses define ``load``; where splits share a source, ``source`` and ``select`` too.
+
+    Args:
+        batch_size: Samples in one forward pass over all devices together.
+        val_batch_size: The same in validation and test; ``batch_size`` where not given.
+        seed: Of order, split and augmentation; the seed of the run where not given.
+        shuffle: Draw a new order of the training samples for each epoch.
+        drop_last: Leave out the last training batch of an epoch where it is smaller.
+        weighted_sampling: Draw training samples with replacement, all classes equally often.
+        subset: Train on this many samples (int) or this share of them (float), to be quick.
+        device_resident: Keep the arrays on the device; batches are gathered there. Where not given,
+            on a GPU of whose free memory they take a quarter at most.
+        num_workers: Processes that prepare batches. 0 is fastest here: a batch is one gather.
+        pin_memory: Copy batches to page-locked memory; where not given, if the device is a GPU.
+        persistent_workers: Keep the processes between epochs.
+        prefetch_factor: Batches that each process prepares ahead.
+        timeout_s: Seconds to wait for a batch from a process, 0: for ever.
+        collate_fn: Makes (inputs, targets) from a list of samples (input, target), in place of
+            one gather for the batch; slower.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        val_batch_size: int | None = None,
+        seed: int | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        weighted_sampling: bool = False,
+        subset: int | float | None = None,
+        device_resident: bool | None = None,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+        timeout_s: float = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size is None:  # a config may say null
+            raise ValueError("batch_size: null. Give a number.")
+        at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
+        at_least(1, prefetch_factor=prefetch_factor)
+        if isinstance(subset, float) and subset > 1 and subset.is_integer():
+            subset = int(subset)  # the command line may read a count as a float
+        if subset is not None and (subset <= 0 or (isinstance(subset, float) and subset > 1)):
+            raise ValueError(f"subset: {subset} is neither a count >= 1 nor a share in (0, 1].")
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        not_negative = {"seed": self.seed, "num_workers": num_workers, "timeout_s": timeout_s}
+        for name, value in not_negative.items():
+            if value < 0:
+                raise ValueError(f"{name}: {value} is negative.")
+        needing = {"persistent_workers": persistent_workers, "prefetch_factor": prefetch_factor}
+        for name, setting in {**needing, "timeout_s": timeout_s}.items():
+            if setting and num_workers == 0:
+                raise ValueError(f"{name}: {setting} needs worker processes. Set num_workers too.")
+        if collate_fn and device_resident:
+            raise ValueError("collate_fn: runs before the device. Set device_resident to false.")
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.weighted_sampling = weighted_sampling
+        self.subset = subset
+        self.device_resident = device_resident
+        self.collate_fn = collate_fn
+        self.loader_options: dict[str, Any] = {
+            "num_workers": num_workers,
+            "persistent_workers": persistent_workers,
+            "prefetch_factor": prefetch_factor,
+            "timeout": timeout_s,
+        }
+        self.pin_memory = pin_memory
+        self.datasets: dict[Split, ArrayDataset] = {}
+        self.sources: dict[str, Arrays] = {}
+        self._resident: dict[str, Arrays] = {}
+        self.trained_classes: list[str] | None = None
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of their numbers, where they have any.
+
+        Once ``use_classes`` has been called, they are those that it was given.
+        """
+        return None
+
+    def use_classes(self, names: list[str]) -> None:
+        """Number classes as a trained model does, which may know more than there are here."""
+        self.trained_classes = names
+
+    def preprocessing(self) -> nn.Module:
+        """Make what turns samples, as a source holds them, into inputs of the model.
+
+        It does what ``transform`` does to samples that are not trained on.
+        """
+        return nn.Identity()
+
+    @property
+    def global_batch_size(self) -> int:
+        """Samples in one training step before accumulation, over all devices."""
+        return self.batch_size
+
+    def load(self, source: str) -> Arrays:
+        """Return all samples of a source."""
+        raise NotImplementedError
+
+    def read(self, source: str) -> Arrays:
+        """Return all samples of a source, loaded once in a process."""
+        if source not in self.sources:
+            self.sources[source] = self.load(source)
+        return self.sources[source]
+
+    def source(self, split: Split) -> str:
+        """Name the source that holds ``split``."""
+        return split
+
+    def select(self, split: Split, num_rows: int) -> Tensor:
+        """Return the rows of the source that belong to ``split``, (M,) int64."""
+        return torch.arange(num_rows)
+
+    def prepare_data(self) -> None:
+        self.check_batch_sizes(self._world()[0])
+
+    def setup(self, stage: str) -> None:
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+        }
+        for split in splits.get(stage, ()):
+            if split not in self.datasets:
+                source = self.source(split)
+                arrays = self.read(source)
+                rows = self.select(split, len(arrays.targets))
+                if split == "train":
+                    rows = self._take_subset(rows)
+                self.datasets[split] = ArrayDataset(arrays, rows, self._fits_on_device(arrays))
+
+    def teardown(self, stage: str) -> None:
+        self._resident.clear()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        dataset = self.datasets["train"]
+        weights = None
+        if self.weighted_sampling:
+            weights = balancing_weights(dataset.arrays.targets[dataset.rows])
+        # With `overfit_batches` the trainer wants the same batches in every epoch.
+        shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
+        world = self._world()
+        sampler = TrainingSampler(
+            len(dataset), self.batch_size, *world, self.seed, shuffle, self.drop_last, weights
+        )
+        if len(sampler) == 0:
+            raise ValueError(
+                f"batch_size: {self.batch_size} with drop_last leaves no batch of {len(dataset)} "
+                "training samples. Use a smaller batch_size, or set drop_last to false."
+            )
+        # What a `collate_fn` draws may depend on the batches before.
+        return self._loader(dataset, sampler, DataLoader if self.collate_fn else TrainingLoader)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        if not isinstance(batch, Batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        # Lightning's own searches any nesting for tensors: 40 microseconds a step.
+        parts = (None if part is None else part.to(device, non_blocking=True) for part in batch)
+        return Batch(*parts)  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not isinstance(batch, Batch):
+            return batch
+        inputs, targets, rows = batch
+        split = self._current_split()
+        if inputs is None or targets is None:
+            resident = self._resident_arrays(split, rows.device)
+            inputs, targets = resident.inputs[rows], resident.targets[rows]
+        assert self.trainer is not None
+        transformed = self.transform(inputs, rows, split)
+        # Again: with `precision: 16-true` and the like, the model takes no other floats.
+        return self.trainer.precision_plugin.convert_input(transformed), targets
+
+    def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
+        """Change a batch on the device, as a function of its rows, the epoch and the seed."""
+        return inputs
+
+    def check_batch_sizes(self, devices: int) -> None:
+        """Raise ``ValueError`` unless every batch can be shared equally by the devices."""
+        sizes = {"batch_size": self.batch_size, "val_batch_size": self.val_batch_size}
+        for name, size in sizes.items():
+            if size % devices:
+                lower = size - size % devices
+                near = f"{lower} or {lower + devices}" if lower else str(devices)
+                raise ValueError(
+                    f"{name}: {size} samples cannot be shared by {devices} devices. Use {near}."
+                )
+
+    def split_rows(self, num_rows: int, **fractions: float) -> dict[str, Tensor]:
+        """Split rows at random, by the seed, into named parts and the rest, ``train``."""
+        order = philox.permutation(num_rows, self.seed, 0, "split")
+        parts, start = {}, 0
+        for name, fraction in fractions.items():
+            stop = start + max(1, round(fraction * num_rows))
+            parts[name] = order[start:stop].sort().values
+            start = stop
+        if start >= num_rows:
+            raise ValueError(f"{' and '.join(parts)}: would take all of the {num_rows} samples.")
+        parts["train"] = order[start:].sort().values
+        return parts
+
+    def needed(self) -> list[str]:
+        """Name the sources that the trainer is about to read."""
+        running = self.trainer.state.fn if self.trainer else None
+        splits: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}
+        return sorted({self.source(split) for split in splits.get(running, ("train", "val"))})
+
+    def _take_subset(self, rows: Tensor) -> Tensor:
+        if self.subset is None:
+            return rows
+        share = isinstance(self.subset, float)
+        count = max(1, round(self.subset * len(rows))) if share else int(self.subset)
+        if count > len(rows):
+            raise ValueError(f"subset: {count} is more than the {len(rows)} training samples.")
+        return rows[philox.permutation(len(rows), self.seed, 0, "subset")[:count].sort().values]
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
+        dataset = self.datasets[split]
+        try:
+            sampler = EvaluationSampler(len(dataset), self.val_batch_size, *self._world())
+        except ValueError as error:
+            raise ValueError(f"{split} split: {error} Use fewer devices.") from None
+        return self._loader(dataset, sampler)
+
+    def _loader(
+        self,
+        dataset: ArrayDataset,
+        sampler: DistributedSampler[Tensor],
+        cls: type[DataLoader[Batch]] = DataLoader,
+    ) -> DataLoader[Batch]:
+        # With `batch_size=None` the dataset is asked for what the sampler yields: a whole batch.
+        return cls(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=partial(_collate, self.collate_fn) if self.collate_fn else _identity,
+            pin_memory=self._on_gpu() if self.pin_memory is None else self.pin_memory,
+            # Its own: a loader takes a random number at each pass, and models draw from the rest.
+            generator=torch.Generator().manual_seed(self.seed),
+            **self.loader_options,
+        )
+
+    def _world(self) -> tuple[int, int]:
+        """Number of devices, and number of this one."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _fits_on_device(self, arrays: Arrays) -> bool:
+        if self.device_resident is not None or self.collate_fn or not self._on_gpu():
+            return bool(self.device_resident)
+        assert self.trainer is not None
+        free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
+        return sum(array.nbytes for array in arrays) <= free / 4
+
+    def _current_split(self) -> Split:
+        assert self.trainer is not None
+        if self.trainer.testing:
+            return "test"
+        return "train" if self.trainer.training else "val"
+
+    def _resident_arrays(self, split: Split, device: torch.device) -> Arrays:
+        source = self.source(split)
+        if source not in self._resident:
+            arrays = self.datasets[split].arrays
+            self._resident[source] = Arrays(*(tensor.to(device) for tensor in arrays))
+        return self._resident[source]
+
+
+def _identity(batch: T) -> T:
+    return batch
+
+
+def _collate(collate_fn: Collate, batch: Batch) -> Batch:
+    assert batch.inputs is not None
+    assert batch.targets is not None
+    inputs, targets = collate_fn(list(zip(batch.inputs, batch.targets, strict=True)))
+    return Batch(inputs, targets, batch.rows)

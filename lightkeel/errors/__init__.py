@@ -1,0 +1,1 @@
+"""Bad input, said in a few lines."""

@@ -1,0 +1,62 @@
+"""What a run writes of itself as it begins, and its metrics as it is resumed."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..callbacks import readings
+from ..models import optimizers as optim
+from ..runs import status
+from ..runs.files import write_json, write_whole
+from ..runs.run import MetricsCSV, TensorBoard, environment
+
+
+class RunFiles(Callback):
+    """Write what a run is and that it has begun, and resume its metrics.
+
+    Args:
+        folder: Folder of the run.
+        config: The resolved configuration as YAML.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.config = config
+        self.class_names: list[str] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.place = lambda: (readings.current_step(trainer), trainer.current_epoch)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        optim.follow_validation(trainer)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.class_names = getattr(data, "class_names", None)
+        # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
+        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not dry:
+            (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
+            write_whole(self.folder / "config.yaml", self.config)
+            write_json(self.folder / "environment.json", environment(trainer))
+            status.begin(self.folder)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsCSV):
+                checkpoint["metrics_rows"] = logger.num_rows
+        if self.class_names:
+            checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for logger in trainer.loggers if trainer.state.fn == "fit" else []:
+            if isinstance(logger, MetricsCSV):
+                logger.resume(checkpoint.get("metrics_rows", 0))
+            elif isinstance(logger, TensorBoard):
+                logger.resume(checkpoint["global_step"])

@@ -1,0 +1,1 @@
+"""Names, configs and the parser of the command line."""

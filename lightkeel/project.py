@@ -1,0 +1,64 @@
+"""The project that is at work: where its package and configs are, and what it trains by default."""
+
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Project:
+    """A package of models, data and callbacks, and the experiments beside it.
+
+    Classes in ``PACKAGE.models`` and ``PACKAGE.data``, or in a package that is one file, are known
+    by short names; ``PACKAGE.callbacks.Callbacks`` is the table of named callbacks, and functions
+    of ``PACKAGE.data.augment`` can be named in ``data.augment``. The one made last is at work.
+
+    Args:
+        package: Name of the package, or of a module.
+        default_config: Experiment that is trained where none is named.
+        root: Folder that holds the package and ``configs``; found by the package's name where not
+            given.
+    """
+
+    package: str
+    default_config: str | None = None
+    root: Path = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.root is None:
+            object.__setattr__(self, "root", _folder_around(self.package))
+        self.use()
+
+    def use(self) -> None:
+        """Have this one at work."""
+        _at_work[:] = [self]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the package."""
+        return self.root.joinpath(*self.package.split("."))
+
+    @property
+    def configs(self) -> Path:
+        """Folder of the experiments."""
+        return self.root / "configs"
+
+
+_at_work: list[Project] = []
+
+
+def current() -> Project:
+    """Return the project at work; without any, one of no package in the folder at hand."""
+    return _at_work[-1] if _at_work else Project("", root=Path.cwd())
+
+
+def _folder_around(package: str) -> Path:
+    module = sys.modules.get(package)
+    spec = getattr(module, "__spec__", None) or find_spec(package)
+    if spec is None or not spec.origin:
+        return Path.cwd()
+    file = Path(spec.origin).absolute()
+    return file.parents[package.count(".") + (file.stem == "__init__")]

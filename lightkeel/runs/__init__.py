@@ -1,0 +1,1 @@
+"""Folders of runs: what is written there, and how they are found again."""

@@ -1,0 +1,229 @@
+"""Where the configs and runs are that a command line names."""
+
+import argparse
+import hashlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors.bad_input import InputError
+from ..errors.checks import suggest
+from ..project import current
+
+CHECKPOINTS = "checkpoints"
+FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
+SEAL = b"sha256:"
+SEAL_LENGTH = len(SEAL) + 64
+
+# What reading a damaged archive may raise.
+UNZIPPABLE: tuple[type[Exception], ...] = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+
+
+class Run(NamedTuple):
+    """A run found again: its folder (none for a lone file) and a checkpoint of it."""
+
+    folder: Path | None
+    checkpoint: Path
+
+    def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
+        """List the options that build what was trained: its configuration, ``configs`` over it.
+
+        Args:
+            configs: Names or paths.
+            needed: Whether it is an error that there is none.
+
+        Raises:
+            InputError: It has none, and none is given.
+        """
+        own = [] if self.folder is None else [str(self.folder / "config.yaml")]
+        own = [config for config in own if Path(config).is_file()]
+        if needed and not (own or configs):
+            raise InputError(
+                f"RUN {self.checkpoint}: has no config.yaml beside it. Give the --config it was "
+                "trained with."
+            )
+        return [text for config in (*own, *configs) for text in ("--config", config)]
+
+
+def expand_home(path: str | Path) -> Path:
+    """Read ``~`` as a shell does, which leaves that of ``--runs_dir=~/runs`` as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # of a user that is not there: a name like any other
+        return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is such a file or folder; of a name that is too long, there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def find_config(name: str) -> Path:
+    """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
+
+    Raises:
+        InputError: There is none; the message names the nearest and all there are.
+    """
+    configs = current().configs
+    for path in (Path(name), Path(name, "config.yaml"), configs / f"{name}.yaml", configs / name):
+        if exists(path) and path.is_file():
+            return path
+    known = sorted(str(p.relative_to(configs).with_suffix("")) for p in configs.rglob("*.yaml"))
+    raise InputError(f"--config {name}: no such config. {suggest(name, known, True)}")
+
+
+def experiment_name(config: Path) -> str:
+    """Name the experiment of a configuration: its file's, or its run's if a run saved it."""
+    if (config.parent / "environment.json").exists():
+        return config.resolve().parent.parent.name
+    return config.stem
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments by which a command is told of which run, and which checkpoint of it."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, a .ckpt file, or `last`")
+    best = "which checkpoint of a run folder (default: best)"
+    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help=best)
+    parser.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
+
+
+def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
+    """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
+
+    Args:
+        spec: The run.
+        runs_dir: Folder of all runs.
+        checkpoint: Of a run folder, which one: ``best``, or failing that ``last``; or ``last``.
+        option: What it was given as.
+
+    Raises:
+        InputError: There is no such run, or no checkpoint in it.
+    """
+    path = expand_home(spec)
+    if spec == "last" and not path.exists():
+        runs = list_runs(runs_dir)
+        if not runs:
+            raise InputError(f"{option} last: there is no run in {runs_dir}. Train one first.")
+        path = runs[0]
+    is_there = exists(path)
+    if is_there and path.is_file():
+        folder = path.parent.parent
+        return Run(folder if (folder / "config.yaml").exists() else None, path)
+    if not is_there or not path.is_dir():
+        known = [str(p) for p in list_runs(runs_dir)][:5]
+        with suppress(OSError):  # there may be no such folder
+            known = sorted(map(str, path.parent.iterdir())) if path.parent != Path() else known
+        raise InputError(
+            f"{option} {spec}: no such file or folder. Give a run folder, a .ckpt file, or "
+            "`last`.\n" + suggest(spec, known)
+        )
+    for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
+        if (path / CHECKPOINTS / name).is_file():
+            return Run(path, path / CHECKPOINTS / name)
+    raise InputError(f"{option} {spec}: no checkpoint in {path / CHECKPOINTS}.")
+
+
+def check_output(output: Path) -> None:
+    """Raise ``InputError`` where an output cannot be written, or would destroy a file of a run."""
+    folder = output.absolute().parent
+    if output.is_dir() or not folder.is_dir():
+        wrong = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+        raise InputError(f"--output {output}: {wrong}. Give the name of a file.")
+    is_of_run = output.name in FILES and (folder / "config.yaml").exists()
+    if output.exists() and (is_of_run or folder.name == CHECKPOINTS):
+        raise InputError(f"--output {output}: is a file of a run. Choose another.")
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a file that should be a checkpoint; None: it is whole.
+
+    A checkpoint of this project ends with its checksum (see ``sealed`` in ``checkpoints.py``); of
+    another, each part has one (CRC-32).
+    """
+    status = path.stat()
+    return _damage(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _damage(path: Path, *version: int) -> str | None:
+    try:
+        with path.open("rb") as content, zipfile.ZipFile(content) as file:
+            parts = file.infolist()
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            if not stored or sum(part.file_size for part in parts) > version[0]:
+                return "compressed, and may unpack to any size"
+            if file.comment.startswith(SEAL):
+                content.seek(0)
+                left, checksum = version[0] - SEAL_LENGTH, hashlib.sha256()
+                while left > 0 and (piece := content.read(min(left, 2**20))):
+                    checksum.update(piece)
+                    left -= len(piece)
+                is_whole = file.comment[len(SEAL) :] == checksum.hexdigest().encode()
+                return None if is_whole else "bad checksum"
+            damaged = file.testzip()
+    except UNZIPPABLE as error:
+        return str(error) or type(error).__name__
+    return f"bad checksum of {damaged}" if damaged else None
+
+
+def list_runs(runs_dir: Path) -> list[Path]:
+    """List the folders of runs that have a checkpoint, newest first."""
+    checkpoints = expand_home(runs_dir).glob(f"*/*/{CHECKPOINTS}/*.ckpt")
+    found = {path.parent.parent / "config.yaml" for path in checkpoints}
+    configs = [config for config in found if config.exists()]
+    newest = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
+    return [config.parent for config in newest]
+
+
+def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
+    """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
+
+    Args:
+        spec: Its value.
+        runs_dir: Folder of all runs.
+        experiment: Whose unfinished runs ``auto`` means.
+        run_name: The only one of them that it means, where given.
+
+    Raises:
+        InputError: A run is named that is not there.
+    """
+    if spec == "auto":
+        unfinished = [
+            folder
+            for folder in list_runs(runs_dir)
+            if folder.parent.name == experiment
+            and run_name in (None, folder.name)
+            and not (folder / "metrics.json").exists()
+        ]
+        return newest_whole(unfinished[0]) if unfinished else None
+    found = find_run(spec, runs_dir, option="--resume")
+    if found.folder is None:
+        raise InputError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
+    return found.checkpoint if Path(spec).suffix == ".ckpt" else newest_whole(found.folder)
+
+
+def newest_whole(folder: Path) -> Path:
+    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not.
+
+    Raises:
+        InputError: All are.
+    """
+    found = (folder / CHECKPOINTS).glob("*.ckpt")
+    order = {path: (path.name == "last.ckpt", path.stat().st_mtime) for path in found}
+    paths = sorted(order, key=lambda path: order[path], reverse=True)
+    whole = next((path for path in paths if not damage(path)), None)
+    if whole is None:
+        wrong = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
+        raise InputError(f"--resume {folder}: no checkpoint is whole ({wrong}).\nBegin a new run.")
+    return whole

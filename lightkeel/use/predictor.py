@@ -1,0 +1,166 @@
+"""A trained model that is ready for use: samples in, probabilities or values out."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from ..errors.bad_input import InputError
+from ..options.cli import ProjectCLI
+from ..runs import checkpoints
+from ..runs.find import Run, find_run
+
+
+# A LightningModule keeps its `device` and `dtype` apart from its weights', and a plain module that
+# holds it would move them and not tell it: this base, which is private, tells all modules within.
+class Predictor(_DeviceDtypeModuleMixin):
+    """A model with its preprocessing.
+
+    Takes samples as their source holds them: images (B, H, W, 3) uint8, or rows (B, F) float32.
+    Gives probabilities (B, K) float32 where the model tells classes apart (it has a hyperparameter
+    ``num_classes``, and its outputs are scores or probabilities), else its values.
+
+    Args:
+        model: The trained model.
+        preprocess: What turns samples into its inputs.
+        data: The datamodule of the run, which reads files.
+
+    Attributes:
+        class_names: One a class, in the order of their numbers; None for a model of values.
+    """
+
+    def __init__(self, model: LightningModule, preprocess: nn.Module, data: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = preprocess
+        self.data = data
+        number = model.hparams.get("num_classes")
+        numbers = None if number is None else [str(place) for place in range(number)]
+        self.class_names: list[str] | None = numbers
+        self._gives_probabilities = False
+        self.eval().requires_grad_(False)
+        if not self.takes_images and self.num_features is None:
+            raise InputError(
+                f"model: {type(model).__name__} does not tell how many numbers it takes. Give it a "
+                "hyperparameter `num_features`."
+            )
+        if self.class_names is not None:
+            # Whatever its weights are: a softmax at its end is not to be followed by another.
+            outputs = self.model(self.preprocess(self.random_samples(4))).float()
+            off = (outputs.sum(1) - 1).abs().max()
+            self._gives_probabilities = bool((outputs >= 0).all() and off < 1e-4)
+
+    def name_classes(self, names: Any) -> None:
+        """Give classes the names in a list; without one, they keep theirs.
+
+        Raises:
+            ValueError: It has not one for each.
+        """
+        if names is None or self.class_names is None:
+            return
+        number = len(self.class_names)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("RUN: what should be the names of its classes are none.")
+        if len(names) != number:
+            raise ValueError(f"RUN: has names of {len(names)} classes, and the model {number}.")
+        self.class_names = names
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.finish(self.model(self.preprocess(samples)))
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Turn class scores of the model into probabilities, and leave other outputs."""
+        scores = self.class_names is not None and not self._gives_probabilities
+        return outputs.float().softmax(1) if scores else outputs
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a sample is an image, and no row of numbers."""
+        return hasattr(self.data, "read_image")
+
+    @property
+    def num_features(self) -> int | None:
+        """Numbers in a row, where samples are rows."""
+        return None if self.takes_images else self.model.hparams.get("num_features")
+
+    def read(self, file: str | Path) -> Tensor:
+        """Read an image file as the run's data would: (H, W, 3) uint8.
+
+        Raises:
+            ValueError: It is no readable image.
+        """
+        image: Tensor = self.data.read_image(Path(file))
+        return image
+
+    def random_samples(self, number: int, seed: int = 0) -> Tensor:
+        """Make samples of the right shape, to try a model with."""
+        random = torch.Generator().manual_seed(seed)
+        if self.takes_images:
+            size = self.data.image_size_px
+            return torch.randint(256, (number, size, size, 3), dtype=torch.uint8, generator=random)
+        return torch.randn(number, self.num_features or 1, generator=random)
+
+
+class ModelCLI(ProjectCLI):
+    """The model and data of a configuration, on the CPU, whatever it was trained on."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, training=False)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+
+
+def load(
+    run: str | Path = "last",
+    runs_dir: str | Path = "runs",
+    checkpoint: str = "best",
+    configs: Sequence[str] = (),
+) -> Predictor:
+    """Load the model of a run, ready for use.
+
+    Args:
+        run: A run folder, a .ckpt file, or ``last`` for the newest run.
+        runs_dir: Where ``last`` looks.
+        checkpoint: Of a folder, which one: ``best`` or ``last``.
+        configs: What the model of a lone .ckpt file was trained with.
+
+    Raises:
+        InputError: There is no such run.
+        ValueError: The checkpoint is damaged, or of another model than its configuration's.
+    """
+    return load_run(find_run(str(run), Path(runs_dir), checkpoint), configs)
+
+
+def load_run(run: Run, configs: Sequence[str] = ()) -> Predictor:
+    """Load the model of a run that has been found; see ``load``."""
+    checkpoint = checkpoints.load_checkpoint(run.checkpoint)
+    predictor = build(run.options(configs))
+    checkpoints.check_matches(run.checkpoint, checkpoint, predictor.model)
+    predictor.model.load_state_dict(checkpoint["state_dict"])
+    predictor.name_classes(checkpoint.get("class_names"))
+    return predictor
+
+
+def build(args: Sequence[str]) -> Predictor:
+    """Build the model that arguments of the command line ask for, with its first weights.
+
+    Raises:
+        InputError: The data or the model do not tell how samples become inputs.
+    """
+    cli = ModelCLI(args)
+    data = cli.datamodule
+    if not hasattr(data, "preprocessing"):
+        raise InputError(
+            f"data: {type(data).__name__} does not tell how it prepares samples. Give it a method "
+            "`preprocessing`, as InMemoryDataModule has."
+        )
+    predictor = Predictor(cli.model, data.preprocessing(), data)
+    with suppress(OSError, ValueError):  # the images that it was trained on may not be here
+        predictor.name_classes(getattr(data, "class_names", None))
+    return predictor

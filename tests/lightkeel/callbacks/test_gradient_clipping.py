@@ -1,0 +1,189 @@
+from math import nan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.nn.utils import get_total_norm
+
+from lightkeel.callbacks.checkpoint import Checkpoint
+from lightkeel.callbacks.gradients import total_norm
+from lightkeel.fit.exact_resume import ExactResume
+from src.callbacks import GradientClipping
+from tests.lightkeel.fitting import Given, Line, Rows, fit
+
+# With weights of zero, x and y = -0.5 give the gradient -2 * y * x = x.
+INPUTS = torch.tensor([[3.0, 4.0], [0.6, 0.8], [6.0, 8.0]])  # norms 5, 1, 10
+HALF = -0.5
+
+
+def data(inputs: torch.Tensor = INPUTS, bad: int | None = None, value: float = 0.0) -> Given:
+    """Serve one input a batch; that of number ``bad`` has the target ``value``."""
+    targets = torch.full((len(inputs),), HALF)
+    if bad is not None:
+        targets[bad] = value
+    return Given(inputs, targets, batch_size=1)
+
+
+def line(lr: float = 1.0, name: str = "SGD", **settings: Any) -> Line:
+    return Line(num_features=2, bias=False, optimizer={"name": name, "lr": lr, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({"max_norm": 2.5}, [-1.5, -2.0]),
+        ({"max_norm": 5.0}, [-3.0, -4.0]),
+        ({"max_norm": 50.0}, [-3.0, -4.0]),
+        ({"max_value": 3.5}, [-3.0, -3.5]),
+        ({"max_value": 0.5}, [-0.5, -0.5]),
+    ],
+)
+def test_step_is_that_of_the_clipped_gradient(
+    tmp_path: Path, settings: dict[str, Any], weights: list[float]
+) -> None:
+    model = line()
+    fit(tmp_path, model, data(INPUTS[:1]), GradientClipping(**settings))
+    assert model.weights == pytest.approx(weights, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [2.0, float("inf")])
+def test_norm_is_that_of_torch(order: float) -> None:
+    gradients = [torch.randn(3, 4), torch.randn(5), torch.zeros(()), torch.randn(2).double()]
+    torch.testing.assert_close(total_norm(gradients, order), get_total_norm(gradients, order))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "norms", "clipped"),
+    [
+        ({"max_norm": 2.5}, {}, {0: 5, 1: 1, 2: 10}, {0: 1, 1: 0, 2: 1}),
+        ({"max_norm": 5}, {}, {0: 5, 1: 1, 2: 10}, {0: 0, 1: 0, 2: 1}),
+        ({"max_value": 4.5}, {}, {0: 5, 1: 1, 2: 10}, {0: 0, 1: 0, 2: 1}),  # largest 4, 0.8, 8
+        ({"max_norm": 2.5}, {"log_every_n_steps": 3}, {2: 16 / 3}, {2: 2 / 3}),
+        (
+            {"max_norm": 2.5},
+            {"log_every_n_steps": 2, "max_epochs": 2},  # rows go on over the end of an epoch
+            {1: 3, 3: 7.5, 5: 5.5},
+            {1: 0.5, 3: 1, 5: 0.5},
+        ),
+        ({"max_norm": 2.5}, {"accumulate_grad_batches": 3}, {0: 16 / 3}, {0: 1}),
+        ({"max_norm": 2.5}, {"log_every_n_steps": 0}, {}, {}),
+    ],
+)
+def test_rows(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    norms: dict[int, float],
+    clipped: dict[int, float],
+) -> None:
+    logger, clipping = Rows(), GradientClipping(**settings)
+    fit(tmp_path, line(lr=0.0), data(), clipping, logger=logger, **options)
+    assert logger.column("grad/norm") == pytest.approx(norms)
+    assert logger.column("grad/clipped") == pytest.approx(clipped)
+    assert clipping._norms == clipping._sizes == []
+
+
+def test_accumulated_gradients_are_clipped_together(tmp_path: Path) -> None:
+    model = line()
+    fit(tmp_path, model, data(), GradientClipping(max_norm=2.5), accumulate_grad_batches=3)
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+
+
+def half_precision() -> dict[str, Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    return {"plugins": MixedPrecision("16-mixed", "cpu", scaler)}
+
+
+def test_fused_optimizer_in_half_precision_is_refused(tmp_path: Path) -> None:
+    """It would be given gradients that were clipped before they were unscaled."""
+    model, clipping = line(name="AdamW", fused=True), GradientClipping(max_norm=2.5)
+    with pytest.raises(ValueError, match=r"^with 16-bit precision a fused"):
+        fit(tmp_path, model, data(), clipping, **half_precision())
+    fit(tmp_path, line(name="AdamW", fused=True), data(), clipping)
+
+
+def test_first_fsdp_is_refused() -> None:
+    trainer: Any = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(ValueError, match=r"^each device would see the norm of its own part"):
+        GradientClipping(max_norm=1.0).on_train_start(trainer, line())
+
+
+def test_gradients_in_half_precision_are_unscaled_first(tmp_path: Path) -> None:
+    model, logger = line(), Rows()
+    clipping = GradientClipping(max_norm=2.5)
+    fit(tmp_path, model, data(INPUTS[:1]), clipping, logger=logger, **half_precision())
+    assert logger.column("grad/norm") == pytest.approx({0: 5.0})
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+
+
+def test_step_skipped_by_the_scaler_is_no_error(tmp_path: Path) -> None:
+    model, logger = line(), Rows()
+    clipping = GradientClipping(max_norm=2.5)
+    bad = data(INPUTS[:2], bad=1, value=float("inf"))
+    made = fit(tmp_path, model, bad, clipping, logger=logger, **half_precision())
+    assert logger.column("grad/norm") == pytest.approx({0: 5.0, 1: nan}, nan_ok=True)
+    assert model.weights == pytest.approx([-1.5, -2.0], abs=1e-5)
+    plugin: Any = made.precision_plugin
+    assert plugin.scaler.get_scale() == 512.0
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("log_every_n_steps", [1, 2, 50, 0])
+def test_stop_names_the_step(tmp_path: Path, value: str, log_every_n_steps: int) -> None:
+    with pytest.raises(FloatingPointError) as caught:
+        fit(
+            tmp_path,
+            line(),
+            data(bad=1, value=float(value)),
+            GradientClipping(max_norm=1.0),
+            log_every_n_steps=log_every_n_steps,
+        )
+    assert str(caught.value) == (
+        f"the gradient of optimizer step 1 has norm {value}.\n"
+        "Lower the learning rate, look at the data, or set callbacks.nonfinite.action to `skip`."
+    )
+
+
+@pytest.mark.parametrize(("every_n_steps", "steps"), [(None, []), (1, [1])])
+def test_no_checkpoint_has_weights_that_are_not_numbers(
+    tmp_path: Path, every_n_steps: int | None, steps: list[int]
+) -> None:
+    with pytest.raises(FloatingPointError):
+        fit(
+            tmp_path,
+            line(),
+            data(bad=1, value=float("nan")),
+            ExactResume(),
+            GradientClipping(max_norm=1.0),
+            Checkpoint(every_n_steps=every_n_steps),
+            log_every_n_steps=50,
+        )
+    found = [torch.load(path, weights_only=True) for path in tmp_path.rglob("*.ckpt")]
+    assert [checkpoint["global_step"] for checkpoint in found] == steps
+    assert all(torch.isfinite(v).all() for c in found for v in c["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {},
+            "max_norm: null, as max_value is. Give one of them.",
+        ),
+        (
+            {"max_norm": 1.0, "max_value": 2.0},
+            "max_norm: 1.0, with max_value 2.0. Set one of them to null.",
+        ),
+        ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
+        ({"max_value": -1.0}, "max_value: -1.0 is not positive."),
+        ({"max_norm": float("nan")}, "max_norm: nan is not positive."),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=":") as caught:
+        GradientClipping(**settings)
+    assert str(caught.value) == message

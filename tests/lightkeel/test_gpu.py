@@ -1,0 +1,221 @@
+"""The commands on a GPU: that of the machine, or where it has none, a pretended one."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from lightkeel.callbacks.nonfinite import nonfinite_weights
+from lightkeel.callbacks.progress import Progress
+from lightkeel.use.predictor import load
+from src import data, predict
+from src.callbacks import GradientClipping
+from src.train import main as train
+from tests.lightkeel.commands import (
+    TRAIN,
+    alone_and_together,
+    assert_close,
+    devices,
+    experiment,
+    fails,
+)
+from tests.lightkeel.conftest import TINY
+from tests.lightkeel.fitting import Given, Line, fit
+from tests.lightkeel.on_gpu import Waits, resumed_like_whole
+from tests.lightkeel.pretended_gpu import PretendedGPU
+from tests.lightkeel.small import small
+from tests.lightkeel.tiny import TinyModel
+
+ON_GPU = [*TINY, "--trainer.accelerator", "gpu"]
+# The examples of this project as delivered. Yours may do what cannot be pretended.
+EXAMPLES = {path.stem: path for path in Path(__file__).parent.glob("experiments/*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_trains(
+    name: str,
+    gpu: PretendedGPU | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = yaml.safe_load(EXAMPLES[name].read_text())
+    cls = getattr(data, given["data"]["class_path"], None)
+    if cls is None:
+        pytest.skip(f"this project has no {given['data']['class_path']}")
+    num_classes = given["model"].get("init_args", {}).get("num_classes", 10)
+    args = [*experiment(name), "--trainer.max_epochs", "1", "--run_name", "r"]
+    args += ["--trainer.accelerator", "gpu", "--trainer.log_every_n_steps", "3"]
+    for option, value in small(cls, tmp_path / "images", num_classes).items():
+        args += [f"--data.{option}", str(value)]
+    if gpu is not None:
+        args += Waits.watch(gpu)
+    assert train(args) == 0
+    run = tmp_path / "runs" / name / "r"
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+    drawn = {path.stem for path in (run / "plots").iterdir()}
+    assert drawn >= {"loss", "fit" if name == "linear_regression" else "worst"}
+    assert "LOCAL_RANK" not in caplog.text
+    if gpu is not None:
+        assert Waits.in_steps(3, is_due=True), "a row of metrics cannot be had without a wait"
+        assert Waits.in_steps(3, is_due=False) == []
+        assert gpu.doubles == []  # which Apple's GPUs lack
+
+
+@pytest.mark.parametrize(
+    ("precision", "fused"),
+    [("bf16-mixed", "false"), ("16-mixed", "false"), ("16-mixed", "true")],
+)
+def test_mixed_precision(
+    precision: str, fused: str, gpu: PretendedGPU | None, tmp_path: Path
+) -> None:
+    args = [*ON_GPU, "--data.batch_size", "16", "--trainer.precision", precision]
+    args += ["--trainer.log_every_n_steps", "3", "--runs_dir", str(tmp_path), "--run_name", "r"]
+    args += ["--model.optimizer", f"{{name: AdamW, lr: 0.01, fused: {fused}}}"]
+    if fused == "true":
+        args += ["--callbacks.gradient_clipping", "null"]  # it refuses both together
+    if gpu is not None:
+        args += Waits.watch(gpu)
+    assert train(args) == 0
+    metrics = json.loads((tmp_path / "tiny/r/metrics.json").read_text())
+    assert 0 < metrics["test/loss"] < 10
+    # Without a fused optimizer, the scaler asks in each step whether to leave it out.
+    if gpu is not None and (fused == "true" or precision == "bf16-mixed"):
+        assert Waits.in_steps(3, is_due=False) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            [
+                *("--callbacks.gradient_accumulation.batches", "2"),
+                *("--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"),
+                *("--model.optimizer", "{name: AdamW, lr: 0.01, fused: true}"),
+            ],
+            id="accumulation, plateau, fused",
+        ),
+        pytest.param(
+            [
+                *("--model.optimizer", "{name: AdamW, lr: 0.01, capturable: true}"),
+            ],
+            id="capturable, look-ahead",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
+def test_resumes_within_an_epoch(
+    options: list[str], gpu: PretendedGPU | None, tmp_path: Path
+) -> None:
+    args = [*ON_GPU, "--model.dropout", "0.2", "--data.batch_size", "16", "--run_name", "r"]
+    args += ["--trainer.log_every_n_steps", "2", *options]
+    args += ["--trainer.deterministic", "true"] if gpu is None else []
+    assert resumed_like_whole(args, tmp_path, TinyModel, step=4) == []
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
+def test_gradients_are_not_accumulated_over_cuda_graphs(
+    mode: str,
+    gpu: PretendedGPU | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled.append(mode))
+    args = [*ON_GPU, "--model.compile_mode", mode, "--runs_dir", str(tmp_path)]
+    assert train(args) == 0
+    assert compiled == [mode]
+    args += ["--callbacks.gradient_accumulation.batches", "2"]
+    if mode == "max-autotune-no-cudagraphs":
+        assert train(args) == 0
+    else:
+        message = (
+            f"model.compile_mode: {mode} uses CUDA graphs, in which each batch would overwrite the "
+            "gradients of the one before, which are to be accumulated.\n"
+            "  Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
+        )
+        fails(train, args, message, capsys)
+
+
+def test_rows_are_predicted(
+    gpu: PretendedGPU | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    args = [*ON_GPU, "--data.num_workers", "1"]  # whose batches a thread pins
+    assert train([*args, "--runs_dir", str(tmp_path), "--run_name", "r"]) == 0
+    table = tmp_path / "rows.csv"
+    table.write_text("1,2,3,4\n0,0,0,1\n")
+    capsys.readouterr()
+    for device in ("auto", "cuda", "cuda:0", "cpu"):
+        assert predict.main([str(tmp_path / "tiny/r"), str(table), "--device", device]) == 0
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert [row["error"] for row in rows] == ["", ""]
+    assert not [w for w in recwarn if "available but not used" in str(w.message)]
+
+
+def test_predictor_tells_its_modules_where_they_are(
+    gpu: PretendedGPU | None, tiny_run: Path
+) -> None:
+    predictor = load(tiny_run)
+    assert predictor.device == predictor.model.device == torch.device("cpu")
+    moves: list[Callable[[], object]] = [lambda: predictor.to("cuda"), predictor.cuda]
+    for move in moves:
+        move()
+        assert predictor.device == predictor.model.device == torch.device("cuda", 0)
+        assert predictor(predictor.random_samples(2).to(predictor.device)).is_cuda
+        predictor.cpu()
+        assert predictor.device == predictor.model.device == torch.device("cpu")
+    assert predictor.double().model.dtype == torch.float64
+
+
+def test_checkpoints_read_norms_and_weights_at_once(
+    gpu: PretendedGPU | None, tmp_path: Path
+) -> None:
+    if gpu is None:
+        pytest.skip("only a pretended GPU tells when the host waits")
+    clipping, layer = GradientClipping(max_norm=1.0), torch.nn.Linear(3, 3).to("cuda")
+    clipping._norms = clipping._sizes = [torch.ones((), device="cuda") for _ in range(10)]
+    clipping.state_dict()
+    assert len(gpu.waits) == 1
+    assert nonfinite_weights(layer) is None
+    assert len(gpu.waits) == 2
+
+
+def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    if gpu is None:
+        pytest.skip("only a pretended GPU tells when the host waits")
+    progress = Progress(interval_s=0)  # a line each step
+    model = Line(optimizer={"name": "SGD", "lr": 0.0})
+    data_ = Given(torch.zeros(6, 1), torch.ones(6), batch_size=1)
+    options: dict[str, Any] = {
+        "limit_val_batches": 1,
+        "val_check_interval": 2,
+        "log_every_n_steps": 2,
+    }
+    fit(tmp_path, model, data_, progress, accelerator="gpu", enable_progress_bar=True, **options)
+    shown = [wait for wait in gpu.waits if wait.file.endswith("progress.py")]
+    assert len(shown) == 3  # the loss of each validation
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.cuda.device_count() == 1, reason="two GPUs can be used or pretended, here is one"
+)
+def test_two_devices(tmp_path: Path) -> None:
+    pretend = ["-m", "tests.lightkeel.pretended_gpu", "2", *TRAIN[1:]]
+    launch = TRAIN if torch.cuda.is_available() else pretend
+    options = devices(2, accelerator="gpu")
+    one, several = alone_and_together(TINY, tmp_path, [*launch, *options])
+    assert_close(one, several, ["test/loss", "test/acc", "val/loss", "train/loss"])

@@ -1,0 +1,82 @@
+"""Images on a GPU: that of the machine, or where it has none, a pretended one."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from src import evaluate, export, models, predict
+from src.train import main as train
+from tests.lightkeel.commands import experiment
+from tests.lightkeel.on_gpu import any_gpu, resumed_like_whole
+from tests.lightkeel.pretended_gpu import PretendedGPU
+from tests.lightkeel.small import make_images
+
+IMAGES = [
+    *experiment("cifar10_synthetic"),
+    *("--data.num_samples", "64", "--data.num_val_samples", "16"),
+    *("--data.num_test_samples", "16", "--data.batch_size", "16", "--model.channels", "[4,4]"),
+    *("--trainer.log_every_n_steps", "3", "--callbacks.plots", "null", "--run_name", "r"),
+]
+
+
+def images_of(folder: Path, number: int = 3) -> list[str]:
+    """Make image files, and return their paths."""
+    paths = [folder / f"{place}.png" for place in range(number)]
+    for place, path in enumerate(paths):
+        Image.new("RGB", (32, 32), (80 * place, 0, 255 - 80 * place)).save(path)
+    return [str(path) for path in paths]
+
+
+def test_muon_resumes_within_an_epoch(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    args = [*IMAGES, "--model.optimizer", "{name: MuonSGD, lr: 0.05}", "--trainer.max_epochs", "2"]
+    # PyTorch may have no such form of max pooling.
+    args += ["--trainer.deterministic", "warn"] if gpu is None else []
+    assert resumed_like_whole(args, tmp_path, models.SimpleCNN, step=5) == []
+
+
+def test_images_are_evaluated_predicted_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, files = str(tmp_path / "cifar10_synthetic/r"), images_of(tmp_path)
+    with any_gpu() as gpu:
+        assert train([*IMAGES, "--trainer.max_epochs", "1", "--runs_dir", str(tmp_path)]) == 0
+        metrics = json.loads(Path(run, "metrics.json").read_text())
+        assert evaluate.main([run]) == 0
+        again = json.loads(Path(run, "evaluation/best/test/metrics.json").read_text())
+        assert again["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)
+        capsys.readouterr()
+        before = len(gpu.waits) if gpu else 0
+        assert predict.main([run, *files]) == 0
+        on_gpu = capsys.readouterr()
+        if gpu is not None:
+            assert len(gpu.waits) == before + 1  # a batch is read at once
+        assert predict.main([run, *files, "--device", "cpu"]) == 0
+        if gpu is not None:
+            assert len(gpu.waits) == before + 1  # it was not used
+        assert export.main([run, "--format", "ckpt"]) == 0
+    capsys.readouterr()
+    assert on_gpu.err == ""
+    # Without a GPU, the files of a run on one are read all the same.
+    assert predict.main([run, *files, "--device", "cpu"]) == 0
+    rows, expected = (
+        list(csv.DictReader(io.StringIO(text))) for text in (on_gpu.out, capsys.readouterr().out)
+    )
+    assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+    assert export.main([run, "--format", "torch"]) == 0
+
+
+@pytest.mark.slow
+def test_benchmark(
+    gpu: PretendedGPU | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = pytest.importorskip("benchmarks.gpu_cifar10")  # generated projects have none
+    make_images(tmp_path, num_classes=10)
+    given = ["--quick", "--data-dir", str(tmp_path)]
+    benchmark.main([*given, *(["--compile-mode", "null"] if gpu is not None else [])])
+    assert "FastCNN, time to accuracy" in capsys.readouterr().out

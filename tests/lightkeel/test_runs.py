@@ -1,0 +1,607 @@
+"""The list of runs: what it says of made-up runs, of real ones and of damaged ones."""
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightkeel.runs import find, lock, status, tables as run_tables
+from lightkeel.runs.files import write_json
+from lightkeel.runs.tables import ranked
+from src.runs import main
+from src.train import main as train
+from tests.lightkeel.commands import TRAIN, fails, finish, start, stop_in_step
+from tests.lightkeel.conftest import TINY
+from tests.lightkeel.tiny import TinyModel
+
+RUNS = ["-m", "src.runs"]
+
+
+def make(
+    folder: Path,
+    minute: int = 0,
+    *,
+    metrics: dict[str, float] | None = None,
+    said: dict[str, Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Path:
+    """Write a run begun at a minute, with options of its model; done unless ``said`` otherwise."""
+    began = f"2026-01-02T03:{minute:02}:00.000+00:00"
+    content = {
+        "state": "done",
+        "started": began,
+        "session_started": began,
+        "ended": began,
+        "seconds": 62.5,
+        "error": None,
+        **(said or {}),
+    }
+    config = {
+        "seed_everything": seed,
+        "model": {"class_path": "models.MLP", "init_args": {"optimizer": options}},
+        "runs_dir": str(folder.parent),
+        "run_name": folder.name,
+    }
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    if content["state"] == "done":
+        (folder / "metrics.json").write_text(json.dumps(metrics or {}))
+    return folder
+
+
+def listed(folder: Path, capsys: pytest.CaptureFixture[str], *args: str) -> Any:
+    """Read what the command writes as JSON."""
+    capsys.readouterr()
+    assert main([str(folder), "--json", *args]) == 0
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(capsys.readouterr().out, parse_constant=refuse)
+
+
+def names(folder: Path, capsys: pytest.CaptureFixture[str], *args: str) -> list[str]:
+    found = listed(folder, capsys, *args)["runs"]
+    return [run["run"].removeprefix("mlp/") for run in found]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Three seeds of one setting, another setting, and one run that failed."""
+    for seed, acc in enumerate([0.7, 0.8, 0.9]):
+        metrics = {"test/acc": acc, "test/loss": 1.0, "train/loss_step": 3.0, "lr": 0.1}
+        metrics |= {"samples_per_s": 1234.5 + seed}
+        make(tmp_path / f"mlp/seed{seed}", seed, seed=seed, lr=0.1, metrics=metrics)
+    make(tmp_path / "mlp/other", 5, lr=0.5, metrics={"test/acc": 0.95, "test/loss": float("nan")})
+    error = "model: the loss of step 3 is nan"
+    said = {"state": "failed", "error": error, "seconds": 3725}
+    make(tmp_path / "mlp/bad", 9, lr=2.0, said=said)
+    return tmp_path
+
+
+TABLE = """\
+ run         state    test/acc   test/loss   differs in                    duration   samples/s
+ ──────────────────────────────────────────────────────────────────────────────────────────────
+ mlp/bad     failed                          lr=2, seed_everything=0     1 h 02 min
+ mlp/other   done         0.95         nan   lr=0.5, seed_everything=0   1 min 02 s
+ mlp/seed2   done          0.9           1   lr=0.1, seed_everything=2   1 min 02 s       1,236
+ mlp/seed1   done          0.8           1   lr=0.1, seed_everything=1   1 min 02 s       1,236
+ mlp/seed0   done          0.7           1   lr=0.1, seed_everything=0   1 min 02 s       1,234
+
+mlp/bad: model: the loss of step 3 is nan
+
+Mean ± standard deviation over seeds (number of runs)
+
+ experiment        test/acc   test/loss   differs in
+ ───────────────────────────────────────────────────
+ mlp          0.8 ± 0.1 (3)   1 ± 0 (3)   lr=0.1
+"""
+
+
+def test_tables(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(made)]) == 0
+    assert capsys.readouterr().out == TABLE
+
+
+def test_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = listed(made, capsys)
+    assert [run["run"] for run in found["runs"]] == [
+        f"mlp/{name}" for name in ("bad", "other", "seed2", "seed1", "seed0")
+    ]
+    assert found["runs"][0] == {
+        "run": "mlp/bad",
+        "state": "failed",
+        "error": "model: the loss of step 3 is nan",
+        "duration_s": 3725,
+        "samples_per_s": None,
+        "folder": str(made / "mlp/bad"),
+        "metrics": {},
+        "config": {"model.optimizer.lr": 2.0, "seed_everything": 0},
+    }
+    assert found["runs"][1]["metrics"] == {"test/acc": 0.95, "test/loss": None}
+    (group,) = found["groups"]
+    assert group["experiment"] == "mlp"
+    assert group["config"] == {"model.optimizer.lr": 0.1}
+    assert group["runs"] == ["mlp/seed0", "mlp/seed1", "mlp/seed2"]
+    assert group["metrics"]["test/acc"] == {
+        "mean": pytest.approx(0.8),
+        "sd": pytest.approx(0.1),
+        "n": 3,
+    }
+
+
+def test_csv(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(made), "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[4] == {
+        "run": "mlp/seed0",
+        "state": "done",
+        "error": "",
+        "duration_s": "62.5",
+        "samples_per_s": "1234.5",
+        "lr": "0.1",
+        "test/acc": "0.7",
+        "test/loss": "1.0",
+        "model.optimizer.lr": "0.1",
+        "seed_everything": "0",
+    }
+    assert [row["test/acc"] for row in rows] == ["", "0.95", "0.9", "0.8", "0.7"]
+
+
+@pytest.mark.parametrize(
+    ("given", "order"),
+    [
+        (["test/acc"], "seed0 seed1 seed2 other bad"),
+        (["-test/acc"], "other seed2 seed1 seed0 bad"),
+        (["--sort=-test/acc"], "other seed2 seed1 seed0 bad"),
+        (["-test/loss"], "seed2 seed1 seed0 bad other"),  # NaN is last too
+        (["duration"], "other seed2 seed1 seed0 bad"),
+        (["-duration_s"], "bad other seed2 seed1 seed0"),
+        (["samples/s"], "seed0 seed1 seed2 bad other"),
+        (["state"], "other seed2 seed1 seed0 bad"),
+        (["run"], "bad other seed0 seed1 seed2"),
+        (["-optimizer.lr"], "bad other seed2 seed1 seed0"),
+        (["-lr"], "bad other seed2 seed1 seed0"),  # as set, and not as it was in the end
+        (["seed_everything"], "bad other seed0 seed1 seed2"),
+    ],
+)
+def test_sort(given: list[str], order: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = given if given[0].startswith("--") else ["--sort", *given]
+    assert names(made, capsys, *option) == order.split()
+
+
+def test_bad_input(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "--sort test/ac: no such column. Did you mean `test/acc`?"
+    fails(main, [str(made), "--sort", "test/ac"], text, capsys)
+    fails(
+        main, [str(made), "--sort", "-xyz"], "--sort -xyz: no such column. Available: dur…", capsys
+    )
+    text = "--json: given beside --csv. Use one of them."
+    fails(main, [str(made), "--json", "--csv"], text, capsys)
+    gone, empty = made / "gone", made / "mlp/empty"
+    empty.mkdir()
+    fails(main, [str(gone)], f"DIR {gone}: no such folder. Train first, or name…", capsys)
+    fails(main, [str(empty)], f"DIR {empty}: holds no run. Train first, or name…", capsys)
+    fails(main, [str(made), "--js"], "--js: python -m…", capsys)
+
+
+def test_what_dir_may_be(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(made / "cnn/a", 20)
+    assert len(names(made, capsys)) == 6
+    assert names(made / "cnn", capsys) == ["cnn/a"]
+    found = listed(made / "mlp/seed1", capsys)
+    assert [run["run"] for run in found["runs"]] == ["mlp/seed1"]
+    assert found["runs"][0]["config"] == {}  # there is nothing that it could differ from
+    monkeypatch.chdir(made / "mlp/seed1")
+    assert names(Path(), capsys) == ["seed1"]
+    monkeypatch.chdir(made)
+    made.rename(made.with_name("runs"))
+    monkeypatch.chdir(made.parent)
+    assert main([]) == 0
+    assert "cnn/a" in capsys.readouterr().out
+
+
+def test_seeds_that_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each seed once, the newest run of it; only runs that are done."""
+    for number, (seed, acc) in enumerate([(0, 0.1), (0, 0.4), (1, 0.6), (2, 0.9)]):
+        said = {"state": "stopped"} if seed == 2 else None
+        make(tmp_path / f"mlp/{number}", number, seed=seed, metrics={"acc": acc}, said=said)
+    make(tmp_path / "mlp/4", 4, seed=0, lr=3)
+    make(tmp_path / "mlp/5", 5, seed=0, lr=3)
+    (group,) = listed(tmp_path, capsys)["groups"]
+    assert group["runs"] == ["mlp/1", "mlp/2"]
+    expected = {"mean": pytest.approx(0.5), "sd": pytest.approx(0.02**0.5), "n": 2}
+    assert group["metrics"] == {"acc": expected}
+
+
+def test_classes_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What only one of two classes has says no more than the class; values of both do."""
+    for name, model in [
+        ("a", {"class_path": "x.CNN", "init_args": {"depth": 3, "act": "relu"}}),
+        ("b", {"class_path": "y.CNN", "init_args": {"depth": 4, "act": "relu"}}),
+        ("c", {"class_path": "y.Line", "init_args": {"bias": True}}),
+    ]:
+        make(tmp_path / "mlp" / name)
+        (tmp_path / "mlp" / name / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    found = {run["run"]: run["config"] for run in listed(tmp_path, capsys)["runs"]}
+    assert found == {
+        "mlp/a": {"model": "CNN", "model.depth": 3},
+        "mlp/b": {"model": "CNN", "model.depth": 4},
+        "mlp/c": {"model": "Line"},
+    }
+
+
+def test_shortest_endings() -> None:
+    keys = ["model.optimizer.lr", "model.optimizer.name", "model.lr_scheduler.name", "seed"]
+    expected = ["lr", "optimizer.name", "lr_scheduler.name", "seed"]
+    assert list(run_tables.short_names(keys).values()) == expected
+
+
+@pytest.mark.parametrize("width", [50, 80, 120, 160])
+def test_fits(
+    width: int, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {f"test/metric_{n}": 1 / 3 for n in range(9)}
+    for seed in (3, 4):
+        name = f"an_experiment_with_a_name/2026-11-22_00-51-0{seed}"
+        make(made / name, seed=seed, metrics={**metrics, "test/acc": seed / 10})
+    monkeypatch.setattr(run_tables, "PIPE_WIDTH", width)
+    assert main([str(made)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "run" in lines[0]
+    assert "test/acc" in lines[0]
+    assert sum("2026-11-22" in line for line in lines) == 2
+    assert ("duration" in lines[0], "samples/s" in lines[0]) == (width >= 80, width >= 120)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (4.23, "4.2 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (185.2, "3 min 05 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+        (93784, "26 h 03 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert run_tables.duration(seconds) == text
+
+
+ODD = {
+    "directory": None,
+    "empty": b"",
+    "binary": bytes(range(256)) * 20,
+    "cut": b'{"state": "done", "se',
+    "list": b"[1, 2]",
+    "deep": b"[" * 100_000,
+    "number": b"1" * 5000,
+    "texts": b'{"test/acc": "x", "b": [1], "c": NaN, "d": 1e999, "e": true, "f": {"g": 1}}',
+    "control": b'{"test/\\u001b[31m\\ud800": 1, "[bold]x": 2}',
+    "rows": b"step,test/acc,b\n1,0.5\n2,0.25,x,4,5\n\n,,\n3,0.12",
+    "huge": b"test/acc,a\n" + b"1,2\n" * 2_000_000,
+    "field": b"test/acc\n" + b"9" * 200_000 + b"\n",
+    "yaml": b"a: &a [*a]\nb: !!python/object/apply:os.system [ls]",
+    "values": b"a: [{2026-01-01: 3}]\nb: 0x" + b"f" * 9999 + b"\nc: !!set {x}\nd: !!binary aGk=",
+    "keys": b"{1: 2, null: 3, 2026-01-01: 2026-01-01, seed_everything: .nan, a: [{1: 2, b: 3}]}",
+}
+FILES = ["status.json", "config.yaml", "metrics.json", "metrics.csv", "checkpoints"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_damaged_runs_are_listed(
+    odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [*FILES, "all"]:
+        folder = make(tmp_path / f"mlp/odd {name}", metrics={"test/acc": 0.5})
+        for file in FILES if name == "all" else [name]:
+            path = folder / file
+            path.unlink(missing_ok=True)
+            content = ODD[odd]
+            path.mkdir() if content is None else path.write_bytes(content)
+    expected = sorted(f"odd {name}" for name in [*FILES, "all"])
+    assert sorted(names(tmp_path, capsys)) == expected
+    for args in ([], ["--csv"], ["--sort", "state"]):
+        assert main([str(tmp_path), *args]) == 0
+        printed = capsys.readouterr().out
+        assert all(f"mlp/{name}" in printed for name in expected)
+        assert "\x1b" not in printed
+        printed.encode()  # no half of a surrogate pair
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlp/a").mkdir(parents=True)
+    for name in find.FILES:
+        os.mkfifo(tmp_path / "mlp/a" / name)
+    assert names(tmp_path, capsys) == ["a"]
+
+
+def test_last_values_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row may be being written; of a long file the end is read."""
+    folder = make(tmp_path / "mlp/a", said={"state": "stopped"})
+    rows = "step,lr,val/acc\n" + "1,0.5,\n2,,0.25\n" + "3,0.125,\n" * 600_000 + "4,0.0"
+    (folder / "metrics.csv").write_text(rows)
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert run["metrics"] == {"lr": 0.125}
+    (folder / "metrics.csv").write_text(rows[:-5_000_000])
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert run["metrics"] == {"lr": 0.125, "val/acc": 0.25}
+
+
+def test_names_cannot_steer_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "mlp/\x1b[31m[red]\udcff", said={"state": "failed", "error": "\x1b[2J[/x]"})
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "mlp/�[31m[red]�" in printed
+    assert "�[2J[/x]" in printed
+    assert "\x1b" not in printed
+
+
+def test_older_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without ``status.json``, the newest by when their config was written."""
+    for number, name in enumerate(["done", "stopped"]):
+        folder = make(tmp_path / "mlp" / name)
+        (folder / "status.json").unlink()
+        os.utime(folder / "config.yaml", (number, number))
+    (tmp_path / "mlp/stopped/metrics.json").unlink()
+    found = [(run["run"], run["state"]) for run in listed(tmp_path, capsys)["runs"]]
+    assert found == [("mlp/stopped", "stopped"), ("mlp/done", "done")]
+
+
+def test_who_is_running(tmp_path: Path) -> None:
+    """Who holds the lock; where there are no locks, it is believed."""
+    status.begin(tmp_path)
+    own = status.read(tmp_path)
+    assert own is not None
+    assert (own.state, own.ended) == ("running", None)
+    assert status.look(tmp_path)[:2] == ("failed", "killed")
+    held = lock.take(tmp_path)
+    assert status.look(tmp_path)[:2] == ("running", None)
+    lock.release(tmp_path, held)
+    assert status.look(tmp_path)[:2] == ("failed", "killed")
+    (tmp_path / "metrics.json").write_text("{}")  # and then the disk was full
+    assert status.look(tmp_path)[:2] == ("done", None)
+
+
+def test_running_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "is_held", lambda folder: None)
+    status.begin(tmp_path)
+    assert status.look(tmp_path)[:2] == ("running", None)
+
+
+def test_only_a_run_that_has_begun_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*steps: Callable[[Path], None]) -> None:
+        with status.recorded(tmp_path, lambda error: "of many\nlines"):
+            for step in steps:
+                step(tmp_path)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    status.begin(tmp_path)
+    before = (tmp_path / status.NAME).read_bytes()
+    with pytest.raises(RuntimeError):
+        fail()  # before it was resumed
+    assert (tmp_path / status.NAME).read_bytes() == before
+    monkeypatch.setattr(status, "utc_now", lambda: "2100-01-01T00:00:00.000+00:00")
+    with pytest.raises(RuntimeError):
+        fail(status.begin)
+    assert status.look(tmp_path)[:2] == ("failed", "of many")
+
+
+def test_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with status.recorded(tmp_path, lambda error: None) as write_done:
+        status.begin(tmp_path)
+        before = (tmp_path / status.NAME).read_bytes()
+
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", full)
+        write_done()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_nothing_slow_is_imported(made: Path) -> None:
+    code = (
+        "import sys; from src.runs import main; main(); "
+        "assert not {'torch', 'lightning', 'jsonargparse', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_pipe(made: Path) -> None:
+    process = start(*RUNS, str(made))
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
+
+
+def test_closed_output(made: Path) -> None:
+    command = [sys.executable, *RUNS, str(made)]
+    redirected = ["bash", "-c", '"$@" >&-', "bash", *command]
+    done = subprocess.run(redirected, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: standard output is closed.\n")
+
+
+def test_plain_terminal(made: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, *RUNS, str(made)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0.8 ? 0.1 (3)" in done.stdout
+
+
+def test_done(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = json.loads((tiny_run / "status.json").read_text())
+    assert [written[name] for name in ("state", "error")] == ["done", None]
+    assert written["started"] == written["session_started"] < written["ended"]
+    assert written["ended"].endswith("+00:00")
+    (run,) = listed(tiny_run, capsys)["runs"]
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    assert run["metrics"] == {k: v for k, v in metrics.items() if not k.endswith("_step")}
+    assert run["samples_per_s"] == metrics["samples_per_s"]
+    assert metrics["train_seconds"] < run["duration_s"] == pytest.approx(written["seconds"])
+
+
+def test_stopped_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in_step(TinyModel, 4, patch)
+        with pytest.raises(SystemExit):
+            train([*TINY, "--runs_dir", str(tmp_path), "--run_name", "run"])
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert (run["state"], run["error"]) == ("stopped", None)
+    assert run["metrics"].keys() >= {"val/acc", "lr"}  # of the epoch before
+    path = tmp_path / "tiny/run/status.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({**before, "seconds": 1000 + before["seconds"]}))
+    assert train(["--resume", str(path.parent)]) == 0
+    after = json.loads(path.read_text())
+    assert after["started"] == before["started"] < after["session_started"]
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert run["state"] == "done"
+    assert 1000 + before["seconds"] < run["duration_s"] < 1100
+
+
+@pytest.mark.parametrize(
+    ("loss", "error"),
+    [
+        (float("nan"), "callbacks.nonfinite: the loss of optimizer step 3 is nan."),
+        (None, "RuntimeError: of many"),
+    ],
+)
+def test_failed(
+    loss: float | None,
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step: Any = TinyModel.training_step
+
+    def fail(self: TinyModel, *batch: Any) -> Any:
+        if self.trainer.global_step != 3:
+            return step(self, *batch)
+        if loss is None:
+            raise RuntimeError("of many\nlines")
+        return step(self, *batch) * loss
+
+    monkeypatch.setattr(TinyModel, "training_step", fail)
+    with pytest.raises(RuntimeError if loss is None else SystemExit):
+        train([*TINY, "--runs_dir", str(tmp_path)])
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert (run["state"], run["error"]) == ("failed", error)
+
+
+def test_running_and_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endless = ["--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"]
+    endless += ["--callbacks.early_stopping", "null", "--callbacks.progress.interval_s", "0"]
+    process = start(*TRAIN, *TINY, *endless, "--runs_dir", str(tmp_path))
+    assert process.stdout is not None
+    line = ""
+    while not line.startswith("epoch 3"):  # a checkpoint has been written
+        line = process.stdout.readline()
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert (run["state"], run["error"]) == ("running", None)
+    assert 0 < run["duration_s"] < 60
+    (folder,) = tmp_path.glob("*/*")
+    again = [*TINY, "--runs_dir", str(tmp_path)]
+    text = (
+        f"{folder} is still running (process {process.pid} on {platform.node()}).\n"
+        "  Stop it first, or begin another run: --run_name NAME"
+    )
+    for given in (["--resume", "auto"], ["--resume", str(folder)], ["--run_name", folder.name]):
+        fails(train, [*again, *given], f"{' '.join(given)}: {text}", capsys)
+    assert train([*again, "--resume", "auto", "--run_name", "other"]) == 0
+    shutil.rmtree(folder.with_name("other"))
+    process.send_signal(signal.SIGKILL)
+    finish(process, -signal.SIGKILL)
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert (run["state"], run["error"]) == ("failed", "killed")
+    time_killed = run["duration_s"]
+    assert 0 < time_killed < 60
+    assert main([str(tmp_path)]) == 0
+    assert "failed (killed)" in capsys.readouterr().out
+    began = time.time()
+    checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    more = str(checkpoint["epoch"] + 3)
+    assert train(["--resume", str(folder), "--trainer.max_epochs", more]) == 0
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert run["state"] == "done"
+    assert time_killed < run["duration_s"] < time_killed + time.time() - began
+
+
+def test_nothing_left_to_train(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after the last step, a run is tested when it is gone on with."""
+    folder = tmp_path / "tiny/run"
+    shutil.copytree(tiny_run, folder)
+    (folder / "metrics.json").unlink()
+    own = status.read(folder)
+    assert own is not None
+    since = (folder / "checkpoints/last.ckpt").stat().st_mtime - 50
+    began = datetime.fromtimestamp(since, timezone.utc).isoformat()
+    killed = own._replace(state="running", session_started=began, seconds=100)
+    write_json(folder / status.NAME, killed._asdict())
+    assert train(["--resume", str(folder)]) == 0
+    (run,) = listed(tmp_path, capsys)["runs"]
+    assert run["state"] == "done"
+    assert run["duration_s"] == pytest.approx(150, abs=0.01)
+
+
+def test_results_of_a_real_run(tiny_run: Path) -> None:
+    """Readings on the way are not among what the table shows."""
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    assert {"grad/norm", "lr", "memory_mib"} <= metrics.keys()
+    shown = ranked([*metrics, "grad_norm/network.0"], None)
+    splits = ["test", "val", "train"]
+    assert [n for n in shown if not n.endswith("_step")] == [
+        f"{split}/{name}" for split in splits for name in ("acc", "loss")
+    ]
+
+
+def test_what_most_runs_have_comes_first() -> None:
+    names = ["test/acc", "val/acc", "val/loss", "val/acc", "val/loss", "lr"]
+    assert ranked(names, None) == ["val/acc", "val/loss", "test/acc"]
+    assert ranked(names, "lr") == ["lr", "val/acc", "val/loss", "test/acc"]
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
+    values = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": -float("inf"), "e": "nan"}}
+    write_json(tmp_path / "a.json", values)
+    text = (tmp_path / "a.json").read_text()
+    expected = {"a": None, "b": [None, 1.5], "c": {"d": None, "e": "nan"}}
+    assert json.loads(text, parse_constant=pytest.fail) == expected
