@@ -113,7 +113,9 @@ def log(
 def taken(self: LightningModule, value: Any, known: Logged) -> Any:
     """Return what a result is updated with; None: Lightning has to look at the value."""
     if known.metric is not None:
-        return known.metric if value is known.metric else None
+        # Lightning moves a metric each time, which gives it the default dtype at hand.
+        same = value is known.metric and value.dtype == torch.get_default_dtype()
+        return value if same else None
     device, kind = known.result.value.device, type(value)
     if kind is Tensor and value.device == device and value.numel() == 1:
         return value.detach().squeeze() if value.ndim else value.detach()

@@ -370,7 +370,8 @@ def test_a_log_of_ones_own_is_called(tmp_path: Path) -> None:
 
     with fastpath.active(), patch.object(sys.modules[__name__], "Logs", Own):
         assert "own/value_step" in str(run(CASES["both"], False, tmp_path))
-    assert len(names) == 3 * 2 + 3 + 1 + 6 + 3 + 3 + 3
+    # Of training and validation, with a batch to begin with, test, and one more epoch.
+    assert len(names) == (6 + 1 + 6) + 3 + (3 + 1 + 3)
 
 
 @contextlib.contextmanager
