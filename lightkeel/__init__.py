@@ -1,3 +1,43 @@
-"""What keeps the promises of a PyTorch Lightning project: see README.md in this folder."""
+"""What keeps the promises of a PyTorch Lightning project: see README.md in this folder.
+
+The names below are public, and imported when they are first asked for: PyTorch takes seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .project import Project as Project
+
+if TYPE_CHECKING:
+    from .callbacks.checkpoint import Checkpoint as Checkpoint
+    from .callbacks.early_stopping import EarlyStopping as EarlyStopping
+    from .callbacks.figures import Panel as Panel
+    from .callbacks.table import Callbacks as Callbacks
+    from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from .data.images import ImageDataModule as ImageDataModule
+    from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
+    from .errors.checks import at_least as at_least
+    from .models.muon import MuonSGD as MuonSGD
+    from .use.predictor import load as load
 
 __version__ = "0.2.0"
+
+PUBLIC = {
+    "Arrays": "data.in_memory",
+    "Callbacks": "callbacks.table",
+    "Checkpoint": "callbacks.checkpoint",
+    "EarlyStopping": "callbacks.early_stopping",
+    "ImageDataModule": "data.images",
+    "ImageFolderDataModule": "data.image_folder",
+    "InMemoryDataModule": "data.in_memory",
+    "MuonSGD": "models.muon",
+    "Panel": "callbacks.figures",
+    "at_least": "errors.checks",
+    "load": "use.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PUBLIC[name]}", __name__), name)
