@@ -1,7 +1,6 @@
 """A training run: fit, test the best checkpoint, and leave everything in the folder of the run."""
 
 import errno
-import inspect
 import os
 import shlex
 import sys
@@ -28,18 +27,10 @@ from ..project import current
 from ..runs import checkpoints, run, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
+from . import fastpath
 from .devices import busy_port, end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
 from .run_files import RunFiles
-
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 @explained()
@@ -51,7 +42,7 @@ def train(args: Sequence[str]) -> None:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        with recorded(cli.folder) as write_done:
+        with fastpath.active(), recorded(cli.folder) as write_done:
             try:
                 fit_and_test(cli, cli.folder, write_done)
             except BaseException as error:
@@ -130,10 +121,6 @@ def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) 
     """Fit, test the best state, and write, print and draw what came out."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     prepare(cli)
-    idle = () if trainer.gradient_clip_val else ("configure_gradient_clipping",)
-    pass_over_idle_hooks([model], idle)
-    pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
-    remember_signature(model)
     failed = spare_loggers(trainer, set(), "finalize")
     trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
     if trainer.global_step == 0 and cli.resume_from is None and trainer.is_global_zero:
@@ -218,24 +205,6 @@ def prepare(cli: ProjectCLI) -> None:
         data.prepare_data()
     cli.check_fit()
     warn_of_slow_precision(cli.trainer)
-
-
-def pass_over_idle_hooks(objects: Sequence[object], hooks: Sequence[str] = STEP_HOOKS) -> None:
-    """Have Lightning leave out the hooks of a training step that nobody has defined.
-
-    It calls each one of each callback and of the model, at 2 to 5 microseconds a call, unless there
-    is nothing to call.
-    """
-    for part in objects:
-        for hook in hooks:
-            if not is_overridden(hook, part):
-                setattr(part, hook, None)
-
-
-def remember_signature(model: LightningModule) -> None:
-    """Have Python keep what Lightning asks it in each step: the arguments of ``training_step``."""
-    function: Any = type(model).training_step
-    function.__signature__ = inspect.signature(function)
 
 
 def is_shown(name: str) -> bool:
