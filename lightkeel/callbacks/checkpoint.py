@@ -185,9 +185,7 @@ def fingerprint(module: LightningModule) -> list[Tensor]:
     """Compute numbers of the weights that tell whether one has changed: norms and sums, () each."""
     parts = [p for p in (*module.parameters(), *module.buffers()) if not is_lazy(p)]
     weights: list[Tensor] = [p.detach() for p in parts if p.is_floating_point()]
-    if not weights:
-        return []
-    found = [*torch._foreach_norm(weights), *(weight.sum() for weight in weights)]
+    found = [of(weight) for weight in weights for of in (torch.linalg.vector_norm, torch.sum)]
     return [number.nan_to_num(-1.0) for number in found]  # NaN is not equal to itself
 
 
