@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from .project import Project as Project
 
 if TYPE_CHECKING:
+    from .callbacks.accumulation import AccumulationScheduler as AccumulationScheduler
     from .callbacks.checkpoint import Checkpoint as Checkpoint
     from .callbacks.early_stopping import EarlyStopping as EarlyStopping
     from .callbacks.figures import Panel as Panel
-    from .callbacks.table import Callbacks as Callbacks
+    from .callbacks.readings import is_row_due as is_row_due
+    from .callbacks.table import Callbacks as Callbacks, on as on
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 PUBLIC = {
+    "AccumulationScheduler": "callbacks.accumulation",
     "Arrays": "data.in_memory",
     "Callbacks": "callbacks.table",
     "Checkpoint": "callbacks.checkpoint",
@@ -33,7 +36,9 @@ PUBLIC = {
     "MuonSGD": "models.muon",
     "Panel": "callbacks.figures",
     "at_least": "errors.checks",
+    "is_row_due": "callbacks.readings",
     "load": "use.predictor",
+    "on": "callbacks.table",
 }
 
 

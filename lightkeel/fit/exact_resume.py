@@ -10,7 +10,7 @@ from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities import CombinedLoader
 
-from ..callbacks.checkpoint import Checkpoint, num_epochs
+from ..callbacks.checkpoint import Checkpoint
 from ..errors.checks import warn
 from . import lightning_state as resuming
 from .replay import Pass, RandomStreams, ReplayLoader, not_resumable
@@ -148,6 +148,7 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        repair_counters(trainer, checkpoint["loops"]["fit_loop"])
         now = is_under_way(trainer)
         # Validation begins anew when a run is resumed within it.
         mine = self._before_validation or {
@@ -251,6 +252,35 @@ def num_done(trainer: Trainer) -> int:
     if takes_iterator(trainer) and isinstance(loader, ReplayLoader):
         return loader.num_given  # it may have taken several
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
+def num_epochs(trainer: Trainer) -> int:
+    """Count the epochs that have ended."""
+    return int(trainer.fit_loop.epoch_progress.current.processed)
+
+
+def repair_counters(trainer: Trainer, loop: dict[str, Any]) -> None:
+    """Change the counters of Lightning's loop to be saved so that they say where to begin again."""
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.val_loop.batch_progress"]
+    current = epochs["current"]
+    parts = (epochs["total"], current)
+    if current["ready"] > current["started"]:
+        # Between two epochs: as if the next had not been thought of.
+        for part in parts:
+            part["ready"] -= 1
+    if current["processed"] > current["completed"] and not trainer.is_last_batch:
+        # Broken off: as if the epoch went on, for the rest of it not to be left out.
+        for part in parts:
+            part["processed"] -= 1
+    taken = loop["epoch_loop.batch_progress"]
+    if taken["current"]["ready"] > taken["current"]["started"]:
+        # Between two batches that `training_step` fetches itself: likewise.
+        for part in (taken["total"], taken["current"]):
+            part["ready"] -= 1
+    if batches["current"]["ready"] > batches["current"]["completed"]:
+        # Within validation: as if it began, since its metrics are in no checkpoint.
+        for part in (batches["total"], batches["current"]):
+            part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
 def takes_iterator(trainer: Trainer) -> bool:

@@ -60,7 +60,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
     assert cli.folder is not None
     seed = int(os.environ["PL_GLOBAL_SEED"])
     own = RunFiles(cli.folder, cli.dumped)
-    return [MonitorCheck(), own, ExactResume(seed), GracefulStop()]
+    return [own, ExactResume(seed), GracefulStop(), MonitorCheck()]
 
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
