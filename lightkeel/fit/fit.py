@@ -28,8 +28,9 @@ from ..project import current
 from ..runs import checkpoints, run, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
-from .devices import busy_port, end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
+from .devices import busy_port, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
+from .lightning_state import end_others
 from .run_files import RunFiles
 
 STEP_HOOKS = (
