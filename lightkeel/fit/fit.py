@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from ..callbacks import readings
+from ..callbacks.figures import Panel
 from ..callbacks.graceful_stop import GracefulStop, exits_at_signals
 from ..callbacks.monitor_check import MonitorCheck, check_monitors
 from ..data.in_memory import InMemoryDataModule
@@ -47,12 +48,11 @@ def train(args: Sequence[str]) -> None:
             try:
                 prepare(cli)
                 metrics, best = fit_and_test(cli)
-                if cli.trainer.is_global_zero:
-                    report(cli, metrics, best)
-                    if not dry:
-                        # Last, for it says that the run is done: one killed before is resumed.
-                        write_json(cli.folder / "metrics.json", metrics)
-                        write_done()
+                report(cli, metrics, best)
+                if cli.trainer.is_global_zero and not dry:
+                    # Last, for it says that the run is done: one killed before is resumed.
+                    write_json(cli.folder / "metrics.json", metrics)
+                    write_done()
             except BaseException as error:
                 claim.keep = cli.trainer.global_step > 0 and not dry
                 meant = ended(cli, cli.folder, error)
@@ -158,20 +158,24 @@ def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
 
 def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None:
     """Print and draw what came out; none of it can cost the results."""
-    dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-    name = type(cli.model).__name__
-    shown = [(n, run.format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
-    places = [("run", str(cli.folder)), ("best checkpoint", best or "none")]
+    trainer, name = cli.trainer, type(cli.model).__name__
     reported: dict[str, str] = {}
+    panels: list[Panel] = []
     with run.tolerated(f"{name}.report"):
         reported = getattr(cli.model, "report", dict)()
+    with run.tolerated(f"{name}.panels"):
+        panels = getattr(cli.model, "panels", list)()
+    if not trainer.is_global_zero:
+        return
+    dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+    rows = [(n, run.format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
+    rows += reported.items()
+    rows += [] if dry else [("run", str(cli.folder)), ("best checkpoint", best or "none")]
     with run.tolerated("the table of results"):
-        run.print_table(name, [*shown, *reported.items(), *([] if dry else places)])
-    if cli.plots is not None and not dry:
-        with run.tolerated(f"{name}.panels"):
-            panels = getattr(cli.model, "panels", list)()
+        run.print_table(name, rows)
+    if cli.plots is not None and cli.folder is not None and not dry:
         with run.tolerated("callbacks.plots"):
-            cli.plots.draw(cli.trainer, cli.folder, panels)
+            cli.plots.draw(trainer, cli.folder, panels)
 
 
 def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
