@@ -56,7 +56,7 @@ class Checkpoint(ModelCheckpoint):
         self._mode_is_open = mode is None
         self._monitor_is_open = monitor is None
         self._last_saved_step = 0
-        self._num_epochs = 0  # that have been written, or were found written
+        self._epoch_ended = False  # and is not yet written
         self._watched: Tensor | None = None  # its value before validation
         self._final: list[Tensor] = []  # of the weights when validation or training ended
         self._warned = False
@@ -83,7 +83,6 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_saved_step = trainer.global_step
-        self._num_epochs = num_epochs(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -119,7 +118,8 @@ class Checkpoint(ModelCheckpoint):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing yet: schedules by epoch have not been stepped, nor all been logged."""
+        # Nothing is written yet: schedules by epoch have not been stepped, nor all been logged.
+        self._epoch_ended = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
@@ -131,8 +131,8 @@ class Checkpoint(ModelCheckpoint):
 
     def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what an epoch that has ended is to leave, once."""
-        if trainer.is_last_batch and num_epochs(trainer) != self._num_epochs:
-            self._num_epochs = num_epochs(trainer)
+        if self._epoch_ended and trainer.is_last_batch:
+            self._epoch_ended = False
             super().on_train_epoch_end(trainer, pl_module)
             self.write_last(trainer)
 
@@ -153,31 +153,6 @@ class Checkpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        loop = checkpoint["loops"]["fit_loop"]
-        epochs, batches = loop["epoch_progress"], loop["epoch_loop.val_loop.batch_progress"]
-        current = epochs["current"]
-        parts = (epochs["total"], current)
-        if current["ready"] > current["started"]:
-            # Between two epochs: as if the next had not been thought of.
-            for part in parts:
-                part["ready"] -= 1
-        if current["processed"] > current["completed"] and not trainer.is_last_batch:
-            # Broken off: as if the epoch went on, for the rest of it not to be left out.
-            for part in parts:
-                part["processed"] -= 1
-        taken = loop["epoch_loop.batch_progress"]
-        if taken["current"]["ready"] > taken["current"]["started"]:
-            # Between two batches that `training_step` fetches itself: likewise.
-            for part in (taken["total"], taken["current"]):
-                part["ready"] -= 1
-        if batches["current"]["ready"] > batches["current"]["completed"]:
-            # Within validation: as if it began, since its metrics are in no checkpoint.
-            for part in (batches["total"], batches["current"]):
-                part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-
     def write_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt`` as of now, on all ranks together."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -194,12 +169,6 @@ class Checkpoint(ModelCheckpoint):
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             warn(f"a callback changed the weights after the last validation: {path} holds them")
-
-
-def num_epochs(trainer: Trainer) -> int:
-    """Count the epochs that have ended."""
-    current: Any = trainer.fit_loop.epoch_progress.current
-    return int(current.processed)
 
 
 def fingerprint(module: LightningModule) -> list[Tensor]:
