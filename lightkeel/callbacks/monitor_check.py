@@ -25,9 +25,8 @@ class MonitorCheck(Callback):
             check_monitors(trainer, pl_module)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not hasattr(pl_module, "monitorable"):
-            names = set(trainer.callback_metrics)
-            _check(trainer, names, lambda monitor: monitor.startswith("val"))
+        names = set(trainer.callback_metrics)
+        _check(trainer, names, lambda monitor: monitor.startswith("val"))
 
 
 def check_monitors(trainer: Trainer, model: LightningModule) -> None:
