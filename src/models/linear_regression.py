@@ -67,10 +67,11 @@ class LinearRegression(SupervisedModule):
 
     def report(self) -> dict[str, str]:
         """Rows for the table at the end of a run: the weights found, beside the true ones."""
-        rows = {}
-        for name, found, true in zip(("weights", "bias"), self.fitted(), self.truth(), strict=True):
-            rows[name] = listed(found) + ("" if true is None else f"  (true {listed(true)})")
-        return rows if self.hparams["num_features"] <= 8 else {}
+        if self.hparams["num_features"] > 8:
+            return {}
+        truth = ["" if true is None else f"  (true {listed(true)})" for true in self.truth()]
+        weights, bias = map(listed, self.fitted())
+        return {"weights": weights + truth[0], "bias": bias + truth[1]}
 
     def panels(self) -> list[Panel]:
         """Show the fit on test data, for the picture at the end of a run."""
