@@ -42,9 +42,6 @@ def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the images in a folder and the folders within, and all other files; sorted.
 
     Hidden files and folders are in neither, nor what systems leave behind.
-
-    Raises:
-        ValueError: A folder cannot be read.
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -92,18 +89,9 @@ def say_passed_over(option: str, paths: Sequence[Path], reason: str) -> None:
 
 
 def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = True) -> Tensor:
-    """Decode images into one array, or map the one that an earlier call has cached.
+    """Decode images into one array (N, H, W, 3) uint8, or map the one cached by an earlier call.
 
     The cache is keyed by path, size and modification time of every file, so a changed file is seen.
-
-    Args:
-        files: Image files, in the order wanted.
-        size_px: Height and width to scale and crop to.
-        cache_dir: Where the array is kept; made where missing.
-        resize: Whether other sizes are allowed.
-
-    Returns:
-        (N, H, W, 3) uint8, backed by a file where ``cache_dir`` can be written.
 
     Raises:
         ValueError: A file is no readable image, or has another size and ``resize`` is false.
@@ -143,11 +131,7 @@ def decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 bits to 8, which Pillow would cut off at white.
-
-    Raises:
-        ValueError: It has 32 bits, whose range is not known.
-    """
+    """Scale grey of 16 bits to 8, which Pillow would cut off at white; refuse 32 bits."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -156,11 +140,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def find_file(file: Path) -> os.stat_result:
-    """Look a file up; reading from anything else might never end.
-
-    Raises:
-        ValueError: It is no file, be it a folder, a pipe, a device or a link to nothing.
-    """
+    """Look a file up, and refuse what is none: reading from a pipe or device might never end."""
     try:
         status = file.stat()
     except OSError as error:
@@ -197,11 +177,7 @@ def save_array(array: np.ndarray[Any, Any], path: Path) -> None:
 
 
 def load_array(path: Path) -> Tensor:
-    """Map an array into memory: read when touched, shared by processes, never written back.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Map an array into memory: read when touched, shared by processes, never written back."""
     find_file(path)
     try:
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))

@@ -143,11 +143,7 @@ class ImageFolderDataModule(ImageDataModule):
         return bool(having) or not self.fractions["test"]
 
     def class_folders(self, source: str) -> list[Path]:
-        """List the class folders of a source.
-
-        Raises:
-            ValueError: One is of no known class, or there are none.
-        """
+        """List the class folders of a source, each of a class that is known."""
         names = self.class_names
         folders = [part for folder in self._folders(source) for part in class_folders(folder)]
         for folder in folders:
@@ -187,11 +183,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """List the folders directly in ``folder``, sorted by name.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """List the folders directly in ``folder``, sorted by name, one at least."""
     found = subfolders(folder)
     if not found:
         raise ValueError(f"{folder} holds no class folders.")
@@ -201,16 +193,7 @@ def class_folders(folder: Path) -> list[Path]:
 def labelled(
     option: str, folders: Sequence[Path], names: Sequence[str]
 ) -> tuple[list[Path], Tensor]:
-    """List the images of class folders with the numbers of their classes, (N,) int64.
-
-    Args:
-        option: Whose value the folders are in, for messages.
-        folders: One for each class that there is; of several with one name, each.
-        names: Of all classes, in the order of their numbers.
-
-    Raises:
-        ValueError: A folder holds no images.
-    """
+    """List the images of class folders with the numbers of their classes in ``names``, (N,)."""
     files: list[Path] = []
     labels: list[int] = []
     others: list[Path] = []

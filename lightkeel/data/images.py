@@ -99,11 +99,7 @@ class ImageDataModule(InMemoryDataModule):
         return deepcopy(self._normalize).cpu()
 
     def read_image(self, file: Path) -> Tensor:
-        """Read an image of any size as a sample: scaled and cropped to (H, W, 3) uint8.
-
-        Raises:
-            ValueError: It is no readable image.
-        """
+        """Read an image of any size as a sample: scaled and cropped to (H, W, 3) uint8."""
         decoding.find_file(file)
         return torch.from_numpy(decoding.decode_one(file, self.image_size_px, resize=True).copy())
 
@@ -131,13 +127,10 @@ class ImageDataModule(InMemoryDataModule):
     def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
         assert self.trainer is not None
-        epoch = self.trainer.current_epoch
+        epoch, num_rows = self.trainer.current_epoch, len(self.datasets["train"].arrays.targets)
         if self._draws_of != (epoch, device):
-            num_rows = len(self.datasets["train"].arrays.targets)
-            self._draws = {
-                name: draw(num_rows, self.seed, epoch, name).to(device)
-                for name in self._augmentations
-            }
+            drawn = {name: draw(num_rows, self.seed, epoch, name) for name in self._augmentations}
+            self._draws = {name: draws.to(device) for name, draws in drawn.items()}
             self._draws_of = (epoch, device)
         return self._draws
 
@@ -154,35 +147,34 @@ def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
     return (1 - draws).clamp(max=1 - 2**-24) if epoch % 2 else draws
 
 
-def project_augmentations() -> Any:
-    """Import the module of the project whose functions augment images."""
-    return importlib.import_module(f"{current().package}.data.augment")
+def project_augmentations() -> dict[str, Callable[..., Tensor]]:
+    """List the functions of the project that augment images; none where it has no such file."""
+    place = f"{current().package}.data.augment"
+    try:
+        module = importlib.import_module(place.lstrip("."))
+    except ModuleNotFoundError as error:
+        if not place.startswith(error.name or place):
+            raise
+        return {}
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return {name: function for name, function in functions if not name.startswith("_")}
 
 
 def find_augmentations(
     settings: Mapping[str, Mapping[str, Any] | None], size_px: int
 ) -> dict[str, Augmentation]:
-    """Look up augmentations by name, bind their settings, and try them on an image of the size.
-
-    Raises:
-        ValueError: There is no such function, or it has no such setting.
-    """
-    choices = {
-        name: function
-        for name, function in vars(project_augmentations()).items()
-        if inspect.isfunction(function) and not name.startswith("_")
-    }
+    """Look up augmentations by name, bind their settings, and try them on an image of the size."""
+    choices = project_augmentations() if settings else {}
     found: dict[str, Augmentation] = {}
     for name, options in settings.items():
         if name not in choices:
             raise ValueError(f"augment.{name}: no such augmentation. {suggest(name, choices)}")
-        function = choices[name]
-        accepted = list(inspect.signature(function).parameters)[2:]
+        accepted = list(inspect.signature(choices[name]).parameters)[2:]
         for option in options or {}:
             if option not in accepted:
                 hint = suggest(option, accepted)
                 raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
-        found[name] = partial(function, **(options or {}))
+        found[name] = partial(choices[name], **(options or {}))
         try:
             found[name](torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.zeros(1, 4))
         except ValueError as error:

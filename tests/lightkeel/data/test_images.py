@@ -1,6 +1,7 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,13 @@ def test_augmentations_that_are_refused(augment: dict[str, Any], message: str) -
     with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole message is compared)
         Photographs(augment=augment)
     assert str(error.value) == message
+
+
+def test_project_without_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "current", lambda: SimpleNamespace(package="tests"))
+    assert pixels_of_rows(Photographs()).keys() == pixels_of_rows(Photographs(augment={})).keys()
+    with pytest.raises(ValueError, match=r"^augment.flip: no such augmentation. Available: none.$"):
+        Photographs(augment={"flip": None})
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5, 0.5), (0.5, 0)), ((), ())])
