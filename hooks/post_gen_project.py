@@ -21,8 +21,10 @@ COPIED = [
     *("requirements.lock", "locks/export.lock", "locks/paddle.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
-JUNK = ("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info")
-OF_THIS_REPOSITORY = ("lightkeel", "template")  # folders of tests
+NOT_COPIED = [
+    *("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info"),
+    *("tests/lightkeel", "tests/template"),
+]
 EXAMPLES = {
     "regression": [
         "configs/linear_regression.yaml",
@@ -54,12 +56,12 @@ STARTER = {
 FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "mlp"}
 LOGGERS = ["wandb", "mlflow"]
 CI = {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
-# In `pyproject.toml`: the library is taken as it is, and its owner's files are not held to its rules.
-LENIENT = {
+# In pyproject.toml: what only this repository needs, and what it asks of its own files.
+PYPROJECT = {
     r'target-version = "py310"\n': 'target-version = "py310"\nextend-exclude = ["lightkeel"]\n',
     r"select = (.*\n)+?(?=\[tool\.ruff\.lint\.isort\])": 'select = ["E", "F", "I", "B", "UP"]\n\n',
     r"\[tool\.ruff\.lint\.pydocstyle\]\n.*\n\n": "",
-    r'files = \["src", .*\]\nstrict = true\nwarn_unreachable = true\n': 'files = ["src", "tests"]\n',
+    r'files = \["src", .*\]\nstrict = .*\nwarn_unreachable = .*\n': 'files = ["src", "tests"]\n',
     r"\[\[tool\.mypy\.overrides\]\] # as other people(.+\n)+\n": (
         '[[tool.mypy.overrides]]\nmodule = ["lightkeel.*"]\nfollow_imports = "silent"\n\n'
     ),
@@ -86,8 +88,13 @@ def main() -> None:
     if is_for_comparison(answers):
         return
     if answers["git_init"] == "yes":
-        start_git()
-    print(f"\nNext:\n    cd {shlex.quote(shown_path(Path.cwd()))}\n    make train\n")
+        try:
+            subprocess.run(["git", "init", "--quiet"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"note: no git repository was made: {error}", file=sys.stderr)
+    here = Path.cwd()
+    shown = here.name if os.environ.get("PWD") == str(here.parent) else str(here)
+    print(f"\nNext:\n    cd {shlex.quote(shown)}\n    make train\n")
 
 
 def make_project(answers: Answers, project: Path) -> None:
@@ -111,7 +118,7 @@ def make_project(answers: Answers, project: Path) -> None:
             os.chdir(project)
         shutil.copytree(made, project, dirs_exist_ok=True)
     if answers["license"] == "none":
-        remove(Path("LICENSE"))
+        Path("LICENSE").unlink()
 
 
 def find_template(answers: Answers, place: Path) -> Path:
@@ -139,8 +146,7 @@ def find_template(answers: Answers, place: Path) -> Path:
 def holds_template(folder: Path) -> bool:
     """Tell whether a folder holds the template that this script was taken from."""
     script = folder / "hooks" / "post_gen_project.py"
-    here = Path(__file__).read_text(encoding="utf-8")
-    return script.is_file() and script.read_text(encoding="utf-8").strip() == here.strip()
+    return script.is_file() and read(script).strip() == read(Path(__file__)).strip()
 
 
 def clone(url: str, commit: str, folder: Path) -> Path:
@@ -154,11 +160,10 @@ def clone(url: str, commit: str, folder: Path) -> Path:
         except (OSError, subprocess.CalledProcessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
             raise TemplateError(f"cannot clone the template {url}: {reason}") from error
-    scripts = folder.rglob("hooks/post_gen_project.py")
-    found = [path.parent.parent for path in scripts if holds_template(path.parent.parent)]
-    if not found:
-        raise TemplateError(f"{url} at {commit} does not hold the template. Give its own URL.")
-    return found[0]
+    for script in folder.rglob("hooks/post_gen_project.py"):
+        if holds_template(script.parent.parent):
+            return script.parent.parent
+    raise TemplateError(f"{url} at {commit} does not hold the template. Give its own URL.")
 
 
 def is_for_comparison(answers: Answers) -> bool:
@@ -170,16 +175,19 @@ def is_for_comparison(answers: Answers) -> bool:
 
 def copy_files(template: Path, answers: Answers) -> None:
     """Copy what every project has, and what the answers ask for."""
-    logger, ci = answers["logger"], answers["ci"]
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        place = Path(folder).relative_to(template)
+        return {name for name in names if any(map((place / name).match, NOT_COPIED))}
+
     wanted = [*COPIED]
-    wanted += [f"locks/{logger}.lock"] if logger in LOGGERS else []
-    wanted += [CI[ci]] if ci in CI else []
+    wanted += [f"locks/{answers['logger']}.lock"] if answers["logger"] in LOGGERS else []
+    wanted += [CI[answers["ci"]]] if answers["ci"] in CI else []
     for name in wanted:
         source, target = template / name, Path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            left_out = (*JUNK, *(OF_THIS_REPOSITORY if name == "tests" else ()))
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left_out))
+            shutil.copytree(source, target, ignore=left_out)
         elif source.is_file():
             shutil.copyfile(source, target)
         else:
@@ -189,23 +197,20 @@ def copy_files(template: Path, answers: Answers) -> None:
 def set_names(answers: Answers) -> None:
     """Set what the answers say in ``pyproject.toml``, the Makefile and the overlays."""
     pyproject, logger = Path("pyproject.toml"), answers["logger"]
-    set_line(pyproject, r'name = ".*"', f"name = {quoted(answers['project_slug'])}")
     author = {"name": answers["author"], "email": answers["email"]}
     fields = ", ".join(f"{key} = {quoted(value)}" for key, value in author.items() if value)
-    description = f"description = {quoted(answers['description'])}"
     authors = "\nauthors = [{" + fields + "}]" if fields else ""
-    set_line(pyproject, r'description = ".*"', description + authors)
-    if answers["license"] == "none":
-        set_line(pyproject, r'license = ".*"\n', "")
-    else:
-        set_line(pyproject, r'license = ".*"', f"license = {quoted(answers['license'])}")
-    for pattern, new in LENIENT.items():
+    chosen = answers["license"]
+    for pattern, new in {
+        r'name = ".*"': f"name = {quoted(answers['project_slug'])}",
+        r'description = ".*"': f"description = {quoted(answers['description'])}{authors}",
+        r'license = ".*"\n': "" if chosen == "none" else f"license = {quoted(chosen)}\n",
+        **PYPROJECT,
+        **{rf"{group} = \[.*\]\n": "" for group in ("template", *LOGGERS) if group != logger},
+    }.items():
         set_line(pyproject, pattern, new)
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
     set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
-    for group in ["template", *LOGGERS]:
-        if group != logger:
-            set_line(pyproject, rf"{group} = \[.*\]\n", "")
     for other in LOGGERS:
         if other != logger:
             remove(Path("configs/overlays", f"{other}.yaml"))
@@ -217,37 +222,26 @@ def choose_examples(template: Path, examples: str) -> None:
         home = ".".join(Path(target).parts[:-1])
         write(Path(target), read(template / source).replace(f"from {home}.", "from ."))
         add_import(Path(target))
-    for name in unwanted(examples):
-        remove(Path(name))
-        drop_import(Path(name))
+    for example, names in EXAMPLES.items():
+        for path in map(Path, names) if examples not in ("all", example) else ():
+            remove(path)
+            drop_line(path.parent / "__init__.py", rf"from \.{path.stem} import .*\n")
     if examples not in ("all", "vision"):
-        pyproject = Path("pyproject.toml")
-        set_line(pyproject, r'    "torchvision\b.*",\n', "")
         override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
-        set_line(pyproject, override, "")
+        set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")
+        set_line(Path("pyproject.toml"), override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
-        images = r"from lightkeel\S* import ImageFolderDataModule .*\n\n"
-        set_line(Path("src/data/__init__.py"), images, "")
+        drop_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n")
     if examples in FIRST_CONFIG:
         line = f'PROJECT = Project(__name__, default_config="{FIRST_CONFIG[examples]}")'
         set_line(Path("src/__init__.py"), r"PROJECT = Project\(__name__, default_config=.*\)", line)
-
-
-def unwanted(examples: str) -> list[str]:
-    """List the files of the examples that are not to be kept."""
-    return [
-        name
-        for example, files in EXAMPLES.items()
-        for name in files
-        if examples not in ("all", example)
-    ]
 
 
 def rename_package(new: str) -> None:
     """Give ``src`` another name: the folder, and where it is imported, run or named in a path."""
     parts = "|".join(sorted({re.escape(path.stem) for path in Path("src").iterdir()}))
     shutil.move("src", new)
-    # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
+    # `src.train`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
     folders = [Path(name) for name in (new, "tests", "configs", "scripts")]
     suffixes = (".py", ".yaml", ".sbatch")
@@ -272,6 +266,12 @@ def set_line(path: Path, pattern: str, new: str) -> None:
     write(path, text)
 
 
+def drop_line(path: Path, pattern: str) -> None:
+    """Leave out the line that a pattern finds, where the file is there and has it."""
+    if path.is_file() and re.search(rf"(?m)^{pattern}", read(path)):
+        set_line(path, pattern, "")
+
+
 def add_import(module: Path) -> None:
     """Name the classes of a module in the ``__init__`` beside it."""
     package = module.parent / "__init__.py"
@@ -279,21 +279,11 @@ def add_import(module: Path) -> None:
         write(package, f"{read(package)}from .{module.stem} import {name} as {name}\n")
 
 
-def drop_import(module: Path) -> None:
-    """Leave a module out of the ``__init__`` beside it, where that names it."""
-    package, line = module.parent / "__init__.py", rf"from \.{module.stem} import .*\n"
-    if package.is_file() and re.search(rf"(?m)^{line}", read(package)):
-        set_line(package, line, "")
-
-
 def remove(path: Path) -> None:
-    """Remove a file or folder that must be there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.is_file():
-        path.unlink()
-    else:
+    """Remove a file that must be there."""
+    if not path.is_file():
         raise TemplateError(f"the template has no {path}. Mend its hooks/post_gen_project.py.")
+    path.unlink()
 
 
 def read(path: Path) -> str:
@@ -309,19 +299,6 @@ def write(path: Path, text: str) -> None:
 def quoted(text: str) -> str:
     """Quote a string for TOML, whose rules for one line are those of JSON."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def start_git() -> None:
-    """Make a git repository; without git, say so and go on."""
-    try:
-        subprocess.run(["git", "init", "--quiet"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"note: no git repository was made: {error}", file=sys.stderr)
-
-
-def shown_path(folder: Path) -> str:
-    """Shorten a path where the person's shell is in the folder around it."""
-    return folder.name if os.environ.get("PWD") == str(folder.parent) else str(folder)
 
 
 if __name__ == "__main__":
