@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 Answers = dict[str, str]
@@ -21,41 +22,26 @@ COPIED = [
     *("requirements.lock", "locks/export.lock", "locks/paddle.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
-NOT_COPIED = [
-    *("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info"),
-    *("tests/lightkeel", "tests/template"),
-]
+NOT_COPIED = ["tests/lightkeel", "tests/template"]
+NOT_COPIED += ["__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info"]
 EXAMPLES = {
     "regression": [
-        "configs/linear_regression.yaml",
-        "src/data/synthetic_regression.py",
-        "src/models/linear_regression.py",
-        "tests/test_linear_regression.py",
+        *("configs/linear_regression.yaml", "src/models/linear_regression.py"),
+        *("src/data/synthetic_regression.py", "tests/test_linear_regression.py"),
         "tests/test_synthetic_regression.py",
     ],
     "vision": [
-        "configs/cifar10.yaml",
-        "configs/cifar10_fast.yaml",
-        "configs/cifar10_synthetic.yaml",
-        "src/data/augment.py",
-        "src/data/cifar10.py",
-        "src/data/synthetic_images.py",
-        "src/models/fast_cnn.py",
-        "src/models/simple_cnn.py",
-        "tests/test_augment.py",
-        "tests/test_simple_cnn.py",
-        "tests/test_synthetic_images.py",
+        *(f"configs/cifar10{kind}.yaml" for kind in ("", "_fast", "_synthetic")),
+        *(f"src/data/{name}.py" for name in ("augment", "cifar10", "synthetic_images")),
+        *(f"src/models/{name}.py" for name in ("fast_cnn", "simple_cnn")),
+        *(f"tests/test_{name}.py" for name in ("augment", "simple_cnn", "synthetic_images")),
     ],
 }
-# With neither: the model and data of the README's recipe.
-STARTER = {
-    "configs/mlp.yaml": "tests/template/recipe/mlp.yaml",
-    "src/data/blobs.py": "tests/template/recipe/blobs.py",
-    "src/models/mlp.py": "tests/template/recipe/mlp.py",
-}
+STARTER = ["configs/mlp.yaml", "src/data/blobs.py", "src/models/mlp.py"]  # with neither
 FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "mlp"}
 LOGGERS = ["wandb", "mlflow"]
-CI = {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
+OF_ANSWERS = {logger: f"locks/{logger}.lock" for logger in LOGGERS}
+OF_ANSWERS |= {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
 # In pyproject.toml: what only this repository needs, and what it asks of its own files.
 PYPROJECT = {
     r'target-version = "py310"\n': 'target-version = "py310"\nextend-exclude = ["lightkeel"]\n',
@@ -78,7 +64,7 @@ class TemplateError(Exception):
 def main() -> None:
     """Make the project, or exit with a message; cookiecutter then removes the folder."""
     file = Path(".answers.json")
-    answers: Answers = json.loads(file.read_text(encoding="utf-8"))
+    answers: Answers = json.loads(file.read_text("utf-8"))
     file.unlink()
     try:
         make_project(answers, Path.cwd())
@@ -98,10 +84,9 @@ def main() -> None:
 
 
 def make_project(answers: Answers, project: Path) -> None:
-    """Make the files of the project in a place of their own, and then lay them into its folder.
+    """Make the files in a place of their own, and lay them into the folder of the project.
 
-    That may hold files of a person already (cookiecutter's ``-f``): they are not to be renamed or
-    removed because of their names.
+    That may hold a person's files already (cookiecutter's ``-f``), not to be renamed or removed.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         template = find_template(answers, Path(place))
@@ -124,10 +109,10 @@ def make_project(answers: Answers, project: Path) -> None:
 def find_template(answers: Answers, place: Path) -> Path:
     """Find the folder of the template, or clone it into ``place``.
 
-    cookiecutter gives the folder as it was typed: a relative one counts from where the person
-    stood. That is not known here, but cookiecutter stands in the template while its hooks run (to
-    be seen on Linux alone), a shell tells where it stands (``PWD``), and without ``-o`` the
-    project is made there. As each may be wrong, a folder counts only with this very script in it.
+    cookiecutter gives it as it was typed, perhaps relative to where the person stood. cookiecutter
+    stands in the template while its hooks run (to be seen on Linux alone), a shell tells where it
+    stands (``PWD``), and without ``-o`` the project is made there. As each may be wrong, a folder
+    counts only with this very script in it.
     """
     given = answers.get("_repo_dir")
     if given is None and "_commit" not in answers:
@@ -138,28 +123,27 @@ def find_template(answers: Answers, place: Path) -> Path:
     for folder in [Path(f"/proc/{os.getppid()}/cwd"), *(Path(base, given) for base in bases)]:
         if holds_template(folder):
             return folder.resolve()
-    raise TemplateError(
-        f"cannot find the template {given!r} from here. Give cookiecutter its absolute path."
-    )
+    raise TemplateError(f"cannot find the template {given!r}. Give cookiecutter its absolute path.")
 
 
 def holds_template(folder: Path) -> bool:
     """Tell whether a folder holds the template that this script was taken from."""
     script = folder / "hooks" / "post_gen_project.py"
-    return script.is_file() and read(script).strip() == read(Path(__file__)).strip()
+    return (
+        script.is_file()
+        and script.read_text("utf-8").strip() == Path(__file__).read_text("utf-8").strip()
+    )
 
 
 def clone(url: str, commit: str, folder: Path) -> Path:
     """Clone a repository at a commit into ``folder``."""
-    for command in (
-        ["git", "clone", "--quiet", "--no-checkout", url, str(folder)],
-        ["git", "-C", str(folder), "checkout", "--quiet", commit],
-    ):
-        try:
+    checkout = ["git", "-C", str(folder), "checkout", "--quiet", commit]
+    try:
+        for command in (["git", "clone", "--quiet", "--no-checkout", url, str(folder)], checkout):
             subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-            raise TemplateError(f"cannot clone the template {url}: {reason}") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise TemplateError(f"cannot clone the template {url}: {reason}") from error
     for script in folder.rglob("hooks/post_gen_project.py"):
         if holds_template(script.parent.parent):
             return script.parent.parent
@@ -180,10 +164,8 @@ def copy_files(template: Path, answers: Answers) -> None:
         place = Path(folder).relative_to(template)
         return {name for name in names if any(map((place / name).match, NOT_COPIED))}
 
-    wanted = [*COPIED]
-    wanted += [f"locks/{answers['logger']}.lock"] if answers["logger"] in LOGGERS else []
-    wanted += [CI[answers["ci"]]] if answers["ci"] in CI else []
-    for name in wanted:
+    chosen = [OF_ANSWERS[a] for a in (answers["logger"], answers["ci"]) if a in OF_ANSWERS]
+    for name in [*COPIED, *chosen]:
         source, target = template / name, Path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -197,14 +179,15 @@ def copy_files(template: Path, answers: Answers) -> None:
 def set_names(answers: Answers) -> None:
     """Set what the answers say in ``pyproject.toml``, the Makefile and the overlays."""
     pyproject, logger = Path("pyproject.toml"), answers["logger"]
+    toml = partial(json.dumps, ensure_ascii=False)  # its rules for a string are those of TOML
     author = {"name": answers["author"], "email": answers["email"]}
-    fields = ", ".join(f"{key} = {quoted(value)}" for key, value in author.items() if value)
+    fields = ", ".join(f"{key} = {toml(value)}" for key, value in author.items() if value)
     authors = "\nauthors = [{" + fields + "}]" if fields else ""
     chosen = answers["license"]
     for pattern, new in {
-        r'name = ".*"': f"name = {quoted(answers['project_slug'])}",
-        r'description = ".*"': f"description = {quoted(answers['description'])}{authors}",
-        r'license = ".*"\n': "" if chosen == "none" else f"license = {quoted(chosen)}\n",
+        r'name = ".*"': f"name = {toml(answers['project_slug'])}",
+        r'description = ".*"': f"description = {toml(answers['description'])}{authors}",
+        r'license = ".*"\n': "" if chosen == "none" else f"license = {toml(chosen)}\n",
         **PYPROJECT,
         **{rf"{group} = \[.*\]\n": "" for group in ("template", *LOGGERS) if group != logger},
     }.items():
@@ -218,20 +201,24 @@ def set_names(answers: Answers) -> None:
 
 def choose_examples(template: Path, examples: str) -> None:
     """Leave out the examples that are not wanted; of none, begin with the starter."""
-    for target, source in STARTER.items() if examples == "none" else ():
-        home = ".".join(Path(target).parts[:-1])
-        write(Path(target), read(template / source).replace(f"from {home}.", "from ."))
-        add_import(Path(target))
+    for path in map(Path, STARTER if examples == "none" else ()):
+        text = (template / "tests/template/recipe" / path.name).read_text("utf-8")
+        write(path, text.replace(f"from {'.'.join(path.parent.parts)}.", "from ."))
+        for name in re.findall(r"(?m)^class (\w+)", text):
+            listed = path.parent / "__init__.py"
+            write(listed, f"{listed.read_text('utf-8')}from .{path.stem} import {name} as {name}\n")
     for example, names in EXAMPLES.items():
         for path in map(Path, names) if examples not in ("all", example) else ():
             remove(path)
-            drop_line(path.parent / "__init__.py", rf"from \.{path.stem} import .*\n")
+            listed = path.parent / "__init__.py"
+            if listed.is_file() and f"from .{path.stem} import" in listed.read_text("utf-8"):
+                set_line(listed, rf"from \.{path.stem} import .*\n", "")
     if examples not in ("all", "vision"):
         override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
         set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")
         set_line(Path("pyproject.toml"), override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
-        drop_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n")
+        set_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n", "")
     if examples in FIRST_CONFIG:
         line = f'PROJECT = Project(__name__, default_config="{FIRST_CONFIG[examples]}")'
         set_line(Path("src/__init__.py"), r"PROJECT = Project\(__name__, default_config=.*\)", line)
@@ -243,40 +230,20 @@ def rename_package(new: str) -> None:
     shutil.move("src", new)
     # `src.train`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
-    folders = [Path(name) for name in (new, "tests", "configs", "scripts")]
-    suffixes = (".py", ".yaml", ".sbatch")
-    files = [p for folder in folders for p in folder.rglob("*") if p.suffix in suffixes]
-    for path in [*files, Path("Makefile"), Path("pyproject.toml")]:
-        write(path, re.sub(pattern, new, read(path)))
-    set_line(Path("pyproject.toml"), r'files = \["src", "tests"\]', f'files = ["{new}", "tests"]')
+    for path in Path().rglob("*"):
+        named = path.suffix in (".py", ".yaml", ".sbatch", ".toml") or path.name == "Makefile"
+        if named and path.parts[0] != "lightkeel":
+            write(path, re.sub(pattern, new, path.read_text("utf-8")))
+    set_line(Path("pyproject.toml"), r'files = \["src",', f'files = ["{new}",')
 
 
 def set_line(path: Path, pattern: str, new: str) -> None:
-    """Replace the one place that a pattern finds at the start of a line.
-
-    Raises:
-        TemplateError: There is no such place, or several.
-    """
-    text, count = re.subn(rf"(?m)^{pattern}", lambda _: new, read(path))
+    """Replace the one place that a pattern finds at the start of a line, or fail."""
+    text, count = re.subn(rf"(?m)^{pattern}", lambda _: new, path.read_text("utf-8"))
     if count != 1:
-        raise TemplateError(
-            f"{path} has {count} places like {pattern!r} where there should be one. "
-            "The template has changed: mend its hooks/post_gen_project.py."
-        )
+        told = f"{path} has {count} places like {pattern!r} where there should be one."
+        raise TemplateError(f"{told} Mend the template's hooks/post_gen_project.py.")
     write(path, text)
-
-
-def drop_line(path: Path, pattern: str) -> None:
-    """Leave out the line that a pattern finds, where the file is there and has it."""
-    if path.is_file() and re.search(rf"(?m)^{pattern}", read(path)):
-        set_line(path, pattern, "")
-
-
-def add_import(module: Path) -> None:
-    """Name the classes of a module in the ``__init__`` beside it."""
-    package = module.parent / "__init__.py"
-    for name in re.findall(r"(?m)^class (\w+)", read(module)):
-        write(package, f"{read(package)}from .{module.stem} import {name} as {name}\n")
 
 
 def remove(path: Path) -> None:
@@ -286,19 +253,9 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-def read(path: Path) -> str:
-    """Read a file of text, whatever its line ends."""
-    return path.read_text(encoding="utf-8")
-
-
 def write(path: Path, text: str) -> None:
     """Write a file of text with the same line ends on each system."""
     path.write_bytes(text.encode())
-
-
-def quoted(text: str) -> str:
-    """Quote a string for TOML, whose rules for one line are those of JSON."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 if __name__ == "__main__":

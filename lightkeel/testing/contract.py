@@ -1,17 +1,17 @@
 """What every config and model of a project promises, asked of each without being told of it.
 
-The functions return a test, with a case for each config or model that the project has. What needs
+Each function returns a test, with a case for each config or model that the project has. What needs
 data, a server or a package that is not on this machine is skipped, with the reason.
 """
 
 import inspect
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,16 +21,27 @@ from lightning.pytorch import LightningModule
 from ..commands.train import main as train
 from ..options.cli import ProjectCLI
 from ..project import Project
+from ..runs.checkpoints import plain
 from .quick import absent, class_path, experiments, quick, skipped_where_absent
 
 Test = Callable[..., None]
 
 
+@pytest.fixture(autouse=True)
+def restored_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a run leaves in the environment, such as its seed: for a ``conftest.py``."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 def experiment_tests(project: Project) -> Test:
-    """Test that each complete config trains, and that the config of its run gives the same."""
+    """Test that each complete config trains, and resolves to what resolves to itself."""
 
     @pytest.mark.parametrize("name", experiments(project))
-    def test_experiment(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(project.root)  # from there configs name files
         args = [*quick(project, name, tmp_path / "images"), "--runs_dir", str(tmp_path / "runs")]
         with skipped_where_absent():
@@ -39,20 +50,20 @@ def experiment_tests(project: Project) -> Test:
         assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
         with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit, match="0"):
             train(project, ["--config", str(run / "config.yaml"), "--print_config"])
-        again = yaml.safe_load(printed.getvalue())
-        assert again == yaml.safe_load((run / "config.yaml").read_text())
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+        assert yaml.safe_load(printed.getvalue()) == saved
 
-    return test_experiment
+    return test
 
 
 def overlay_tests(project: Project) -> Test:
-    """Test that what has no model of its own can be laid over the default, or another config."""
+    """Test that what has no model can be laid over the default experiment, or another."""
     whole = sorted(experiments(project), key=lambda name: name != project.default_config)
     parts = {path.stem for path in project.configs.glob("*.yaml")} - set(whole)
     parts |= {f"overlays/{path.stem}" for path in project.configs.glob("overlays/*.yaml")}
 
     @pytest.mark.parametrize("name", sorted(parts))
-    def test_overlay(name: str) -> None:
+    def test(name: str) -> None:
         said = []
         for experiment in whole:
             with redirect_stderr(StringIO()) as errors, pytest.raises(SystemExit) as exit_:
@@ -64,7 +75,7 @@ def overlay_tests(project: Project) -> Test:
             said.append(f"over {experiment}: {errors.getvalue()}")
         pytest.fail("\n".join(said))
 
-    return test_overlay
+    return test
 
 
 def model_cases(project: Project) -> list[tuple[str, str]]:
@@ -84,24 +95,23 @@ def model_tests(project: Project) -> Test:
     """Test that each model trains, saves plain values, and is brought back by them bit for bit."""
 
     @pytest.mark.parametrize(("name", "config"), model_cases(project))
-    def test_model(name: str, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test(name: str, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(project.root)
+        path = tmp_path / "model.ckpt"
         with skipped_where_absent():
             first, second = build(project, config, tmp_path), build(project, config, tmp_path)
-            made_at_once = second.model.state_dict().keys()
+            at_once = second.model.state_dict().keys()
             first.trainer.fit(first.model, datamodule=first.datamodule)
         assert 1 <= first.trainer.fit_loop.epoch_loop.total_batch_idx + 1 <= 4
-
-        path = tmp_path / "model.ckpt"
         first.trainer.save_checkpoint(path)
         saved = torch.load(path, weights_only=True)["state_dict"]
         second.trainer.fit(second.model, datamodule=second.datamodule, ckpt_path=str(path))
         assert second.trainer.global_step == first.trainer.global_step
         check_weights(second.model, saved)
-        if made_at_once == saved.keys() and keeps_arguments(first.model):
+        if at_once == saved.keys() and keeps_arguments(first.model):  # it can rebuild itself
             check_weights(type(first.model).load_from_checkpoint(path, weights_only=True), saved)
 
-    return test_model
+    return test
 
 
 def build(project: Project, config: str, folder: Path) -> ProjectCLI:
@@ -112,20 +122,12 @@ def build(project: Project, config: str, folder: Path) -> ProjectCLI:
 
 
 def keeps_arguments(model: LightningModule) -> bool:
-    """Tell whether a model's hyperparameters are every argument it was made with, and plain."""
-    parameters = inspect.signature(type(model)).parameters.values()
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = {parameter.name for parameter in parameters if parameter.kind not in kinds}
-    return names <= model.hparams.keys() and is_plain(dict(model.hparams))
-
-
-def is_plain(value: Any) -> bool:
-    """Tell whether a value is of numbers, strings, lists and mappings."""
-    if isinstance(value, dict):
-        return all(isinstance(key, (str, int)) and is_plain(value[key]) for key in value)
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return value is None or type(value) in (str, int, float, bool)
+    """Tell whether a checkpoint has every argument that the model was made with, as it was."""
+    given = inspect.signature(type(model)).parameters.values()
+    names = {
+        part.name for part in given if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)
+    }
+    return names <= model.hparams.keys() and bool(plain(dict(model.hparams)) == dict(model.hparams))
 
 
 def check_weights(model: LightningModule, saved: dict[str, torch.Tensor]) -> None:

@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 from ..data.in_memory import InMemoryDataModule
 from ..project import Project
 
-COUNTS = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
-SIZES = {"batch_size": 16, "val_batch_size": 16}
+SMALL = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
+SMALL |= {"batch_size": 16, "val_batch_size": 16}
 # Images are made for these: where they are read from.
 IMAGES = {"CIFAR10DataModule": "data_dir", "ImageFolderDataModule": "roots"}
 # Whatever a config says of them: one epoch of a few batches here, written nowhere else.
@@ -42,16 +42,12 @@ def class_path(section: Any) -> str:
 
 
 def quick(project: Project, name: str, folder: Path) -> list[str]:
-    """List the options for a short run of an experiment.
-
-    Args:
-        project: Whose experiment it is.
-        name: Of its config.
-        folder: Where to make the images that it would read.
-    """
+    """List the options for a short run of an experiment; images for it are made in ``folder``."""
     config = experiments(project)[name]
     given = ["--config", name] if name != project.default_config else []  # it goes without saying
     given += [f"--trainer.{setting}" for setting in QUICK]
+    if (config.get("callbacks") or {}).get("gradient_accumulation"):
+        given += ["--callbacks.gradient_accumulation", "null"]  # sizes fit its own batches
     module, _, cls = class_path(config.get("data")).rpartition(".")
     found = getattr(import_module(module or f"{project.package}.data"), cls, None)
     if isinstance(found, type) and issubclass(found, InMemoryDataModule):
@@ -64,9 +60,8 @@ def quick(project: Project, name: str, folder: Path) -> list[str]:
 
 def small(cls: type, folder: Path, num_classes: int) -> dict[str, Any]:
     """Choose values for options that a datamodule of arrays has; make the images it would read."""
-    chosen: dict[str, Any] = {**COUNTS, **SIZES}
-    source = IMAGES.get(cls.__name__)
-    if source:
+    chosen: dict[str, Any] = {**SMALL}
+    if source := IMAGES.get(cls.__name__):
         make_images(folder, num_classes)
         chosen[source] = [str(folder)] if source == "roots" else str(folder)
     accepted = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
@@ -90,8 +85,7 @@ def skipped_where_absent() -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        cause = absent(error)
-        if cause is None:
+        if (cause := absent(error)) is None:
             raise
         pytest.skip(str(cause))
 
@@ -101,9 +95,8 @@ def absent(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if isinstance(error, (FileNotFoundError, URLError, ConnectionError)):
             return error
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            top = error.name.partition(".")[0]
-            if find_spec(top) is None:  # else it is a misspelt part of a package that is there
-                return error
+        name = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name and find_spec(name.partition(".")[0]) is None:  # else a part of it is misspelt
+            return error
         error = error.__cause__
     return None
