@@ -142,7 +142,7 @@ class Rows(Logger):
 def plain(values: Any) -> list[Any]:
     """List names, types and numbers to the last bit, in their order."""
     return [
-        (name, str(v.dtype), tuple(v.shape), v.item().hex())
+        (name, str(v.dtype), tuple(v.shape), v.requires_grad, v.item().hex())
         if isinstance(v, Tensor)
         else (name, str(type(v)), float(v).hex())
         for name, v in values.items()
@@ -466,6 +466,7 @@ def test_a_value_costs_little(tmp_path: Path) -> None:
     assert min(spent[True]) < min(spent[False]) / 6
 
 
+@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_nothing_waits_for_the_device(gpu: Any, tmp_path: Path) -> None:
     if gpu is None:
         pytest.skip("a pretended GPU notes what waits")
