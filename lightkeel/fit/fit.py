@@ -30,6 +30,7 @@ from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
 from .devices import busy_port, end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
+from .lightning_state import exact_means
 from .run_files import RunFiles
 
 STEP_HOOKS = (
@@ -51,7 +52,7 @@ def train(args: Sequence[str]) -> None:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        with recorded(cli.folder) as write_done:
+        with exact_means(), recorded(cli.folder) as write_done:
             try:
                 fit_and_test(cli, cli.folder, write_done)
             except BaseException as error:

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +23,23 @@ LOGGED_AS = (
     *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph"),
     *("add_dataloader_idx", "dataloader_idx", "metric_attribute"),
 )
+COMPUTE: Any = _ResultMetric.compute
+
+
+def exact_means() -> AbstractContextManager[Any]:
+    """Have ``self.log(..., sync_dist=True)`` average over samples where ranks have unlike numbers.
+
+    Lightning rounds the mean number of samples of the ranks down: of 3 and 2, to 2.
+    """
+    return patch.object(_ResultMetric, "compute", mean_over_samples)
+
+
+def mean_over_samples(result: _ResultMetric) -> Tensor:
+    """``_ResultMetric.compute`` that keeps the fraction of the number of samples."""
+    if not (result.is_tensor and result.meta.is_mean_reduction):
+        return COMPUTE(result)  # type: ignore[no-any-return]
+    value: Tensor = result.meta.sync(result.value.clone())
+    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:
