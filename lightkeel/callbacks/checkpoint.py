@@ -24,8 +24,8 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    A subclass may write at other times: ``after_step``, ``after_validation`` and ``after_epoch`` say
-    when. Weights that another callback puts in place after training, such as
+    A subclass may write at other times, see ``after_step``, ``after_validation`` and
+    ``after_epoch``. Weights that another callback puts in place after training, such as
     ``StochasticWeightAveraging``, are written to ``final.ckpt``.
 
     Args:
@@ -70,7 +70,7 @@ class Checkpoint(ModelCheckpoint):
             self.write_best(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Write what a whole epoch is to leave, when all of it is logged and schedules have stepped."""
+        """Write what an epoch is to leave, when all of it is logged and schedules have stepped."""
         if not self.is_validated:
             self.write_best(trainer)
         self.write_last(trainer)
