@@ -67,8 +67,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
     """Make the callbacks that every run has."""
     assert cli.folder is not None
     seed = int(os.environ["PL_GLOBAL_SEED"])
-    own = RunFiles(cli.folder, cli.dumped)
-    return [own, ExactResume(seed), GracefulStop(), MonitorCheck()]
+    return [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
 
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:

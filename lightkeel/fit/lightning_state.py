@@ -47,23 +47,6 @@ SEAMS = {
     "strategy.launcher": "end the processes of the other devices",
 }
 LOGGED = ("meta", "value", "cumulated_batch_size", "has_reset", "_update_count", "_forward_cache")
-COMPUTE: Any = _ResultMetric.compute
-
-
-def exact_means() -> AbstractContextManager[Any]:
-    """Have ``self.log(..., sync_dist=True)`` average over samples where ranks have unlike numbers.
-
-    Lightning rounds the mean number of samples of the ranks down: of 3 and 2, to 2.
-    """
-    return patch.object(_ResultMetric, "compute", mean_over_samples)
-
-
-def mean_over_samples(result: _ResultMetric) -> Tensor:
-    """``_ResultMetric.compute`` that keeps the fraction of the number of samples."""
-    if not (result.is_tensor and result.meta.is_mean_reduction):
-        return COMPUTE(result)  # type: ignore[no-any-return]
-    value: Tensor = result.meta.sync(result.value.clone())
-    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
 
 
 def check_seams(trainer: Trainer) -> None:
@@ -272,3 +255,24 @@ def end_others(trainer: Trainer) -> None:
     launcher: Any = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(SIGKILL)  # while they wait, Python answers no other
+
+
+# Means.
+
+COMPUTE: Any = _ResultMetric.compute
+
+
+def exact_means() -> AbstractContextManager[Any]:
+    """Have ``self.log(..., sync_dist=True)`` average over samples where ranks have unlike numbers.
+
+    Lightning rounds the mean number of samples of the ranks down: of 3 and 2, to 2.
+    """
+    return patch.object(_ResultMetric, "compute", mean_over_samples)
+
+
+def mean_over_samples(result: _ResultMetric) -> Tensor:
+    """``_ResultMetric.compute`` that keeps the fraction of the number of samples."""
+    if not (result.is_tensor and result.meta.is_mean_reduction):
+        return COMPUTE(result)  # type: ignore[no-any-return]
+    value: Tensor = result.meta.sync(result.value.clone())
+    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
