@@ -134,7 +134,7 @@ def test_gradients_are_not_accumulated_over_cuda_graphs(
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled.append(mode))
     args = [*ON_GPU, "--callbacks.compile.mode", mode, "--runs_dir", str(tmp_path)]
     assert train(args) == 0
-    assert compiled == [mode]
+    assert compiled == [mode, mode]  # the model and its network
     args += ["--callbacks.gradient_accumulation.batches", "2"]
     if mode == "max-autotune-no-cudagraphs":
         assert train(args) == 0
