@@ -192,13 +192,14 @@ def test_progress_reads_values_where_a_row_is_read(
 ) -> None:
     if gpu is None:
         pytest.skip("only a pretended GPU tells when the host waits")
-    found: list[int] = []
+    found, waits = list[int](), gpu.waits
 
     class Count(Callback):
         def on_train_batch_start(self, *args: Any) -> None:
-            found.append(len([wait for wait in gpu.waits if wait.file.endswith("progress.py")]))
+            found.append(len([wait for wait in waits if wait.file.endswith("progress.py")]))
 
-        on_train_end = on_train_batch_start
+        def on_train_end(self, *args: Any) -> None:
+            self.on_train_batch_start()
 
     progress = Progress(interval_s=0)  # a line each step
     model = Line(optimizer={"name": "SGD", "lr": 0.0})
