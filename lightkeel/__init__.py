@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
-    from .errors.checks import at_least as at_least
+    from .errors.checks import at_least as at_least, check_share as check_share
     from .models.fsdp import whole as whole
     from .models.muon import MuonSGD as MuonSGD
     from .models.optimizers import (
         check_optimizers as check_optimizers,
         configure_optimizers as configure_optimizers,
     )
+    from .models.weights import initialize as initialize
     from .models.whitening import whitening_filters as whitening_filters
     from .use.predictor import load as load
 
@@ -41,7 +42,9 @@ PUBLIC = {
     "Panel": "callbacks.figures",
     "at_least": "errors.checks",
     "check_optimizers": "models.optimizers",
+    "check_share": "errors.checks",
     "configure_optimizers": "models.optimizers",
+    "initialize": "models.weights",
     "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",
     "whitening_filters": "models.whitening",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel import at_least, whitening_filters
+from lightkeel import at_least, check_share, whitening_filters
 
 from .supervised import SupervisedModule
 
@@ -58,8 +58,7 @@ class FastCNN(SupervisedModule):
         at_least(0, whiten_bias_epochs=whiten_bias_epochs)
         if len(widths) != 3:
             raise ValueError(f"widths: {list(widths)} are not three.")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1).")
+        check_share(label_smoothing=label_smoothing)
         if test_time not in ("none", "mirror", "translate"):
             raise ValueError(f"test_time: {test_time!r} is none of `none`, `mirror`, `translate`.")
         if not 0 <= sure_above <= 1:

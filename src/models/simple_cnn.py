@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel import at_least
+from lightkeel import at_least, check_share
 
 from .supervised import SupervisedModule
 
@@ -51,9 +51,7 @@ class SimpleCNN(SupervisedModule):
         at_least(1, num_classes=num_classes, in_channels=in_channels)
         at_least(1, hidden_features=hidden_features)
         at_least(1, **{f"channels[{i}]": width for i, width in enumerate(channels)})
-        for name, share in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}: {share} is not in [0, 1).")
+        check_share(dropout=dropout, label_smoothing=label_smoothing)
         if activation not in ("relu", "identity"):
             raise ValueError(f"activation: {activation!r} is neither `relu` nor `identity`.")
         activate = nn.ReLU if activation == "relu" else nn.Identity
