@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from .project import Project as Project
 
 if TYPE_CHECKING:
+    from .callbacks.accumulation import AccumulationScheduler as AccumulationScheduler
     from .callbacks.checkpoint import Checkpoint as Checkpoint
     from .callbacks.early_stopping import EarlyStopping as EarlyStopping
     from .callbacks.figures import Panel as Panel
     from .callbacks.fit_panels import line_panels as line_panels
-    from .callbacks.table import Callbacks as Callbacks
+    from .callbacks.readings import is_row_due as is_row_due
+    from .callbacks.table import Callbacks as Callbacks, on as on
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 PUBLIC = {
+    "AccumulationScheduler": "callbacks.accumulation",
     "Arrays": "data.in_memory",
     "Callbacks": "callbacks.table",
     "Checkpoint": "callbacks.checkpoint",
@@ -45,8 +48,10 @@ PUBLIC = {
     "check_share": "errors.checks",
     "configure_optimizers": "models.optimizers",
     "initialize": "models.weights",
+    "is_row_due": "callbacks.readings",
     "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",
+    "on": "callbacks.table",
     "whitening_filters": "models.whitening",
     "whole": "models.fsdp",
 }

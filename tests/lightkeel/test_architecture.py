@@ -18,7 +18,8 @@ FLOORS = [
     {"callbacks", "data", "models"},
     {"options"},
     {"fit", "use"},
-    {"commands", "testing"},
+    {"commands"},
+    {"testing"},
 ]
 BELOW = {part: set().union(*FLOORS[:n]) | {part} for n, fl in enumerate(FLOORS) for part in fl}
 BELOW["callbacks"] |= {"models"}
