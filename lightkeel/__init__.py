@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
+    from .data.official import OfficialFiles as OfficialFiles
     from .errors.checks import at_least as at_least, check_share as check_share
     from .models.fsdp import whole as whole
     from .models.muon import MuonSGD as MuonSGD
@@ -42,6 +43,7 @@ PUBLIC = {
     "ImageFolderDataModule": "data.image_folder",
     "InMemoryDataModule": "data.in_memory",
     "MuonSGD": "models.muon",
+    "OfficialFiles": "data.official",
     "Panel": "callbacks.figures",
     "at_least": "errors.checks",
     "check_optimizers": "models.optimizers",
