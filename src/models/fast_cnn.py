@@ -52,9 +52,9 @@ class FastCNN(SupervisedModule):
         sure_above: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        at_least(1, num_classes=num_classes)
         at_least(26, image_size_px=image_size_px)
-        at_least(1, **{f"widths[{i}]": width for i, width in enumerate(widths)})
+        numbers = {f"widths[{i}]": width for i, width in enumerate(widths)}
+        at_least(1, num_classes=num_classes, **numbers)
         at_least(0, whiten_bias_epochs=whiten_bias_epochs)
         if len(widths) != 3:
             raise ValueError(f"widths: {list(widths)} are not three.")
@@ -93,7 +93,7 @@ class FastCNN(SupervisedModule):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, K) of images (B, 3, H, W); of several views of each in evaluation."""
         if self.training or self.test_time == "none":
-            return self.network(images)
+            return super().forward(images)
         outputs = self.mirrored(images)
         if self.test_time == "translate":
             unsure = outputs.softmax(1).amax(1) <= self.sure_above
@@ -105,7 +105,7 @@ class FastCNN(SupervisedModule):
 
     def mirrored(self, images: Tensor) -> Tensor:
         """Mean class scores of images and their mirror images."""
-        return (self.network(images) + self.network(images.flip(3))) / 2
+        return (super().forward(images) + super().forward(images.flip(3))) / 2
 
     def shifted(self, images: Tensor) -> Tensor:
         """Mean class scores of images shifted by a pixel, up and left or down and right."""
