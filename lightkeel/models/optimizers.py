@@ -174,8 +174,8 @@ def configure_optimizers(
     unseen = monitor.startswith("val/") and not trainer.limit_val_batches
     if unseen and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
-    timing = {"interval": interval, "frequency": frequency, "monitor": monitor}
-    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, **timing}}  # type: ignore[typeddict-item]
+    timing: Any = {"interval": interval, "frequency": frequency, "monitor": monitor}
+    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, **timing}}
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
@@ -194,7 +194,7 @@ def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
         decay = settings.get("decay_bias_and_norm", False) or parameter.ndim > 1
         key = (f"{pattern}/" if pattern else "") + ("decay" if decay else "no_decay")
         factor = multipliers[pattern] if pattern else 1.0
-        new = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
+        new: dict[str, Any] = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
         groups.setdefault(key, new)["params"].append(parameter)
     if unused:
         raise ValueError(

@@ -37,7 +37,7 @@ class LinearRegression(SupervisedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (B,) for rows (B, F)."""
-        y = self.network(x)  # (B, 1)
+        y: Tensor = self.network(x)  # (B, 1)
         return y.flatten()  # (B,)
 
     def on_test_start(self) -> None:
