@@ -104,7 +104,8 @@ class Checkpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.choose_mode(pl_module)
-            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+            folder = str(Path(trainer.default_root_dir) / "checkpoints")
+            self.dirpath = trainer.strategy.broadcast(folder)  # the first process alone knows it
 
     def choose_mode(self, model: LightningModule) -> None:
         """Find out whether to minimize what is monitored, unless that was given."""
