@@ -174,8 +174,9 @@ def configure_optimizers(
     unseen = monitor.startswith("val/") and not trainer.limit_val_batches
     if unseen and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
-    timing: Any = {"interval": interval, "frequency": frequency, "monitor": monitor}
-    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, **timing}}
+    timing = {"interval": interval, "frequency": frequency, "monitor": monitor}
+    config: Any = {"scheduler": schedule, **timing}
+    return {"optimizer": built, "lr_scheduler": config}
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
