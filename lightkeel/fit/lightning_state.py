@@ -275,4 +275,5 @@ def mean_over_samples(result: _ResultMetric) -> Tensor:
     if not (result.is_tensor and result.meta.is_mean_reduction):
         return COMPUTE(result)  # type: ignore[no-any-return]
     value: Tensor = result.meta.sync(result.value.clone())
-    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    num_samples: Tensor = result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    return value / num_samples
