@@ -55,7 +55,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
         from ..use.predictions import (  # takes seconds: PyTorch and Lightning
-            Settings,
+            PredictOptions,
             find_device,
             predict,
         )
@@ -64,7 +64,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         if options.columns is not None:
             columns = [name.strip() for name in options.columns.split(",")]
         device = find_device(options.device)
-        settings = Settings(
+        settings = PredictOptions(
             format_, options.top_k, columns, options.batch_size, device, options.header
         )
         predict(found, options.config, options.inputs, options.output, settings)

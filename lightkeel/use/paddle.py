@@ -4,13 +4,16 @@ A ``.pdparams`` file, as ``paddle.save`` writes it, is a pickled dictionary of N
 """
 
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .predictor import Predictor
 
 # Layers that both frameworks have; all others would need a translation of their own.
 TRANSLATED = (
@@ -39,18 +42,43 @@ class ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def network_of(model: nn.Module) -> nn.Sequential:
-    """Return the network of a model if it is a sequence of layers that Paddle has too.
+def export(predictor: Predictor, path: Path) -> Callable[[Tensor], Tensor]:
+    """Write the weights of the network as a state dict of the same network in Paddle."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No ccache found")  # nothing is compiled here
+        import paddle
 
-    Raises:
-        ValueError: It is not.
-    """
-    network = getattr(model, "network", None)
+    network = network_of(predictor.model)
+    write(path, to_paddle(network))
+    same = paddle_network(network)
+    same.set_state_dict(paddle.load(str(path)))
+    same.eval()
+
+    def compute(samples: Tensor) -> Tensor:
+        outputs = same(paddle.to_tensor(predictor.preprocess(samples).numpy()))
+        return predictor.finish(torch.from_numpy(outputs.numpy()))
+
+    return compute
+
+
+def read_weights(path: Path, predictor: Predictor) -> dict[str, Tensor]:
+    """Read weights of the same network in Paddle, and name them as in the model."""
+    network, state = network_of(predictor.model), read(path)
+    try:
+        weights = from_paddle(state, network)
+    except ValueError as error:
+        raise ValueError(f"RUN {path}: is not of this model: {error}") from None
+    return {f"network.{name}": weight for name, weight in weights.items()}
+
+
+def network_of(model: nn.Module) -> nn.Sequential:
+    """Return the network of a model, if it is a sequence of layers that Paddle has too."""
+    network, what = getattr(model, "network", None), "is no sequence"
     if isinstance(network, nn.Sequential):
         odd = [type(layer).__name__ for layer in network if type(layer) not in TRANSLATED]
         if not odd:
             return network
-    what = f"has a layer {odd[0]}" if isinstance(network, nn.Sequential) else "is no sequence"
+        what = f"has a layer {odd[0]}"
     known = ", ".join(layer.__name__ for layer in TRANSLATED)
     raise ValueError(f"model: the network {what}. For Paddle, it is to be made of {known}.")
 
@@ -65,11 +93,7 @@ def to_paddle(network: nn.Sequential) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def from_paddle(state: Mapping[str, Any], network: nn.Sequential) -> dict[str, Tensor]:
-    """Translate weights back, for a network of the same layers.
-
-    Raises:
-        ValueError: They are of other layers.
-    """
+    """Translate weights back, for a network of the same layers."""
     found: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         if name.endswith(NO_WEIGHT):
@@ -94,11 +118,7 @@ def write(path: Path, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of weights that ``write`` or ``paddle.save`` has written.
-
-    Raises:
-        ValueError: It is no such file, or holds objects that would run code.
-    """
+    """Read a file that ``write`` or ``paddle.save`` has written; refuse what would run code."""
     try:
         with path.open("rb") as file:
             state = ArraysOnly(file).load()
