@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightkeel.options import explain
 from lightkeel.options.names import resolve_configs
+from src import models
 from src.evaluate import main as evaluate
 from src.train import main as train
 from tests.lightkeel.commands import fails
