@@ -15,11 +15,19 @@ from torch import Tensor, nn
 
 from .predictor import Predictor
 
-# Layers that both frameworks have; all others would need a translation of their own.
-TRANSLATED = (
-    *(nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.Tanh, nn.Identity),
-    *(nn.Flatten, nn.Dropout),
-)
+PLACES = ("stride", "padding", "dilation", "groups")
+# Layers that both frameworks have, the name in Paddle, and what it takes there, in order.
+LAYERS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+    nn.Linear: ("Linear", ("in_features", "out_features")),
+    nn.Conv2d: ("Conv2D", ("in_channels", "out_channels", "kernel_size", *PLACES)),
+    nn.BatchNorm2d: ("BatchNorm2D", ("num_features",)),
+    nn.MaxPool2d: ("MaxPool2D", ("kernel_size", "stride", "padding")),
+    nn.ReLU: ("ReLU", ()),
+    nn.Tanh: ("Tanh", ()),
+    nn.Identity: ("Identity", ()),
+    nn.Flatten: ("Flatten", ("start_dim", "end_dim")),
+    nn.Dropout: ("Dropout", ("p",)),
+}
 PADDLE_NAMES = {"running_mean": "_mean", "running_var": "_variance"}
 NO_WEIGHT = "num_batches_tracked"  # Paddle does not count them
 # All that arrays are made of in a pickle; anything else could run code.
@@ -75,11 +83,11 @@ def network_of(model: nn.Module) -> nn.Sequential:
     """Return the network of a model, if it is a sequence of layers that Paddle has too."""
     network, what = getattr(model, "network", None), "is no sequence"
     if isinstance(network, nn.Sequential):
-        odd = [type(layer).__name__ for layer in network if type(layer) not in TRANSLATED]
+        odd = [type(layer).__name__ for layer in network if type(layer) not in LAYERS]
         if not odd:
             return network
         what = f"has a layer {odd[0]}"
-    known = ", ".join(layer.__name__ for layer in TRANSLATED)
+    known = ", ".join(layer.__name__ for layer in LAYERS)
     raise ValueError(f"model: the network {what}. For Paddle, it is to be made of {known}.")
 
 
@@ -150,22 +158,10 @@ def _turned(network: nn.Sequential, name: str, tensor: Tensor) -> Tensor:
 
 
 def _layer(paddle_nn: Any, layer: Any) -> Any:
-    bias = None if getattr(layer, "bias", None) is not None else False
-    match layer:
-        case nn.Linear():
-            return paddle_nn.Linear(layer.in_features, layer.out_features, bias_attr=bias)
-        case nn.Conv2d():
-            sizes = (layer.in_channels, layer.out_channels, layer.kernel_size)
-            places = (layer.stride, layer.padding, layer.dilation, layer.groups)
-            return paddle_nn.Conv2D(*sizes, *places, bias_attr=bias)
-        case nn.BatchNorm2d():
-            # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
-            momentum = 1 - (layer.momentum or 0.0)
-            return paddle_nn.BatchNorm2D(layer.num_features, momentum, layer.eps)
-        case nn.MaxPool2d():
-            return paddle_nn.MaxPool2D(layer.kernel_size, layer.stride, layer.padding)
-        case nn.Flatten():
-            return paddle_nn.Flatten(layer.start_dim, layer.end_dim)
-        case nn.Dropout():
-            return paddle_nn.Dropout(layer.p)
-    return getattr(paddle_nn, type(layer).__name__)()
+    name, settings = LAYERS[type(layer)]
+    values = [getattr(layer, setting) for setting in settings]
+    if name == "BatchNorm2D":
+        # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
+        values += [1 - (layer.momentum or 0.0), layer.eps]
+    without_bias = name in ("Linear", "Conv2D") and layer.bias is None
+    return getattr(paddle_nn, name)(*values, **({"bias_attr": False} if without_bias else {}))

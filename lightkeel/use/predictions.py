@@ -3,10 +3,10 @@
 import csv
 import json
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -24,52 +24,33 @@ from ..runs.find import Run
 from .predictor import Predictor, load_run
 
 
-class PredictOptions(NamedTuple):
-    """How predictions are made and written.
-
-    ``format`` is ``csv`` or ``jsonl``; ``top_k`` counts the likeliest classes of a row; ``columns``
-    are those of a CSV file that hold the features, all where not given; ``header`` tells whether
-    its first row names them: ``yes``, ``no``, or ``auto``, if no number is in it.
-    """
-
-    format: str
-    top_k: int = 1
-    columns: list[str] | None = None
-    batch_size: int = 64
-    device: torch.device = torch.device("cpu")
-    header: str | None = None
-
-
 class ReadSample(NamedTuple):
-    """A sample that was read, or why it could not be.
+    """A sample that was read, or why it could not be."""
 
-    ``origin`` is what its row begins with: the file, and of a table the row.
-    """
-
-    origin: list[str | int]
+    origin: list[str | int]  # what its row begins with: the file, and of a table the row
     value: Tensor | None
     error: str = ""
 
 
 @explained()
-def predict(
-    run: Run,
-    configs: Sequence[str],
-    inputs: Sequence[Path],
-    output: Path | None,
-    options: PredictOptions,
-) -> None:
-    """Write what the model of a run predicts for files, to a file or to standard output."""
-    predictor = load_run(run, configs)
+def predict(run: Run, options: Namespace) -> None:
+    """Write what the model of a run predicts for files.
+
+    ``options`` are those of the command, where ``format`` is ``csv`` or ``jsonl``, and ``columns``
+    a list of the columns of a CSV file that hold the features, None for all.
+    """
+    device, output = find_device(options.device), options.output
+    predictor = load_run(run, options.config)
     names = predictor.class_names
     if options.top_k > len(names or [""]):
         has = len(names) if names else "none"
         raise InputError(f"--top_k {options.top_k}: is more than the model has classes, {has}.")
-    files = find_images(predictor, inputs) if predictor.takes_images else inputs
+    images = predictor.takes_images
+    files: list[Path] = find_images(predictor, options.inputs) if images else options.inputs
     if output is not None and output.resolve() in [file.resolve() for file in files]:
         raise InputError(f"--output {output}: is an input. Choose another file.")
     samples: Iterable[ReadSample]
-    if predictor.takes_images:
+    if images:
         for name in ("columns", "header"):
             if getattr(options, name) is not None:
                 raise InputError(f"--{name}: is for CSV files, and the model takes images.")
@@ -82,12 +63,17 @@ def predict(
         samples = track(samples, "predicting", total, console=console, transient=True)
     counts: Counter[str] = Counter()
     try:
-        predictor.to(options.device)
-        with writing(output) as file:
+        predictor.to(device)
+        opened = None if output is None else output.open("w", encoding="utf-8", newline="")
+        with opened or standard_output() as file:
             write_rows(predictor, samples, file, options, counts)
     except torch.OutOfMemoryError as error:
         size, remedy = options.batch_size, "Use a smaller --batch_size, or --device cpu."
         raise InputError(too_large(f"--batch_size: {size}", error, remedy)) from error
+    except OSError as error:
+        if output is None:
+            raise
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
     except KeyboardInterrupt:
         print(f"stopped after {counts['rows']} rows, which are written", file=sys.stderr)
         raise
@@ -145,11 +131,10 @@ class Table:
     Args:
         path: The file, or ``-`` for standard input.
         predictor: Whose samples they are.
-        columns: See ``PredictOptions``; without names in the file they are 1, 2, 3 ...
-        header: See ``PredictOptions``.
-
-    Raises:
-        InputError: It is no such file.
+        columns: Names of those that are features, in order; all where not given. Without names in
+            the file they are 1, 2, 3 ...
+        header: Whether the first row names them: ``yes``, ``no``, or, where no number is in it,
+            ``auto``.
     """
 
     def __init__(
@@ -237,7 +222,7 @@ def write_rows(
     predictor: Predictor,
     samples: Iterable[ReadSample],
     file: TextIO,
-    options: PredictOptions,
+    options: Namespace,
     counts: Counter[str],
 ) -> None:
     """Write a row for each sample, and count ``rows`` and ``errors``."""
@@ -304,17 +289,3 @@ def shown(path: Path) -> str:
 def rounded(value: float) -> float:
     """Leave out the digits that a float32 does not have."""
     return float(f"{value:.7g}")
-
-
-@contextmanager
-def writing(path: Path | None) -> Iterator[TextIO]:
-    """Open a file, or standard output."""
-    if path is None:
-        with standard_output() as output:
-            yield output
-        return
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from None
