@@ -31,7 +31,7 @@ from ..runs.find import CHECKPOINTS
 from . import fastpath
 from .devices import busy_port, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
-from .lightning_state import end_others
+from .lightning_state import end_others, exact_means
 from .run_files import RunFiles
 
 
@@ -44,7 +44,7 @@ def train(args: Sequence[str]) -> None:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        with fastpath.active(), recorded(cli.folder) as write_done:
+        with exact_means(), fastpath.active(), recorded(cli.folder) as write_done:
             try:
                 prepare(cli)
                 metrics, best = fit_and_test(cli)
@@ -67,7 +67,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
     """Make the callbacks that every run has."""
     assert cli.folder is not None
     seed = int(os.environ["PL_GLOBAL_SEED"])
-    return [MonitorCheck(), RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop()]
+    return [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
 
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:

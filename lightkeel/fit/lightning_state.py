@@ -5,9 +5,11 @@ public names only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from signal import SIGKILL
 from typing import Any
+from unittest.mock import patch
 
 import lightning
 import torch
@@ -19,6 +21,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Sync,
 )
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torchmetrics import Metric
 
 from .module_state import copied, is_plain
@@ -252,3 +255,24 @@ def end_others(trainer: Trainer) -> None:
     launcher: Any = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(SIGKILL)  # while they wait, Python answers no other
+
+
+# Means.
+
+COMPUTE: Any = _ResultMetric.compute
+
+
+def exact_means() -> AbstractContextManager[Any]:
+    """Have ``self.log(..., sync_dist=True)`` average over samples where ranks have unlike numbers.
+
+    Lightning rounds the mean number of samples of the ranks down: of 3 and 2, to 2.
+    """
+    return patch.object(_ResultMetric, "compute", mean_over_samples)
+
+
+def mean_over_samples(result: _ResultMetric) -> Tensor:
+    """``_ResultMetric.compute`` that keeps the fraction of the number of samples."""
+    if not (result.is_tensor and result.meta.is_mean_reduction):
+        return COMPUTE(result)  # type: ignore[no-any-return]
+    value: Tensor = result.meta.sync(result.value.clone())
+    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
