@@ -4,6 +4,7 @@ python -m tests.lightkeel.fit.test_cheap_log FOLDER     two processes: what both
 """
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
@@ -348,6 +349,48 @@ def test_the_same_name_with_two_loaders(apart: bool, tmp_path: Path) -> None:
     assert any(MisconfigurationException in entry for entry in seen) is not apart
 
 
+def test_a_size_that_may_not_be_left_out(tmp_path: Path) -> None:
+    class Takes(Logs):
+        def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+            next(dataloader_iter)
+            return super().training_step(None, 0)
+
+    def call(model: Logs, value: Tensor, index: int) -> None:
+        model.log("value", value, on_epoch=True, batch_size=4 if index < 4 else None)
+
+    with patch.object(sys.modules[__name__], "Logs", Takes):
+        seen = compare({"training_step": call}, False, tmp_path)
+    assert "`self.log(..., batch_size=...)` should be provided" in str(seen)
+
+
+def test_a_hook_within_a_hook(tmp_path: Path) -> None:
+    """Lightning forgets what the first step of an epoch has logged before such a hook."""
+
+    class After(Logs):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            super().training_step(batch, batch_idx)
+            self.log("after", float(self.count), on_epoch=True)
+
+    def log(model: Logs, value: Tensor, index: int) -> None:
+        model.log("before", value, on_epoch=True)
+
+    calls = {"training_step": log, "on_before_backward": log}
+    with patch.object(sys.modules[__name__], "Logs", After):
+        compare(calls, True, tmp_path, automatic=False, max_epochs=3)
+
+
+def test_results_that_were_replaced(tmp_path: Path) -> None:
+    """As ``ExactResume`` does when a run is resumed."""
+
+    def call(model: Logs, value: Tensor, index: int) -> None:
+        model.log("value", value, on_step=True, on_epoch=True)
+        results: Any = model.trainer._results
+        if index == 3:
+            results.update({key: copy.deepcopy(result) for key, result in results.items()})
+
+    compare({"training_step": call}, True, tmp_path)
+
+
 def test_callbacks_log_too(tmp_path: Path) -> None:
     class Logging(Callback):
         def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
@@ -428,9 +471,12 @@ def test_nothing_waits_for_the_device(gpu: Any, tmp_path: Path) -> None:
         pytest.skip("a pretended GPU notes what waits")
 
     def call(model: Logs, value: Tensor, index: int) -> None:
-        model.log("loss", value, on_step=True, on_epoch=True, prog_bar=True)
-        model.log("float", 0.5, on_step=True, on_epoch=True, prog_bar=True)
-        model.log("max", value * 2, on_step=False, on_epoch=True, reduce_fx="max")
+        # Which copies from the host: the pretended GPU does not see that as waiting.
+        copies = patch.object(torch, "tensor", side_effect=AssertionError)
+        with copies if index > 1 else contextlib.nullcontext():
+            model.log("loss", value, on_step=True, on_epoch=True, prog_bar=True)
+            model.log("float", 0.5, on_step=True, on_epoch=True, prog_bar=True)
+            model.log("max", value * 2, on_step=False, on_epoch=True, reduce_fx="max")
         waits.append(len(gpu.waits))
 
     waits: list[int] = []
