@@ -84,7 +84,7 @@ def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
 def prepare(cli: ProjectCLI) -> None:
     """Find out what is wrong before a folder is made or processes are started for devices."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    check_monitors(trainer, model)
+    check_monitors(trainer)
     if cli.resume_from:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_when_loaded(cli.resume_from, model)

@@ -4,12 +4,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lightkeel import is_row_due
+from lightkeel import is_row_due, whole
 
 
 class GradientClipping(Callback):
@@ -74,8 +72,3 @@ class GradientClipping(Callback):
             number = f"/{trainer.optimizers.index(optimizer)}" if several else ""
             values = {f"grad/norm{number}": norm, f"grad/clipped{number}": clipped}
             pl_module.log_dict({name: whole(value) for name, value in values.items()})
-
-
-def whole(value: Tensor) -> Tensor:
-    """Gather what is computed from sharded gradients: each rank has seen its own part."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
