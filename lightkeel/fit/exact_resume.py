@@ -87,9 +87,6 @@ class ExactResume(Callback):
             problems.append(f"random numbers begin anew: it had {number} devices")
         if lightning.is_under_way(trainer):
             continue_swa(trainer, pl_module)
-            lightning.continue_epoch(trainer, resumed["num_batches"], resumed["between"])
-        else:
-            lightning.begin_epoch(trainer)
         if resumed["is_partial"]:
             problems.append("gradients that were accumulated for a step are in no checkpoint")
         device = trainer.strategy.root_device
@@ -97,7 +94,7 @@ class ExactResume(Callback):
         trainer.callback_metrics.update(watched)
         for problem in problems if trainer.is_global_zero else []:
             warn(f"--resume: not bit for bit, {problem}.")
-        lightning.fetch_anew(trainer)
+        lightning.continue_loops(trainer, resumed["num_batches"], resumed["between"])
         if mine is not None:
             restore_random(mine["random"], device)
             self._random = mine["random"]  # once more, when hooks of others have drawn

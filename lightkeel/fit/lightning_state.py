@@ -82,13 +82,6 @@ def combination(loader: CombinedLoader) -> Any:
     return loader._mode
 
 
-def fetch_anew(trainer: Trainer) -> None:
-    """Fetch once more where a batch is fetched ahead, as of data without a length."""
-    fetcher = trainer.fit_loop._data_fetcher
-    if fetcher is not None and fetcher.length is None:
-        iter(fetcher)
-
-
 # Where the loops are.
 
 
@@ -147,8 +140,8 @@ def _take_back(progress: dict[str, dict[str, int]], name: str) -> None:
     progress["current"][name] -= 1
 
 
-def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
-    """Have Lightning continue an epoch that a run was stopped in.
+def continue_loops(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
+    """Have Lightning continue where a run was stopped, once all else is restored.
 
     Args:
         trainer: The trainer, as training starts.
@@ -157,7 +150,7 @@ def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None
             another step, without a batch, where validation was due.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    begin = loop.on_run_start
+    begin, fetcher = loop.on_run_start, trainer.fit_loop._data_fetcher
 
     def begin_between(fetcher: Any) -> None:
         del loop.on_run_start
@@ -165,12 +158,12 @@ def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None
         fetcher.fetched = num_fetched
         loop.restarting = loop.restarting and not is_between
 
-    loop.on_run_start = begin_between
-
-
-def begin_epoch(trainer: Trainer) -> None:
-    """Have Lightning not begin with an empty epoch where ``max_steps`` is set."""
-    trainer.fit_loop.epoch_loop.restarting = False
+    if is_under_way(trainer):
+        loop.on_run_start = begin_between
+    else:
+        loop.restarting = False  # else it begins with an empty epoch where `max_steps` is set
+    if fetcher is not None and fetcher.length is None:
+        iter(fetcher)  # it has fetched a batch before the state of the run was restored
 
 
 def end_epoch_as_any(trainer: Trainer) -> None:
