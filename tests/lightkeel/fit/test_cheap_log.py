@@ -371,10 +371,10 @@ def test_a_hook_within_a_hook(tmp_path: Path) -> None:
             super().training_step(batch, batch_idx)
             self.log("after", float(self.count), on_epoch=True)
 
-    def log(model: Logs, value: Tensor, index: int) -> None:
-        model.log("before", value, on_epoch=True)
-
-    calls = {"training_step": log, "on_before_backward": log}
+    calls = {
+        hook: lambda model, value, index, hook=hook: model.log(hook, value, on_epoch=True)  # type: ignore[misc]
+        for hook in ("training_step", "on_before_backward")
+    }
     with patch.object(sys.modules[__name__], "Logs", After):
         compare(calls, True, tmp_path, automatic=False, max_epochs=3)
 
