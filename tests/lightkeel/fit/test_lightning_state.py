@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 
 from lightkeel.fit import lightning_state
 from lightkeel.fit.lightning_state import LOGGED, SEAMS, check_seams
@@ -81,3 +82,22 @@ def test_counters_of_a_checkpoint_name_the_place_where_it_is_written() -> None:
 def test_how_loaders_are_combined_is_told() -> None:
     loader = CombinedLoader([torch.zeros(2), torch.zeros(3)], "min_size")
     assert lightning_state.combination(loader) == "min_size"
+
+
+def test_means_over_ranks_are_over_samples() -> None:
+    """Three samples of sum 3 here, and two of sum 4 on another rank."""
+
+    def average(value: Tensor, reduce_op: str, group: Any) -> Tensor:
+        there = 2 if seen else 4  # first the sums are averaged, then the numbers of samples
+        seen.append(value)
+        return ((value + there) / 2).to(value.dtype)  # whole numbers are rounded down
+
+    meta = lightning_state._Metadata("validation_step", "val/loss")
+    meta.sync = lightning_state._Sync(average, True)
+    result = lightning_state._ResultMetric(meta, is_tensor=True)
+    result.update(torch.tensor(1.0), 3)
+    seen: list[Tensor] = []
+    assert float(lightning_state.COMPUTE(result)) == 3.5 / 2  # Lightning's own
+    seen.clear()
+    with lightning_state.exact_means():
+        assert float(lightning_state._ResultMetric.compute(result)) == pytest.approx(7 / 5)
