@@ -87,7 +87,8 @@ def combination(loader: CombinedLoader) -> Any:
 
 def num_epochs(trainer: Trainer) -> int:
     """Count the epochs that have ended, that at whose end hooks are called included."""
-    return int(trainer.fit_loop.epoch_progress.current.processed)
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return int(epochs.processed)
 
 
 def num_batches(trainer: Trainer) -> int:
@@ -268,4 +269,5 @@ def mean_over_samples(result: _ResultMetric) -> Tensor:
     if not (result.is_tensor and result.meta.is_mean_reduction):
         return COMPUTE(result)  # type: ignore[no-any-return]
     value: Tensor = result.meta.sync(result.value.clone())
-    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    num_samples: Tensor = result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    return value / num_samples

@@ -5,6 +5,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultMetric,
+    _Sync,
+)
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
@@ -44,10 +49,8 @@ def test_a_seam_of_the_trainer_is_there_and_missed_by_name(path: str, trainer: T
 def test_a_seam_of_what_is_logged_is_missed_by_name(
     name: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = lightning_state._ResultMetric
-
     def make(*args: Any, **kwargs: Any) -> Any:
-        return Without(made(*args, **kwargs), name)
+        return Without(_ResultMetric(*args, **kwargs), name)
 
     monkeypatch.setattr(lightning_state, "_ResultMetric", make)
     with pytest.raises(AssertionError, match=rf"has no `_ResultMetric\.{name}`"):
@@ -92,12 +95,12 @@ def test_means_over_ranks_are_over_samples() -> None:
         seen.append(value)
         return ((value + there) / 2).to(value.dtype)  # whole numbers are rounded down
 
-    meta = lightning_state._Metadata("validation_step", "val/loss")
-    meta.sync = lightning_state._Sync(average, True)
-    result = lightning_state._ResultMetric(meta, is_tensor=True)
+    meta = _Metadata("validation_step", "val/loss")
+    meta.sync = _Sync(average, True)
+    result = _ResultMetric(meta, is_tensor=True)
     result.update(torch.tensor(1.0), 3)
     seen: list[Tensor] = []
     assert float(lightning_state.COMPUTE(result)) == 3.5 / 2  # Lightning's own
     seen.clear()
     with lightning_state.exact_means():
-        assert float(lightning_state._ResultMetric.compute(result)) == pytest.approx(7 / 5)
+        assert float(_ResultMetric.compute(result)) == pytest.approx(7 / 5)
