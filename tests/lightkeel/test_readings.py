@@ -21,7 +21,11 @@ class Reader(Callback):
         if is_row_due(trainer, module):
             step = trainer.global_step + 1
             exact = torch.tensor(0.1, dtype=torch.float64)
-            values = {"exact": exact, "on device": torch.tensor(step / 4), "wide": float(step)}
+            values: dict[str, Any] = {
+                "exact": exact,
+                "on device": torch.tensor(step / 4),
+                "wide": float(step),
+            }
             module.log_dict(values)
 
 
