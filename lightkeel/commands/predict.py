@@ -51,23 +51,14 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
                 raise InputError(f"INPUT {path}: there is no such file or folder. {hint}")
         if options.output is not None:
             check_output(options.output)
-        format_ = options.format or format_of(options.output)
+        options.format = options.format or format_of(options.output)
+        if options.columns is not None:
+            options.columns = [name.strip() for name in options.columns.split(",")]
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
-        from ..use.predictions import (  # takes seconds: PyTorch and Lightning
-            Settings,
-            find_device,
-            predict,
-        )
+        from ..use.predictions import predict  # takes seconds: PyTorch and Lightning
 
-        columns = None
-        if options.columns is not None:
-            columns = [name.strip() for name in options.columns.split(",")]
-        device = find_device(options.device)
-        settings = Settings(
-            format_, options.top_k, columns, options.batch_size, device, options.header
-        )
-        predict(found, options.config, options.inputs, options.output, settings)
+        predict(found, options)
     return 0
 
 
