@@ -87,6 +87,6 @@ def _stamps(paths: Iterable[str]) -> dict[str, Any]:
     found = {}
     for path in paths:
         with suppress(OSError):
-            status = os.stat(path)
+            status = Path(path).stat()
             found[path] = [status.st_mtime_ns, status.st_size]
     return found

@@ -19,7 +19,7 @@ GONE = {
 
 
 def mend(content: Any) -> Any:
-    """Replace the paths of classes that have moved into the library, and drop options that are gone.
+    """Replace the paths of classes that are in the library now, and drop options that are gone.
 
     Raises:
         InputError: One that is gone had a value; the message says what takes its place.

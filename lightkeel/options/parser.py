@@ -111,7 +111,7 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     fields = classes(table)
     found: dict[int, tuple[str, list[str]] | None] = {}
     kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
-    for cls in {*fields.values(), *sum(kinds.values(), [])}:
+    for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
         with suppress(ValueError, TypeError, argparse.ArgumentError):  # the parser will say why
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
             found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
