@@ -27,6 +27,7 @@ INSTALLED = {
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     *(Path(str(package.__file__)).parents[1] for package in (jsonargparse, lightning, torch)),
 }
+MODELS_AND_DATA = ["models", "data"]  # where a person's own are put
 STEPS = ("training_step", "validation_step", "test_step", "predict_step", "forward")
 
 
@@ -188,7 +189,7 @@ def is_own(code: CodeType) -> bool:
         return False
     homes = {*file.parents}
     folder = current().folder
-    examples = {folder / "models", folder / "data"}  # and where a person's own are put
+    examples = {folder / name for name in MODELS_AND_DATA}
     return bool(homes & examples) or not homes & {*INSTALLED, LIBRARY, folder}
 
 
