@@ -24,20 +24,21 @@ BEGAN_NS = time.time_ns()
 PACKAGES = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
 
 
+Class = tuple[str, list[str]]  # its name, and what it is made with
+
+
 class Known(NamedTuple):
     """What the parser knows.
 
     Attributes:
         names: Of all options, with dots.
-        classes: By the path of a class, or ``model:NAME`` for a short name: its name and what it
-            is made with; None: it is not certain.
-        declared: Of options whose value is a class: its path, where they say which it is.
+        classes: By their paths, ``model:NAME`` for a short name, ``OPTION:`` for the one that an
+            option has where none is given; None: it is not certain.
         listed: Short names to be suggested for a model and for data.
     """
 
     names: list[str]
-    classes: dict[str, tuple[str, list[str]] | None]
-    declared: dict[str, str | None]
+    classes: dict[str, Class | None]
     listed: dict[str, list[str]]
 
 

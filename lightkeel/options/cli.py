@@ -104,7 +104,8 @@ class ProjectCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         assert isinstance(parser, Parser)
-        if to_learn.pop() if to_learn else False:
+        if to_learn:
+            to_learn.clear()
             cache.write(learn(parser, find_table()))
         try:
             self.config = parser.parse_args(args)
@@ -116,21 +117,18 @@ class ProjectCLI(LightningCLI):
                 raise
             raise InputError(message) from error
         check_finite(self.config.as_dict())
+        seed = self.config.seed_everything
+        if seed is None or seed is False:
+            given = "null" if seed is None else "false"
+            raise InputError(f"seed_everything: {given}, but every run is seeded. Give a number.")
+        if seed is not True and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything: {seed} is not in [0, 2**32).")
 
     def before_instantiate_classes(self) -> None:
         if self.training:
             self._choose_folder()
             self.dumped = self._dump()  # without the name that loggers are given
             self._name_loggers()
-
-    def _set_seed(self) -> None:
-        seed = self.config.seed_everything
-        if seed is None or seed is False:
-            given = "null" if seed is None else "false"
-            raise InputError(f"seed_everything: {given}, but every run is seeded. Give a number.")
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
-            raise InputError(f"seed_everything: {seed} is not in [0, 2**32).")
-        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         try:
@@ -171,7 +169,10 @@ class ProjectCLI(LightningCLI):
         self.resume_from = self.claim.choose(*choice)
         self.folder = self.claim.folder
         if self.folder is not None and self.resume_from:
-            warn_of_damage(self.resume_from)
+            last = self.resume_from.with_name("last.ckpt")
+            is_other = last != self.resume_from and last.exists() and run.is_rank_zero()
+            if is_other and (found := damage(last)):
+                warn(f"{last} is damaged ({found}). Resuming from {self.resume_from.name}.")
             before = read_yaml(self.folder / "config.yaml")
             drop_repeated(config, before, appended_options(self.arguments))
             check_resumable(before, yaml.safe_load(self._dump()))
@@ -290,14 +291,6 @@ def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
             raise InputError(f"model.{name}: {here}, but {type(data).__name__} {has}")
 
 
-def warn_of_damage(chosen: Path) -> None:
-    """Say that the last checkpoint of a run was passed over for another."""
-    last = chosen.with_name("last.ckpt")
-    if last != chosen and last.exists() and run.is_rank_zero() and (found := damage(last)):
-        text = f"{last} is damaged ({found}). Going on from {chosen.name}."
-        warn(text)
-
-
 def quiet() -> None:
     """Leave out Lightning's notices about what is not there, and its advice on loaders.
 
@@ -311,6 +304,8 @@ def quiet() -> None:
     # that is what `--trainer.accelerator cpu` means, and what predictions need for their data
     warnings.filterwarnings("ignore", r"\w+ available but not used", UserWarning)
     warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
+    # such as the default device of an argument, which the class has by itself
+    warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
     # that is what `--resume` means
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     # a large photograph; Pillow refuses what is twice as large

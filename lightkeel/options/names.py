@@ -53,8 +53,8 @@ class Given:
 
     def __init__(self, known: cache.Known) -> None:
         self.known = known
-        self.declared = {o: known.classes.get(path or "") for o, path in known.declared.items()}
-        self.chosen = dict(self.declared)  # None: any class
+        declared = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
+        self.chosen = declared  # of which class each is; None: any
         self.folders = [Path()]  # where a file could be that a short name means
         self.is_alone = "lightning" not in sys.modules  # others may bring further short names
 
@@ -87,8 +87,9 @@ class Given:
     def _choose(self, owner: str, given: Any) -> None:
         if given == {}:
             return
-        path = str(given) if "." in str(given) else f"{owner}:{given}"
-        self.chosen[owner] = self.declared[owner] if given is None else self.known.classes.get(path)
+        short = "" if given is None else str(given)
+        path = short if "." in short else f"{owner}:{short}"
+        self.chosen[owner] = self.known.classes.get(path)
         is_short = isinstance(given, str) and given.isidentifier() and owner in self.known.listed
         is_file = is_short and any(Path(folder, given).exists() for folder in self.folders)
         if is_short and self.is_alone and not is_file and path not in self.known.classes:

@@ -5,7 +5,6 @@ import inspect
 import math
 import pkgutil
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -19,7 +18,7 @@ from ..errors.bad_input import InputError
 from ..project import LIBRARY, current
 from ..runs import safe_yaml
 from . import moved
-from .cache import Known
+from .cache import Class, Known
 from .explain_parser import BASES, explain_parsing, failed_import, listed
 from .names import COMMAND_LINE
 
@@ -109,30 +108,21 @@ def _has_none(value: Any) -> bool:
 def learn(parser: Parser, table: type[Callbacks]) -> Known:
     """Collect the names of all options, and what each class of the project is made with."""
     fields = classes(table)
-    found: dict[int, tuple[str, list[str]] | None] = {}
     kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
+    found: dict[int, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
         with suppress(ValueError, TypeError, argparse.ArgumentError):  # the parser will say why
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
             found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
-    paths: dict[str, tuple[str, list[str]] | None] = {}
+    known: dict[str, Class | None] = dict.fromkeys(f"{owner}:" for owner in BASES)
+    known |= {f"callbacks.{name}:": found.get(id(cls)) for name, cls in fields.items()}
     for owner, some in kinds.items():
-        counts = Counter(cls.__name__ for cls in some)
-        for cls in some:
-            unique = counts[cls.__name__] == 1
-            paths[f"{owner}:{cls.__name__}"] = found.get(id(cls)) if unique else None
+        known |= {f"{owner}:{cls.__name__}": found.get(id(cls)) for cls in some}
     for name, module in [*sys.modules.items()]:
         if f"{name}.".startswith((f"{current().package}.", f"{LIBRARY.name}.")):
-            parts = {key: found.get(id(value)) for key, value in vars(module).items()}
-            paths |= {f"{name}.{key}": part for key, part in parts.items() if part}
-    declared = {f"callbacks.{key}": f"{c.__module__}.{c.__qualname__}" for key, c in fields.items()}
-    paths |= {declared[f"callbacks.{key}"]: found.get(id(cls)) for key, cls in fields.items()}
-    return Known(
-        names=parser.option_names(),
-        classes=paths,
-        declared=dict.fromkeys(BASES) | declared,
-        listed={owner: listed(owner) for owner in BASES},
-    )
+            parts = {f"{name}.{key}": found.get(id(part)) for key, part in vars(module).items()}
+            known |= {path: part for path, part in parts.items() if part}
+    return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
 def subclasses(cls: type) -> Iterator[type]:

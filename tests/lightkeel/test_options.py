@@ -270,7 +270,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before.use()
 
 
-NAMES = Known(["model"], {"own.A": None}, {"model": None}, {"model": ["A"]})
+NAMES = Known(["model"], {"model:": None, "own.A": ["A", ["size"]]}, {"model": ["A"]})
 
 
 def test_what_is_known_counts_until_something_changes(own: Path, tmp_path: Path) -> None:
@@ -351,10 +351,8 @@ def parser_names() -> set[str]:
 
 def test_names_are_those_of_the_parser(parser_names: set[str], known: Known) -> None:
     assert set(known.names) == parser_names
-    for option, path in known.declared.items():
-        if path is not None:
-            cls = CALLBACKS[option.removeprefix("callbacks.")]
-            assert known.classes[path] == (cls.__name__, sorted(taken(cls)))
+    for name, cls in CALLBACKS.items():
+        assert known.classes[f"callbacks.{name}:"] == (cls.__name__, sorted(taken(cls)))
     for line, cls in CLASSES.items():
         for path in (line.replace(" ", ":"), f"{cls.__module__}.{cls.__name__}"):
             assert known.classes[path] == (cls.__name__, sorted(taken(cls)))
