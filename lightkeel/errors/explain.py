@@ -55,6 +55,8 @@ def explain(error: BaseException) -> str | None:
         return out_of_memory(error)
     if fails_on_import(error):
         return None
+    if str(error).startswith("Expected more than 1 value per channel when training"):
+        return one_sample(error)
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
         return no_tracking(error)
     is_checked = raised_by_project(trace) and is_check(trace)  # which says more
@@ -106,6 +108,21 @@ def no_tracking(error: BaseException) -> str:
     if type(error).__module__.startswith("wandb"):
         name, how = "Weights & Biases", "Run `wandb login`, or set WANDB_MODE=offline."
     return f"trainer.logger: {name} says: {first_line(str(error)).split(': Max retries')[0]}\n{how}"
+
+
+def one_sample(error: BaseException) -> str | None:
+    """Say which batch has one sample alone, which batch normalization refuses; None: of no loop."""
+    numbers = (f.f_locals.get("batch_idx") for f in frames(error.__traceback__))
+    number = next((number for number in numbers if isinstance(number, int)), None)
+    return (
+        None
+        if number is None
+        else (
+            f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
+            f"statistics for batch normalization ({error}).\n"
+            "Leave it out with data.drop_last true, or choose another data.batch_size."
+        )
+    )
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:

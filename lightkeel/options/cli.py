@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from ..callbacks.plots import Plots
-from ..callbacks.table import Callbacks, classes
+from ..callbacks.table import Callbacks, defaults
 from ..callbacks.throughput import Throughput
 from ..data.in_memory import InMemoryDataModule
 from ..errors.bad_input import InputError
@@ -96,8 +96,7 @@ class ProjectCLI(LightningCLI):
         parser.set_defaults(
             {
                 f"callbacks.{name}": {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-                for name, cls in classes(table).items()
-                if name in table.on
+                for name, cls in defaults(table).items()
             }
         )
 

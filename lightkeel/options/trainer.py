@@ -2,14 +2,12 @@
 
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
-from lightning.pytorch.profilers import PassThroughProfiler
 
 from ..callbacks.table import Callbacks
 from ..errors.bad_input import InputError
@@ -69,23 +67,13 @@ def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
             settings["strategy"] = "ddp"
 
 
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own for when there is none, which makes a context for each of 40 calls a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        return self._nothing
-
-
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
     plugins = settings["plugins"] or []
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins = [*plugins, WholeCheckpointIO()]
-    profiler = settings["profiler"] or NoProfiler()
-    chosen = {**settings, "plugins": plugins, "profiler": profiler}
+    chosen = {**settings, "plugins": plugins}
     if chosen["strategy"] == "fsdp":
         from ..models.fsdp import FullySharded  # takes a while, and few need it
 
