@@ -106,7 +106,8 @@ def unknown_option(argument: str, names: Iterable[str], owner: str) -> str:
         children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
         if part not in children:
             whose = parent.rstrip(".") or owner
-            hint = moved.GONE.get(f"{parent}{part}") or suggest(part, children)
+            gone = [text for name, text in moved.GONE.items() if name.endswith(f".{part}")]
+            hint = gone[0] if gone else suggest(part, children)
             return f"{parent}{part}: {whose} has no such option. {hint}"
         parent += f"{part}."
     return f"{name}: there is no such option."

@@ -69,6 +69,9 @@ def test_options_that_are_gone(
     message = f"{option}: is gone, and this config sets it. {instead}"
     fails(train, ["--resume", str(old_run), *SAME], message, capsys)
     fails(evaluate, [str(old_run)], message, capsys)
+    whose = {"callbacks": "callbacks", "model": "LinearRegression"}[part]
+    message = f"{option}: {whose} has no such option. {instead}"
+    fails(train, [f"--{option}=default"], message, capsys)
 
 
 @pytest.mark.parametrize(
