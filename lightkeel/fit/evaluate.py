@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..callbacks.confusion import Confusion
 from ..errors.bad_input import InputError
+from ..errors.explain import explained
 from ..options.cli import ProjectCLI
-from ..options.explain import explained
 from ..runs import checkpoints, run
 from ..runs.files import write_json
 from . import fastpath

@@ -22,8 +22,8 @@ from ..callbacks.monitor_check import MonitorCheck, check_monitors
 from ..data.in_memory import InMemoryDataModule
 from ..errors.bad_input import InputError
 from ..errors.checks import warn
+from ..errors.explain import explain, explained
 from ..options.cli import ProjectCLI
-from ..options.explain import explain, explained
 from ..project import current
 from ..runs import checkpoints, run, status
 from ..runs.files import write_json

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors.bad_input import InputError
-from ..options.explain import explained
+from ..errors.explain import explained
 from ..runs import run
 from ..runs.checkpoints import check_matches, save_model
 from ..runs.find import Run

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest, warn
-from ..options.explain import explained, too_large
+from ..errors.explain import explained, too_large
 from ..runs.files import standard_output
 from ..runs.find import Run
 from .predictor import Predictor, load_run

@@ -145,7 +145,7 @@ def test_damaged_checkpoint_is_passed_over(
     go_on = ["--resume", "auto", "--trainer.max_epochs", "4", "--runs_dir", str(tmp_path)]
     assert train([*TINY, *go_on]) == 0
     told = capsys.readouterr().err
-    assert re.fullmatch(rf"warning: {last} is damaged \(.+\)\. Going on from best\.ckpt\.\n", told)
+    assert re.fullmatch(rf"warning: {last} is damaged \(.+\)\. Resuming from best\.ckpt\.\n", told)
     assert same(interrupted, tmp_path / "whole")
 
 
