@@ -11,8 +11,9 @@ from ..callbacks.confusion import Confusion
 from ..errors.bad_input import InputError
 from ..options.cli import ProjectCLI
 from ..options.explain import explained
-from ..runs import checkpoints, run
+from ..runs import checkpoints
 from ..runs.files import write_json
+from ..runs.output import format_value, print_table
 from .devices import leave_at_exit, warn_of_slow_precision
 
 MOST_ROWS = 30  # of classes in the table
@@ -47,14 +48,14 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
         return
-    shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
-    run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
+    shown = [(name, format_value(value)) for name, value in sorted(metrics.items())]
+    print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
     names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
         some = classes if len(classes) <= MOST_ROWS else sorted(classes, key=rank)[:MOST_ROWS]
         title = f"accuracy of {'each class' if some is classes else f'the lowest {MOST_ROWS}'}"
-        run.print_table(title, map(row, some), ("class", "accuracy", "found", "most taken for"))
+        print_table(title, map(row, some), ("class", "accuracy", "found", "most taken for"))
     if output is not None:
         accuracies = {f"{split}/acc/{c.name}": c.accuracy for c in classes if c.num_samples}
         made = {"checkpoint": str(path), "options": " ".join(args)}

@@ -25,9 +25,12 @@ from ..errors.checks import warn
 from ..options.cli import ProjectCLI
 from ..options.explain import explain, explained
 from ..project import current
-from ..runs import checkpoints, run, status
+from ..runs import checkpoints, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
+from ..runs.folder import Claim, is_rank_zero
+from ..runs.loggers import MetricsCSV, TensorBoard, writing_aside
+from ..runs.output import format_value, print_table, tolerated
 from .devices import busy_port, end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
 from .run_files import RunFiles
@@ -46,8 +49,8 @@ STEP_HOOKS = (
 def train(args: Sequence[str]) -> None:
     """Make the run that the arguments ask for."""
     # Other processes end at once, also where they wait for the first and Python answers no signal.
-    exits = exits_at_signals() if run.is_rank_zero() else nullcontext()
-    with ending_with_first(), exits, run.writing_aside(), run.Claim() as claim:
+    exits = exits_at_signals() if is_rank_zero() else nullcontext()
+    with ending_with_first(), exits, writing_aside(), Claim() as claim:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -74,7 +77,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
     """Record in ``status.json`` how a run ends, where this is its first process."""
-    if not run.is_rank_zero():
+    if not is_rank_zero():
         return nullcontext(lambda: None)
 
     def said(error: BaseException) -> str | None:
@@ -109,7 +112,7 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
         isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
     )
     if is_stop and can_resume and cli.trainer.is_global_zero:
-        text = f"stopped: {folder}\nresume: python -m {current().package}.train {resume}"
+        text = f"stopped: {folder}\nresume: {current().command('train')} {resume}"
         print(text, file=sys.stderr, flush=True)
     return error
 
@@ -146,9 +149,9 @@ def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) 
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     reported: dict[str, str] = {}
     panels: list[Panel] = []
-    with run.tolerated(f"{type(model).__name__}.report"):
+    with tolerated(f"{type(model).__name__}.report"):
         reported = getattr(model, "report", dict)()
-    with run.tolerated(f"{type(model).__name__}.panels"):
+    with tolerated(f"{type(model).__name__}.panels"):
         panels = getattr(model, "panels", list)()
     if not trainer.is_global_zero:
         return
@@ -158,15 +161,15 @@ def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) 
         metrics["train_seconds"] = cli.measured.train_seconds
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
     shown = {name: value for name, value in sorted(metrics.items()) if is_shown(name)}
-    rows = [(name, run.format_value(value)) for name, value in shown.items()]
+    rows = [(name, format_value(value)) for name, value in shown.items()]
     rows += reported.items()
     rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
-    with run.tolerated("the table of results"):
-        run.print_table(type(model).__name__, rows)
+    with tolerated("the table of results"):
+        print_table(type(model).__name__, rows)
     if dry:
         return
     if cli.plots is not None:
-        with run.tolerated("callbacks.plots"):
+        with tolerated("callbacks.plots"):
             cli.plots.draw(trainer, folder, panels)
     # Last, for it says that the run is done: one that is killed before is gone on with.
     write_json(folder / "metrics.json", metrics)
@@ -193,7 +196,7 @@ def attempt(
     """Call a method of a logger that has not ``failed``; see ``spare_loggers``."""
     if id(logger) not in failed:
         failed.add(id(logger))
-        with run.tolerated(type(logger).__name__):
+        with tolerated(type(logger).__name__):
             method(*args, **kwargs)
             failed.remove(id(logger))
 
@@ -212,9 +215,9 @@ def prepare(cli: ProjectCLI) -> None:
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(cli.trainer.world_size)
     for logger in cli.trainer.loggers:
-        if not isinstance(logger, (run.MetricsCSV, run.TensorBoard)):
+        if not isinstance(logger, (MetricsCSV, TensorBoard)):
             getattr(logger, "experiment", None)  # it may want a login or a server
-    if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
+    if isinstance(data, InMemoryDataModule) and is_rank_zero():
         data.prepare_data()
     cli.check_fit()
     warn_of_slow_precision(cli.trainer)

@@ -34,9 +34,11 @@ from ..data.in_memory import InMemoryDataModule
 from ..errors.bad_input import InputError
 from ..errors.checks import warn
 from ..project import current
-from ..runs import run, safe_yaml  # naming them makes short names known
+from ..runs import safe_yaml  # naming them makes short names known
 from ..runs.checkpoints import WholeCheckpointIO
 from ..runs.find import damage
+from ..runs.folder import Claim, is_rank_zero
+from ..runs.loggers import MetricsCSV, TensorBoard
 from .explain import (
     called_by_own_code,
     construction_error,
@@ -121,11 +123,11 @@ class ProjectCLI(LightningCLI):
         self,
         args: Sequence[str],
         training: bool = True,
-        claim: run.Claim | None = None,
+        claim: Claim | None = None,
         first_callbacks: Callable[["ProjectCLI"], list[Callback]] = lambda cli: [],
     ) -> None:
         self.training = training
-        self.claim = claim or run.Claim()
+        self.claim = claim or Claim()
         self.first_callbacks = first_callbacks
         self.folder: Path | None = None
         self.resume_from: Path | None = None
@@ -267,7 +269,7 @@ class ProjectCLI(LightningCLI):
         assert self.folder is not None
         others = given if isinstance(given, list) else [given] if given not in (None, True) else []
         # The first is a module's `self.logger`, whose `experiment` people add images and text to.
-        return [run.TensorBoard(self.folder), run.MetricsCSV(self.folder), *others]
+        return [TensorBoard(self.folder), MetricsCSV(self.folder), *others]
 
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
         assert self.folder is not None
@@ -463,7 +465,7 @@ def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
 def warn_of_damage(chosen: Path) -> None:
     """Say that the last checkpoint of a run was passed over for another."""
     last = chosen.with_name("last.ckpt")
-    if last != chosen and last.exists() and run.is_rank_zero() and (found := damage(last)):
+    if last != chosen and last.exists() and is_rank_zero() and (found := damage(last)):
         text = f"{last} is damaged ({found}). Going on from {chosen.name}."
         warn(text)
 

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from lightkeel.callbacks import readings
-from lightkeel.runs.run import MetricsCSV, RunFiles
+from lightkeel.fit.run_files import RunFiles
+from lightkeel.runs.loggers import MetricsCSV
 from tests.lightkeel.fitting import Given, Line, Rows, fit
 
 
