@@ -11,8 +11,9 @@ from ..callbacks.confusion import Confusion
 from ..errors.bad_input import InputError
 from ..errors.explain import explained
 from ..options.cli import ProjectCLI
-from ..runs import checkpoints, run
+from ..runs import checkpoints
 from ..runs.files import write_json
+from ..runs.output import format_value, print_table
 from . import fastpath
 from .devices import leave_at_exit, warn_of_slow_precision
 from .lightning_state import exact_means
@@ -50,8 +51,8 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
         return
-    shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
-    run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
+    shown = [(name, format_value(value)) for name, value in sorted(metrics.items())]
+    print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
     names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
@@ -60,7 +61,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
             some = sorted(classes, key=lambda c: (not c.num_samples, c.accuracy))[:MOST_ROWS]
             title = f"accuracy of the lowest {MOST_ROWS}"
         rows = [(c.name, c.shown, f"{c.num_found} of {c.num_samples}", c.taken_for) for c in some]
-        run.print_table(title, rows, ("class", "accuracy", "found", "most taken for"))
+        print_table(title, rows, ("class", "accuracy", "found", "most taken for"))
     if output is not None:
         accuracies = {f"{split}/acc/{c.name}": c.accuracy for c in classes if c.num_samples}
         made = {"checkpoint": str(path), "options": " ".join(args)}

@@ -7,8 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..models import optimizers as optim
 from ..runs import status
+from ..runs.environment import environment
 from ..runs.files import write_json, write_whole
-from ..runs.run import MetricsCSV, TensorBoard, environment
+from ..runs.loggers import MetricsCSV, TensorBoard
 from .lightning_state import row_step
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest, warn
 from ..errors.explain import explained, too_large
-from ..runs.files import standard_output
 from ..runs.find import Run
+from ..runs.output import standard_output
 from .predictor import Predictor, load_run
 
 
