@@ -78,8 +78,8 @@ if __name__ == "__main__":
     sys.exit({command}.main(PROJECT))
 """
 CONFIG = """
-model: model.Net
-data: model.Points
+model: Net
+data: Points
 trainer: {accelerator: cpu, max_epochs: 3, log_every_n_steps: 1}
 callbacks: {plots: null, checkpoint: {every_n_steps: 1}}
 """

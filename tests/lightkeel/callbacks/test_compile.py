@@ -48,7 +48,7 @@ def test_parts_with_weights_are_compiled(
 
 def test_unknown_mode_is_refused() -> None:
     mode: Any = "fastest"
-    with pytest.raises(ValueError, match="^mode:") as caught:
+    with pytest.raises(ValueError, match=r"^mode:") as caught:
         Compile(mode)
     assert str(caught.value) == (
         "mode: 'fastest' is none of `default`, `reduce-overhead`, `max-autotune`, "
