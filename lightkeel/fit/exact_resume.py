@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import CombinedLoader
@@ -153,7 +154,7 @@ class ExactResume(Callback):
         }
         known = lightning.modes_before_validation(trainer)
         checkpoint["resume"] = {
-            "ranks": lightning.gather(trainer, mine),
+            "ranks": gather(trainer, mine),
             "epoch": trainer.current_epoch,
             "num_batches": self._num_batches(trainer) if now else 0,
             "between": self._is_between,
@@ -225,6 +226,15 @@ def call_each(trainer: Trainer, name: str, *args: Any) -> None:
     for callback in callbacks:
         if hook := getattr(callback, name, None):
             hook(*args)
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """Collect a value of each rank on all of them, in their order."""
+    if trainer.world_size == 1:
+        return [value]
+    values = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:

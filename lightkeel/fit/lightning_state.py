@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import lightning
-import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
@@ -233,15 +232,6 @@ def restore_logged(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> Non
         trainer.fit_loop.epoch_loop._results[state["key"]] = result
     if states:  # else the first batch would count as the first of an epoch, which resets them
         trainer._logger_connector._first_loop_iter = False
-
-
-def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """Collect a value of each rank on all of them, in their order."""
-    if trainer.world_size == 1:
-        return [value]
-    values = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def end_others(trainer: Trainer) -> None:
