@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors.bad_input import InputError
-from ..options.explain import explained
-from ..runs import run
+from ..errors.explain import explained
 from ..runs.checkpoints import check_matches, save_model
 from ..runs.find import Run
+from ..runs.output import print_table
 from . import paddle
 from .predictor import Predictor, build, load_run
 
@@ -49,7 +49,7 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
     rows = [("file", str(output)), ("size", f"{output.stat().st_size:,} bytes")]
     rows += [("made from", str(found.checkpoint))]
     rows += [("largest difference", f"{difference:.2g}, on {sum(BATCHES)} random samples")]
-    run.print_table(f"{format_} export of {type(predictor.model).__name__}", rows)
+    print_table(f"{format_} export of {type(predictor.model).__name__}", rows)
 
 
 def compare(predictor: Predictor, compute: Compute) -> float:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest, warn
-from ..options.explain import explained, too_large
-from ..runs.files import standard_output
+from ..errors.explain import explained, too_large
 from ..runs.find import Run
+from ..runs.output import standard_output
 from .predictor import Predictor, load_run
 
 

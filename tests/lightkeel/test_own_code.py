@@ -15,8 +15,8 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightkeel.options import explain
-from lightkeel.options.names import resolve_configs
+from lightkeel.errors import explain
+from lightkeel.options.configs import resolve_configs
 from src import models
 from src.evaluate import main as evaluate
 from src.train import main as train

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 
 from lightkeel import initialize
-from lightkeel.options.explain import explain
+from lightkeel.errors.explain import explain
 from src.models import SimpleCNN
 from src.models.supervised import SupervisedModule
 from tests.lightkeel.fitting import Given, Line, Rows, fit, trainer
