@@ -12,65 +12,49 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 Answers = dict[str, str]
 
 COPIED = [
-    *("src", "tests", "configs", "scripts", "Makefile", "pyproject.toml", "requirements.lock"),
-    *("locks/export.lock", "locks/paddle.lock"),
+    *("src", "lightkeel", "tests", "configs", "scripts", "Makefile", "pyproject.toml"),
+    *("requirements.lock", "locks/export.lock", "locks/paddle.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
-NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info")
-# Beside tests/template, tests of this repository alone: its own rules, and what tests the library
-# with models of others. What is not named here must pass whatever a project's owner adds to it.
-HOUSE = ["tests/test_architecture.py", "tests/test_zoo.py", "tests/zoo"]
+NOT_COPIED = ["tests/lightkeel", "tests/template"]
+NOT_COPIED += ["__pycache__", ".*", "*~", "*.orig", "*.rej", "*.egg-info"]
 EXAMPLES = {
     "regression": [
-        "configs/linear_regression.yaml",
-        "src/data/synthetic_regression.py",
-        "src/models/linear_regression.py",
-        "tests/data/test_synthetic_regression.py",
-        "tests/experiments/linear_regression.yaml",
-        "tests/models/test_linear_regression.py",
+        *("configs/linear_regression.yaml", "src/models/linear_regression.py"),
+        *("src/data/synthetic_regression.py", "tests/test_linear_regression.py"),
+        "tests/test_synthetic_regression.py",
     ],
     "vision": [
-        "configs/cifar10.yaml",
-        "configs/cifar10_fast.yaml",
-        "configs/cifar10_synthetic.yaml",
-        "src/data/augment.py",
-        "src/data/cifar10.py",
-        "src/data/image_folder.py",
-        "src/data/images.py",
-        "src/data/synthetic_images.py",
-        "src/models/fast_cnn.py",
-        "src/models/simple_cnn.py",
-        "tests/data/pictures.py",
-        "tests/data/test_augment.py",
-        "tests/data/test_cifar10.py",
-        "tests/data/test_image_folder.py",
-        "tests/data/test_hostile_images.py",
-        "tests/data/test_images.py",
-        "tests/data/test_synthetic_images.py",
-        "tests/experiments/cifar10.yaml",
-        "tests/experiments/cifar10_fast.yaml",
-        "tests/experiments/cifar10_synthetic.yaml",
-        "tests/models/test_fast_cnn.py",
-        "tests/models/test_simple_cnn.py",
-        "tests/test_image_experiments.py",
-        "tests/test_image_gpu.py",
-        "tests/test_image_use.py",
+        *(f"configs/cifar10{kind}.yaml" for kind in ("", "_fast", "_synthetic")),
+        *(f"src/data/{name}.py" for name in ("augment", "cifar10", "synthetic_images")),
+        *(f"src/models/{name}.py" for name in ("fast_cnn", "simple_cnn")),
+        *(f"tests/test_{name}.py" for name in ("augment", "simple_cnn", "synthetic_images")),
     ],
 }
-# With neither: the model and data of the README's recipe.
-STARTER = {
-    "configs/mlp.yaml": "tests/template/recipe/mlp.yaml",
-    "src/data/blobs.py": "tests/template/recipe/blobs.py",
-    "src/models/mlp.py": "tests/template/recipe/mlp.py",
-}
+STARTER = ["configs/mlp.yaml", "src/data/blobs.py", "src/models/mlp.py"]  # with neither
 FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "mlp"}
 LOGGERS = ["wandb", "mlflow"]
-CI = {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
+OF_ANSWERS = {logger: f"locks/{logger}.lock" for logger in LOGGERS}
+OF_ANSWERS |= {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
+# In pyproject.toml: what only this repository needs, and what it asks of its own files.
+PYPROJECT = {
+    r'target-version = "py310"\n': 'target-version = "py310"\nextend-exclude = ["lightkeel"]\n',
+    r"select = (.*\n)+?(?=\[tool\.ruff\.lint\.isort\])": 'select = ["E", "F", "I", "B", "UP"]\n\n',
+    r"\[tool\.ruff\.lint\.pydocstyle\]\n.*\n\n": "",
+    r'files = \["src", .*\]\nstrict = .*\nwarn_unreachable = .*\n': 'files = ["src", "tests"]\n',
+    r"\[\[tool\.mypy\.overrides\]\] # as other people(.+\n)+\n": (
+        '[[tool.mypy.overrides]]\nmodule = ["lightkeel.*"]\nfollow_imports = "silent"\n\n'
+    ),
+    r"addopts = .*\n": "addopts = \"-rs --strict-markers -m 'not slow'\"\n",
+    r'(    "(fuzz|extras|browser|paddle): .*",\n)+': "",
+    r'    "hypothesis\b.*",\n': "",
+}
 
 
 class TemplateError(Exception):
@@ -80,7 +64,7 @@ class TemplateError(Exception):
 def main() -> None:
     """Make the project, or exit with a message; cookiecutter then removes the folder."""
     file = Path(".answers.json")
-    answers: Answers = json.loads(file.read_text(encoding="utf-8"))
+    answers: Answers = json.loads(file.read_text("utf-8"))
     file.unlink()
     try:
         make_project(answers, Path.cwd())
@@ -90,15 +74,19 @@ def main() -> None:
     if is_for_comparison(answers):
         return
     if answers["git_init"] == "yes":
-        start_git()
-    print(f"\nNext:\n    cd {shlex.quote(shown_path(Path.cwd()))}\n    make train\n")
+        try:
+            subprocess.run(["git", "init", "--quiet"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"note: no git repository was made: {error}", file=sys.stderr)
+    here = Path.cwd()
+    shown = here.name if os.environ.get("PWD") == str(here.parent) else str(here)
+    print(f"\nNext:\n    cd {shlex.quote(shown)}\n    make train\n")
 
 
 def make_project(answers: Answers, project: Path) -> None:
-    """Make the files of the project in a place of their own, and then lay them into its folder.
+    """Make the files in a place of their own, and lay them into the folder of the project.
 
-    That may hold files of a person already (cookiecutter's ``-f``): they are not to be renamed or
-    removed because of their names.
+    That may hold a person's files already (cookiecutter's ``-f``), not to be renamed or removed.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         template = find_template(answers, Path(place))
@@ -108,23 +96,23 @@ def make_project(answers: Answers, project: Path) -> None:
         try:
             copy_files(template, answers)
             set_names(answers)
-            choose_examples(answers["examples"])
+            choose_examples(template, answers["examples"])
             if answers["package_name"] != "src":
                 rename_package(answers["package_name"])
         finally:
             os.chdir(project)
         shutil.copytree(made, project, dirs_exist_ok=True)
     if answers["license"] == "none":
-        remove(Path("LICENSE"))
+        Path("LICENSE").unlink()
 
 
 def find_template(answers: Answers, place: Path) -> Path:
     """Find the folder of the template, or clone it into ``place``.
 
-    cookiecutter gives the folder as it was typed: a relative one counts from where the person
-    stood. That is not known here, but cookiecutter stands in the template while its hooks run (to
-    be seen on Linux alone), a shell tells where it stands (``PWD``), and without ``-o`` the
-    project is made there. As each may be wrong, a folder counts only with this very script in it.
+    cookiecutter gives it as it was typed, perhaps relative to where the person stood. cookiecutter
+    stands in the template while its hooks run (to be seen on Linux alone), a shell tells where it
+    stands (``PWD``), and without ``-o`` the project is made there. As each may be wrong, a folder
+    counts only with this very script in it.
     """
     given = answers.get("_repo_dir")
     if given is None and "_commit" not in answers:
@@ -135,34 +123,31 @@ def find_template(answers: Answers, place: Path) -> Path:
     for folder in [Path(f"/proc/{os.getppid()}/cwd"), *(Path(base, given) for base in bases)]:
         if holds_template(folder):
             return folder.resolve()
-    raise TemplateError(
-        f"cannot find the template {given!r} from here. Give cookiecutter its absolute path."
-    )
+    raise TemplateError(f"cannot find the template {given!r}. Give cookiecutter its absolute path.")
 
 
 def holds_template(folder: Path) -> bool:
     """Tell whether a folder holds the template that this script was taken from."""
     script = folder / "hooks" / "post_gen_project.py"
-    here = Path(__file__).read_text(encoding="utf-8")
-    return script.is_file() and script.read_text(encoding="utf-8").strip() == here.strip()
+    return (
+        script.is_file()
+        and script.read_text("utf-8").strip() == Path(__file__).read_text("utf-8").strip()
+    )
 
 
 def clone(url: str, commit: str, folder: Path) -> Path:
     """Clone a repository at a commit into ``folder``."""
-    for command in (
-        ["git", "clone", "--quiet", "--no-checkout", url, str(folder)],
-        ["git", "-C", str(folder), "checkout", "--quiet", commit],
-    ):
-        try:
+    checkout = ["git", "-C", str(folder), "checkout", "--quiet", commit]
+    try:
+        for command in (["git", "clone", "--quiet", "--no-checkout", url, str(folder)], checkout):
             subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-            raise TemplateError(f"cannot clone the template {url}: {reason}") from error
-    scripts = folder.rglob("hooks/post_gen_project.py")
-    found = [path.parent.parent for path in scripts if holds_template(path.parent.parent)]
-    if not found:
-        raise TemplateError(f"{url} at {commit} does not hold the template. Give its own URL.")
-    return found[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise TemplateError(f"cannot clone the template {url}: {reason}") from error
+    for script in folder.rglob("hooks/post_gen_project.py"):
+        if holds_template(script.parent.parent):
+            return script.parent.parent
+    raise TemplateError(f"{url} at {commit} does not hold the template. Give its own URL.")
 
 
 def is_for_comparison(answers: Answers) -> bool:
@@ -174,15 +159,17 @@ def is_for_comparison(answers: Answers) -> bool:
 
 def copy_files(template: Path, answers: Answers) -> None:
     """Copy what every project has, and what the answers ask for."""
-    logger, ci = answers["logger"], answers["ci"]
-    wanted = [*COPIED]
-    wanted += [f"locks/{logger}.lock"] if logger in LOGGERS else []
-    wanted += [CI[ci]] if ci in CI else []
-    for name in wanted:
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        place = Path(folder).relative_to(template)
+        return {name for name in names if any(map((place / name).match, NOT_COPIED))}
+
+    chosen = [OF_ANSWERS[a] for a in (answers["logger"], answers["ci"]) if a in OF_ANSWERS]
+    for name in [*COPIED, *chosen]:
         source, target = template / name, Path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, ignore=NOT_COPIED, dirs_exist_ok=True)
+            shutil.copytree(source, target, ignore=left_out)
         elif source.is_file():
             shutil.copyfile(source, target)
         else:
@@ -192,137 +179,83 @@ def copy_files(template: Path, answers: Answers) -> None:
 def set_names(answers: Answers) -> None:
     """Set what the answers say in ``pyproject.toml``, the Makefile and the overlays."""
     pyproject, logger = Path("pyproject.toml"), answers["logger"]
-    set_line(pyproject, r'name = ".*"', f"name = {quoted(answers['project_slug'])}")
+    toml = partial(json.dumps, ensure_ascii=False)  # its rules for a string are those of TOML
     author = {"name": answers["author"], "email": answers["email"]}
-    fields = ", ".join(f"{key} = {quoted(value)}" for key, value in author.items() if value)
-    description = f"description = {quoted(answers['description'])}"
+    fields = ", ".join(f"{key} = {toml(value)}" for key, value in author.items() if value)
     authors = "\nauthors = [{" + fields + "}]" if fields else ""
-    set_line(pyproject, r'description = ".*"', description + authors)
-    if answers["license"] == "none":
-        set_line(pyproject, r'license = ".*"\n', "")
-    else:
-        set_line(pyproject, r'license = ".*"', f"license = {quoted(answers['license'])}")
-    set_line(pyproject, r'files = \["src", "tests", .*\]', 'files = ["src", "tests"]')
+    chosen = answers["license"]
+    for pattern, new in {
+        r'name = ".*"': f"name = {toml(answers['project_slug'])}",
+        r'description = ".*"': f"description = {toml(answers['description'])}{authors}",
+        r'license = ".*"\n': "" if chosen == "none" else f"license = {toml(chosen)}\n",
+        **PYPROJECT,
+        **{rf"{group} = \[.*\]\n": "" for group in ("template", *LOGGERS) if group != logger},
+    }.items():
+        set_line(pyproject, pattern, new)
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
     set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
-    for group in ["template", *LOGGERS]:
-        if group != logger:
-            set_line(pyproject, rf"{group} = \[.*\]\n", "")
     for other in LOGGERS:
         if other != logger:
             remove(Path("configs/overlays", f"{other}.yaml"))
 
 
-def choose_examples(examples: str) -> None:
+def choose_examples(template: Path, examples: str) -> None:
     """Leave out the examples that are not wanted; of none, begin with the starter."""
-    for target, source in STARTER.items() if examples == "none" else ():
-        home = ".".join(Path(target).parts[:-1])
-        write(Path(target), read(Path(source)).replace(f"from {home}.", "from ."))
-        add_import(Path(target))
-    house = [name for name in HOUSE if Path(name).exists()]
-    for name in ["tests/template", *house, *unwanted(examples)]:
-        remove(Path(name))
-        drop_import(Path(name))
+    for path in map(Path, STARTER if examples == "none" else ()):
+        text = (template / "tests/template/recipe" / path.name).read_text("utf-8")
+        write(path, text.replace(f"from {'.'.join(path.parent.parts)}.", "from ."))
+        for name in re.findall(r"(?m)^class (\w+)", text):
+            listed = path.parent / "__init__.py"
+            write(listed, f"{listed.read_text('utf-8')}from .{path.stem} import {name} as {name}\n")
+    for example, names in EXAMPLES.items():
+        for path in map(Path, names) if examples not in ("all", example) else ():
+            remove(path)
+            listed = path.parent / "__init__.py"
+            if listed.is_file() and f"from .{path.stem} import" in listed.read_text("utf-8"):
+                set_line(listed, rf"from \.{path.stem} import .*\n", "")
     if examples not in ("all", "vision"):
-        pyproject = Path("pyproject.toml")
-        set_line(pyproject, r'    "torchvision\b.*",\n', "")
         override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
-        set_line(pyproject, override, "")
+        set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")
+        set_line(Path("pyproject.toml"), override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
+        set_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n", "")
     if examples in FIRST_CONFIG:
-        line = f'DEFAULT_CONFIG = "{FIRST_CONFIG[examples]}"'
-        set_line(Path("src/find.py"), r'DEFAULT_CONFIG = "linear_regression"', line)
-
-
-def unwanted(examples: str) -> list[str]:
-    """List the files of the examples that are not to be kept."""
-    return [
-        name
-        for example, files in EXAMPLES.items()
-        for name in files
-        if examples not in ("all", example)
-    ]
+        line = f'PROJECT = Project(__name__, default_config="{FIRST_CONFIG[examples]}")'
+        set_line(Path("src/__init__.py"), r"PROJECT = Project\(__name__, default_config=.*\)", line)
 
 
 def rename_package(new: str) -> None:
     """Give ``src`` another name: the folder, and where it is imported, run or named in a path."""
     parts = "|".join(sorted({re.escape(path.stem) for path in Path("src").iterdir()}))
     shutil.move("src", new)
-    # `src.cli`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
+    # `src.train`, `src/models`, `from src import`; but not `site/src/models` or `copy(src=0)`
     pattern = rf"(?<![\w./-])src(?=[./](?:{parts})\b)|(?<=\bfrom )src(?= import\b)"
-    folders = [Path(name) for name in (new, "tests", "configs", "scripts")]
-    suffixes = (".py", ".yaml", ".sbatch")
-    files = [p for folder in folders for p in folder.rglob("*") if p.suffix in suffixes]
-    for path in [*files, Path("Makefile"), Path("pyproject.toml")]:
-        write(path, re.sub(pattern, new, read(path)))
-    set_line(Path("pyproject.toml"), r'files = \["src", "tests"\]', f'files = ["{new}", "tests"]')
+    for path in Path().rglob("*"):
+        named = path.suffix in (".py", ".yaml", ".sbatch", ".toml") or path.name == "Makefile"
+        if named and path.parts[0] != "lightkeel":
+            write(path, re.sub(pattern, new, path.read_text("utf-8")))
+    set_line(Path("pyproject.toml"), r'files = \["src",', f'files = ["{new}",')
 
 
 def set_line(path: Path, pattern: str, new: str) -> None:
-    """Replace the one place that a pattern finds at the start of a line.
-
-    Raises:
-        TemplateError: There is no such place, or several.
-    """
-    text, count = re.subn(rf"(?m)^{pattern}", lambda _: new, read(path))
+    """Replace the one place that a pattern finds at the start of a line, or fail."""
+    text, count = re.subn(rf"(?m)^{pattern}", lambda _: new, path.read_text("utf-8"))
     if count != 1:
-        raise TemplateError(
-            f"{path} has {count} places like {pattern!r} where there should be one. "
-            "The template has changed: mend its hooks/post_gen_project.py."
-        )
+        told = f"{path} has {count} places like {pattern!r} where there should be one."
+        raise TemplateError(f"{told} Mend the template's hooks/post_gen_project.py.")
     write(path, text)
 
 
-def add_import(module: Path) -> None:
-    """Name the classes of a module in the ``__init__`` beside it."""
-    package = module.parent / "__init__.py"
-    for name in re.findall(r"(?m)^class (\w+)", read(module)):
-        write(package, f"{read(package)}from .{module.stem} import {name} as {name}\n")
-
-
-def drop_import(module: Path) -> None:
-    """Leave a module out of the ``__init__`` beside it, where that names it."""
-    package, line = module.parent / "__init__.py", rf"from \.{module.stem} import .*\n"
-    if package.is_file() and re.search(rf"(?m)^{line}", read(package)):
-        set_line(package, line, "")
-
-
 def remove(path: Path) -> None:
-    """Remove a file or folder that must be there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.is_file():
-        path.unlink()
-    else:
+    """Remove a file that must be there."""
+    if not path.is_file():
         raise TemplateError(f"the template has no {path}. Mend its hooks/post_gen_project.py.")
-
-
-def read(path: Path) -> str:
-    """Read a file of text, whatever its line ends."""
-    return path.read_text(encoding="utf-8")
+    path.unlink()
 
 
 def write(path: Path, text: str) -> None:
     """Write a file of text with the same line ends on each system."""
     path.write_bytes(text.encode())
-
-
-def quoted(text: str) -> str:
-    """Quote a string for TOML, whose rules for one line are those of JSON."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def start_git() -> None:
-    """Make a git repository; without git, say so and go on."""
-    try:
-        subprocess.run(["git", "init", "--quiet"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"note: no git repository was made: {error}", file=sys.stderr)
-
-
-def shown_path(folder: Path) -> str:
-    """Shorten a path where the person's shell is in the folder around it."""
-    return folder.name if os.environ.get("PWD") == str(folder.parent) else str(folder)
 
 
 if __name__ == "__main__":

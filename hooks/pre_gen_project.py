@@ -15,14 +15,15 @@ MAX_LENGTH = 24  # of a package's name: with a longer one, lines of the tests wo
 # folders of a project.
 IMPORTED = (
     "aiohttp attr certifi click cookiecutter cruft cycler dateutil filelock fsspec functorch "
-    "google grpc hypothesis jinja2 jsonargparse lightning lightning_fabric lightning_utilities "
-    "markdown matplotlib mlflow mpl_toolkits mpmath mypy mypyc networkx numpy nvidia onnx "
-    "onnxruntime onnxscript optuna packaging paddle pandas PIL pip pluggy pre_commit psutil py "
-    "pydantic pygments pylab pytest pytorch_lightning requests rich ruff safetensors scipy "
-    "setuptools sklearn sqlalchemy sympy tensorboard test torch torchgen torchmetrics "
-    "torchvision tqdm triton typing_extensions urllib3 virtualenv wandb werkzeug xdist yaml"
+    "google grpc hypothesis jinja2 jsonargparse lightkeel lightning lightning_fabric "
+    "lightning_utilities markdown matplotlib mlflow mpl_toolkits mpmath mypy mypyc networkx "
+    "numpy nvidia onnx onnxruntime onnxscript optuna packaging paddle pandas PIL pip pluggy "
+    "pre_commit psutil py pydantic pygments pylab pytest pytorch_lightning requests rich ruff "
+    "safetensors scipy setuptools sklearn sqlalchemy sympy tensorboard test torch torchgen "
+    "torchmetrics torchvision tqdm triton typing_extensions urllib3 virtualenv wandb werkzeug "
+    "xdist yaml"
 )
-BESIDE = "benchmarks configs data docs hooks license locks makefile plots readme runs tests"
+BESIDE = "benchmarks configs data docs hooks license locks makefile plots readme runs scripts tests"
 
 
 def check_name(name: str, value: str, taken: set[str]) -> str | None:

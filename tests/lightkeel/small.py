@@ -1,109 +1,13 @@
-"""The experiments of a project, whoever wrote them, small enough for a test."""
+"""The experiments of this project, small enough for a test: see ``lightkeel.testing``."""
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
-from urllib.error import URLError
+from functools import partial
 
-import pytest
-from jsonargparse import ArgumentParser
+from lightkeel.testing import quick as testing
+from lightkeel.testing.quick import (
+    class_path as class_path,
+    make_images as make_images,
+    small as small,
+)
+from src import PROJECT
 
-from lightkeel.data.in_memory import InMemoryDataModule
-from lightkeel.runs import safe_yaml
-from src import data
-from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG
-
-COUNTS = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
-SIZES = {"batch_size": 16, "val_batch_size": 16}
-# Images are made for these: where they are read from.
-IMAGES = {"CIFAR10DataModule": "data_dir", "ImageFolderDataModule": "roots"}
-# Whatever a config says of them: one epoch of a few batches here, written nowhere else.
-QUICK = [
-    *("max_epochs=1", "max_steps=-1", "min_epochs=null", "min_steps=null", "fast_dev_run=false"),
-    *(f"limit_{split}_batches=4" for split in ("train", "val", "test")),
-    *("val_check_interval=null", "check_val_every_n_epoch=1", "logger=null"),
-    *("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto"),
-]
-
-
-def experiments() -> dict[str, dict[str, Any]]:
-    """Read the configs of experiments, by name; what has no model is to be laid over them."""
-    read = {path.stem: safe_yaml.load(path.read_text()) for path in sorted(CONFIGS.glob("*.yaml"))}
-    return {name: config for name, config in read.items() if "model" in (config or ())}
-
-
-def class_path(section: Any) -> str:
-    """Name the class that a section of a config chooses, as it is written there; "": none."""
-    chosen = section.get("class_path") if isinstance(section, dict) else section
-    return str(chosen or "")
-
-
-def quick(name: str, folder: Path) -> list[str]:
-    """List the options for a short run of an experiment.
-
-    Args:
-        name: Of its config.
-        folder: Where to make the images that it would read.
-    """
-    config = experiments()[name]
-    given = ["--config", name] if name != DEFAULT_CONFIG else []  # it goes without saying
-    given += [f"--trainer.{setting}" for setting in QUICK]
-    given += ["--callbacks.gradient_accumulation.effective_batch_size", "null"]
-    module, _, cls = class_path(config.get("data")).rpartition(".")
-    found = getattr(importlib.import_module(module) if module else data, cls, None)
-    if isinstance(found, type) and issubclass(found, InMemoryDataModule):
-        model = config["model"] if isinstance(config["model"], dict) else {}
-        num_classes = (model.get("init_args") or {}).get("num_classes", 10)
-        for option, value in small(found, folder, num_classes).items():
-            given += [f"--data.{option}", str(value)]
-    return given
-
-
-def small(cls: type, folder: Path, num_classes: int) -> dict[str, Any]:
-    """Choose values for options that a datamodule of arrays has; make the images it would read."""
-    chosen: dict[str, Any] = {**COUNTS, **SIZES}
-    source = IMAGES.get(cls.__name__)
-    if source:
-        make_images(folder, num_classes)
-        chosen[source] = [str(folder)] if source == "roots" else str(folder)
-    accepted = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
-    return {name: value for name, value in chosen.items() if name in accepted}
-
-
-def make_images(folder: Path, num_classes: int) -> None:
-    """Write images of one shade a class, 32 x 32 pixels, ten to train on and two to test."""
-    for split, count in {"train": 10, "test": 2}.items():
-        for number in range(num_classes):
-            place = folder / split / f"class{number}"
-            place.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                shade = bytes([255 * number // num_classes, 0, 0])
-                (place / f"{i}.ppm").write_bytes(b"P6 32 32 255\n" + shade * 32**2)
-
-
-@contextmanager
-def skipped_where_absent() -> Iterator[None]:
-    """Skip a test, with the reason, where what an experiment needs is not on this machine."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        cause = absent(error)
-        if cause is None:
-            raise
-        pytest.skip(str(cause))
-
-
-def absent(error: BaseException | None) -> BaseException | None:
-    """Find what an error comes from: a file, a server or a package that is not there."""
-    while error is not None:
-        if isinstance(error, (FileNotFoundError, URLError, ConnectionError)):
-            return error
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            top = error.name.partition(".")[0]
-            if find_spec(top) is None:  # else it is a misspelt part of a package that is there
-                return error
-        error = error.__cause__
-    return None
+experiments = partial(testing.experiments, PROJECT)

@@ -18,7 +18,8 @@ FLOORS = [
     {"callbacks", "data", "models"},
     {"options"},
     {"fit", "use"},
-    {"commands", "testing"},
+    {"commands"},
+    {"testing"},
 ]
 BELOW = {part: set().union(*FLOORS[:n]) | {part} for n, fl in enumerate(FLOORS) for part in fl}
 BELOW["callbacks"] |= {"models"}
@@ -45,6 +46,20 @@ def test_arrows_point_one_way(path: Path) -> None:
     names = {name.split(".")[1] for name in imports(path) if name.startswith("lightkeel.")}
     assert part == "__init__" or names <= BELOW[part]
     assert not any(name.split(".")[0] == PACKAGE.name for name in imports(path))
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_src_imports_public_names_only(path: Path) -> None:
+    """``from lightkeel import NAME``; and of ``lightkeel.commands`` what the commands are."""
+    names = {name for name in imports(path) if name.split(".")[0] == "lightkeel"}
+    public = {f"lightkeel.{name}" for name in ("Project", *lightkeel.PUBLIC)}
+    commands = {f"lightkeel.commands.{file.stem}" for file in (LIBRARY / "commands").glob("*.py")}
+    assert names <= public | commands
+
+
+def test_public_names_are_there() -> None:
+    for name in lightkeel.PUBLIC:
+        assert hasattr(lightkeel, name)
 
 
 @pytest.mark.parametrize("path", SOURCES + OWN, ids=lambda path: str(path.relative_to(ROOT)))

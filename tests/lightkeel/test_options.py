@@ -5,6 +5,7 @@ import subprocess
 import sys
 from math import inf, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ CLASSES = {
     if isinstance(cls, type)
 }
 MODEL = f"{PACKAGE.name}.models.supervised.SupervisedModule"
-DATA = f"{PACKAGE.name}.data.in_memory.InMemoryDataModule"
+DATA = "lightkeel.data.in_memory.InMemoryDataModule"
 CALLBACKS = classes(Callbacks)
 
 
@@ -338,7 +339,8 @@ def test_short_names_of_others(
     text: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.py").write_text(text)
-    monkeypatch.setattr(options, "PACKAGE", tmp_path)
+    project = SimpleNamespace(package="own", root=tmp_path, folder=tmp_path)
+    monkeypatch.setattr(options, "current", lambda: project)
     assert options.is_mentioned("Mine") == known
 
 

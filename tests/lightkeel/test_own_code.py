@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from src.evaluate import main as evaluate
 from src.train import main as train
 from tests.lightkeel.commands import fails
 from tests.lightkeel.conftest import TINY
-from tests.lightkeel.places import DEFAULT_CONFIG, PACKAGE
+from tests.lightkeel.places import DEFAULT_CONFIG
 from tests.lightkeel.small import class_path, experiments
 
 HEAD = """
@@ -225,13 +226,9 @@ def test_error_in_a_hook_is_shown(
 ) -> None:
     """Beside the project, and where its models and data are."""
     if is_in_package:
-        raised_in = explain.raised_in
-        monkeypatch.setattr(explain, "EXAMPLES", [tmp_path])
-        monkeypatch.setattr(
-            explain,
-            "raised_in",
-            lambda trace, folder: raised_in(trace, tmp_path if folder == PACKAGE else folder),
-        )
+        project = SimpleNamespace(package="own", root=tmp_path, folder=tmp_path)
+        monkeypatch.setattr(explain, "current", lambda: project)
+        monkeypatch.setattr(explain, "MODELS_AND_DATA", [""])
     before = HOOKS[hook]
     indent = before[: len(before) - len(before.lstrip())]
     assert before in MODULE
@@ -330,7 +327,7 @@ def test_arguments_of_another_class_are_dropped(write: Write, tmp_path: Path) ->
     ``num_features`` and ``val_batch_size`` are of the config's classes and of the new ones alike.
     """
     name = write(
-        f"{HEAD}{MODULE}\nfrom src.callbacks import Checkpoint\n"
+        f"{HEAD}{MODULE}\nfrom lightkeel import Checkpoint\n"
         "from tests.lightkeel.tiny import TinyData\n"
         "class Own(Checkpoint): ...\nclass Alike(TinyData): ..."
     )

@@ -97,7 +97,7 @@ def test_waits_are_listed(wait: Callable[..., Any], what: str, gpu: PretendedGPU
     wait(on)
     line = wait.__code__.co_firstlineno
     assert [(place.file, place.line) for place in gpu.waits] == [
-        ("tests/test_pretended_gpu.py", line)
+        ("tests/lightkeel/test_pretended_gpu.py", line)
     ]
     assert what in gpu.waits[0].what
 
@@ -106,7 +106,7 @@ def test_numbers_of_64_bits_are_listed(gpu: PretendedGPU) -> None:
     torch.ones(2, device="cuda").sum()
     assert gpu.doubles == []
     torch.ones(2, device="cuda").double()
-    assert {place.file for place in gpu.doubles} == {"tests/test_pretended_gpu.py"}
+    assert {place.file for place in gpu.doubles} == {"tests/lightkeel/test_pretended_gpu.py"}
 
 
 def test_files_say_where_tensors_were(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ def _person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("COOKIECUTTER_CONFIG", str(config))
         environment.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         environment.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
-        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of a make that runs these tests
+        # Of a make that runs these tests; the last, of its command line, a make within would take.
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "EXTRAS", "ARGS", "ADD", "VENV"):
             environment.delenv(name, raising=False)
         for role in ("AUTHOR", "COMMITTER"):
             environment.setenv(f"GIT_{role}_NAME", "A. Person")

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from src.data import SyntheticRegressionDataModule
-from tests.lightkeel.data.serving import SPLITS
+
+SPLITS = ("train", "val", "test")
 
 
 def regression(**settings: Any) -> SyntheticRegressionDataModule:
