@@ -34,7 +34,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         groups = group_seeds(runs)
         if options.json:
             shown = [as_json(run) for run in runs]
-            write_out(to_json({"runs": shown, "groups": [group._asdict() for group in groups]}))
+            write_out(to_json({"runs": shown, "groups": groups}))
         else:
             print_runs(runs, groups, column)
     return 0
