@@ -1,5 +1,6 @@
 """The project that is at work: where its package and configs are, and what it trains by default."""
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -43,7 +44,7 @@ class Project:
 
     def command(self, name: str) -> str:
         """Say how a command is started: by the package's module, else as this process was."""
-        is_there = self.folder.joinpath(f"{name}.py").is_file()
+        is_there = self.package and (self.folder / f"{name}.py").is_file()
         return f"python -m {self.package}.{name}" if is_there else started_as()
 
     @property
@@ -63,7 +64,7 @@ def current() -> Project:
 def started_as() -> str:
     """Say how this process was started."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
+    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _folder_around(package: str) -> Path:

@@ -28,13 +28,13 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         tokens = "\0".join(given).replace("--sort\0-", "--sort=-").split("\0")
         options = known.parse_args(tokens if given else [])
         runs = find_runs(Path(options.dir))
-        column = None if options.sort is None else find_column(runs, options.sort)
-        if column is not None:
-            runs = sort(runs, column, options.sort.startswith("-"))
+        column = None
+        if options.sort is not None:
+            runs, column = sort(runs, options.sort)
         groups = group_seeds(runs)
         if options.json:
             shown = [as_json(run) for run in runs]
-            write_out(to_json({"runs": shown, "groups": [group._asdict() for group in groups]}))
+            write_out(to_json({"runs": shown, "groups": groups}))
         else:
             print_runs(runs, groups, column)
     return 0
@@ -48,38 +48,27 @@ def as_json(run: ListedRun) -> dict[str, Any]:
     return {**own, "folder": str(run.folder), "metrics": run.metrics, "config": run.differs}
 
 
-def values_of(run: ListedRun) -> dict[str, Any]:
-    """List what runs can be sorted by."""
-    parts = as_json(run)
-    return parts.pop("config") | parts.pop("metrics") | parts
-
-
-def find_column(runs: list[ListedRun], given: str) -> str:
-    """Find a column by its name or, where only one setting ends so, by the last parts of it.
+def sort(runs: list[ListedRun], given: str) -> tuple[list[ListedRun], str]:
+    """Sort runs by a column, named in full or by its last parts; without a value they come last.
 
     Raises:
         InputError: There is no such column.
     """
-    names = dict.fromkeys(column for run in runs for column in values_of(run))
+    rows = {run.folder: {**run.differs, **run.metrics, **as_json(run)} for run in runs}
+    names = {n for row in rows.values() for n in row} - {"metrics", "config"}
     name = SHORT.get(given.lstrip("-"), given.lstrip("-"))
     # `lr` is rather what a person has set than what it was in the end.
-    found = [known for known in names if known.endswith(f".{name}")] or [*names.keys() & {name}]
+    found = [known for known in names if known.endswith(f".{name}")] or [*names & {name}]
     if len(found) != 1:
         hint = suggest(name, found or names, bool(found))
         raise InputError(f"--sort {given}: no such column. {hint}")
-    return found[0]
+    values = {folder: row.get(found[0]) for folder, row in rows.items()}
+    lacking = {f for f, value in values.items() if value is None or value != value}
 
+    def key(run: ListedRun) -> tuple[bool, Any]:  # numbers before texts
+        value = values[run.folder]
+        return (False, value) if isinstance(value, (int, float)) else (True, text_of(value))
 
-def sort(runs: list[ListedRun], column: str, is_descending: bool) -> list[ListedRun]:
-    """Sort runs by a column, numbers before texts; those that have no value in it come last."""
-    having: list[tuple[tuple[bool, Any], ListedRun]] = []
-    without = []
-    for run in runs:
-        value = values_of(run).get(column)
-        if value is None or value != value:
-            without.append(run)
-        else:
-            is_number = isinstance(value, (int, float))
-            having.append(((not is_number, value if is_number else text_of(value)), run))
-    having.sort(key=lambda pair: pair[0], reverse=is_descending)
-    return [run for _, run in having] + without
+    having = [run for run in runs if run.folder not in lacking]
+    having.sort(key=key, reverse=given.startswith("-"))
+    return having + [run for run in runs if run.folder in lacking], found[0]

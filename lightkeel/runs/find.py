@@ -1,6 +1,7 @@
 """Where the configs and runs are that a command line names."""
 
 import argparse
+import os
 import struct
 import zipfile
 import zlib
@@ -34,12 +35,8 @@ class Run(NamedTuple):
     def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
         """List the options that build what was trained: its configuration, ``configs`` over it.
 
-        Args:
-            configs: Names or paths.
-            needed: Whether it is an error that there is none.
-
         Raises:
-            InputError: It has none, and none is given.
+            InputError: It has none, none is given, and one is ``needed``.
         """
         own = [] if self.folder is None else [str(self.folder / "config.yaml")]
         own = [config for config in own if Path(config).is_file()]
@@ -53,18 +50,12 @@ class Run(NamedTuple):
 
 def expand_home(path: str | Path) -> Path:
     """Read ``~`` as a shell does, which leaves that of ``--runs_dir=~/runs`` as it is."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # of a user that is not there: a name like any other
-        return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of nobody is a name like any other
 
 
 def exists(path: Path) -> bool:
     """Tell whether there is such a file or folder; of a name that is too long, there is none."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def find_config(name: str) -> Path:
@@ -99,11 +90,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
     """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
 
-    Args:
-        spec: The run.
-        runs_dir: Folder of all runs.
-        checkpoint: Of a run folder, which one: ``best``, or failing that ``last``; or ``last``.
-        option: What it was given as.
+    Of a folder it is the checkpoint ``best``, or failing that ``last``; or ``last``.
 
     Raises:
         InputError: There is no such run, or no checkpoint in it.
@@ -182,11 +169,7 @@ def list_runs(runs_dir: Path) -> list[Path]:
 def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
     """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
 
-    Args:
-        spec: Its value.
-        runs_dir: Folder of all runs.
-        experiment: Whose unfinished runs ``auto`` means.
-        run_name: The only one of them that it means, where given.
+    ``auto`` is the newest unfinished run of the experiment, or the one of a name.
 
     Raises:
         InputError: A run is named that is not there.

@@ -37,21 +37,6 @@ class ListedRun(NamedTuple):
         return self.name.partition("/")[0]
 
 
-class SeedGroup(NamedTuple):
-    """Runs that differ in their seeds alone.
-
-    Args:
-        config: In which settings they differ from others of their experiment.
-        runs: Their names.
-        metrics: Mean, sample standard deviation (``sd``; None of one value) and number (``n``).
-    """
-
-    experiment: str
-    config: dict[str, Any]
-    runs: list[str]
-    metrics: dict[str, dict[str, Any]]
-
-
 def find_runs(folder: Path) -> list[ListedRun]:
     """Read the runs in a folder of all runs, of an experiment or of one run, newest first.
 
@@ -133,10 +118,10 @@ def plain(value: Any) -> Any:
 
 def compared(runs: list[ListedRun]) -> list[ListedRun]:
     """Find in which settings the runs of each experiment differ."""
-    keys = {
-        experiment: differing([r.config for r in runs if r.config and r.experiment == experiment])
-        for experiment in {run.experiment for run in runs}
-    }
+    configs: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        configs.setdefault(run.experiment, []).append(run.config)
+    keys = {experiment: differing([*filter(None, c)]) for experiment, c in configs.items()}
     return [
         run._replace(differs={k: run.config[k] for k in keys[run.experiment] if k in run.config})
         for run in runs
@@ -155,10 +140,11 @@ def differing(configs: list[dict[str, Any]]) -> list[str]:
     return sorted(found, key=lambda key: (key in SEEDS, order.index(key)))
 
 
-def group_seeds(runs: Iterable[ListedRun]) -> list[SeedGroup]:
+def group_seeds(runs: Iterable[ListedRun]) -> list[dict[str, Any]]:
     """Summarize runs that are done and differ in their seeds alone, where there are two or more.
 
-    Of several with the same seed the newest counts.
+    Of several with the same seed the newest counts. Each metric has its mean, sample standard
+    deviation (``sd``; None of one value) and number (``n``).
     """
     found: dict[str, dict[str, ListedRun]] = {}
     for run in sorted(runs, key=age):
@@ -166,11 +152,11 @@ def group_seeds(runs: Iterable[ListedRun]) -> list[SeedGroup]:
             shared = {key: value for key, value in run.config.items() if key not in SEEDS}
             seeds = text_of([run.config.get(key) for key in sorted(SEEDS)])
             found.setdefault(text_of([run.experiment, shared]), {})[seeds] = run
-    return [summarize([*group.values()]) for group in [*found.values()][::-1] if len(group) > 1]
+    return [summary([*group.values()]) for group in [*found.values()][::-1] if len(group) > 1]
 
 
-def summarize(runs: list[ListedRun]) -> SeedGroup:
-    """Summarize each metric of runs, where it is a number."""
+def summary(runs: list[ListedRun]) -> dict[str, Any]:
+    """Summarize runs that differ in their seeds alone."""
     metrics = {}
     for name in dict.fromkeys(name for run in runs for name in run.metrics):
         found = [run.metrics.get(name, math.nan) for run in runs]
@@ -178,7 +164,8 @@ def summarize(runs: list[ListedRun]) -> SeedGroup:
             deviation = statistics.stdev(values) if len(values) > 1 else None
             metrics[name] = {"mean": statistics.fmean(values), "sd": deviation, "n": len(values)}
     config = {key: value for key, value in runs[0].differs.items() if key not in SEEDS}
-    return SeedGroup(runs[0].experiment, config, [run.name for run in runs], metrics)
+    names = [run.name for run in runs]
+    return {"experiment": runs[0].experiment, "config": config, "runs": names, "metrics": metrics}
 
 
 def text_of(value: Any) -> str:

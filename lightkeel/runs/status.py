@@ -18,23 +18,14 @@ KILLED = "killed"  # what is wrong with a run whose process is gone without a wo
 
 
 class Status(NamedTuple):
-    """What ``status.json`` holds.
+    """What ``status.json`` holds; times are UTC."""
 
-    Args:
-        state: One of ``STATES``.
-        started: When the run began first, UTC.
-        session_started: When it was last resumed.
-        ended: When it ended; None while it is running.
-        seconds: Spent before this session, and in it once that has ended.
-        error: One line.
-    """
-
-    state: str
+    state: str  # of `STATES`
     started: str
-    session_started: str
-    ended: str | None
-    seconds: float
-    error: str | None
+    session_started: str  # when it was last resumed
+    ended: str | None  # None while it is running
+    seconds: float  # before this session, and in it once that has ended
+    error: str | None  # one line
 
 
 class RunState(NamedTuple):
@@ -57,14 +48,9 @@ def begin(folder: Path) -> None:
 def recorded(
     folder: Path, explain: Callable[[BaseException], str | None]
 ) -> Iterator[Callable[[], None]]:
-    """Write how a run ends that has begun in this block.
+    """Write how a run ends that has begun in this block; yields what to call when it is done.
 
-    Args:
-        folder: Folder of the run.
-        explain: Says what an exception means to the person who gave the input, or None.
-
-    Yields:
-        What to call when the run is done.
+    ``explain`` says what an exception means to the person who gave the input, or None.
     """
     end = partial(_end, folder, read(folder))
     try:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import status
-from .listing import ListedRun, SeedGroup, printable, text_of
+from .listing import ListedRun, printable, text_of
 from .output import drawing
 
 Cells = dict[str, str]  # of a row, by the names of columns
@@ -21,7 +22,7 @@ PARTS_OF_READINGS = ("grad/", "grad_norm/", "lr/", "momentum/", "weight_decay/")
 DIFFERS = "differs in"
 
 
-def print_runs(runs: list[ListedRun], groups: list[SeedGroup], first: str | None) -> None:
+def print_runs(runs: list[ListedRun], groups: list[dict[str, Any]], first: str | None) -> None:
     """Print runs in this order, and below them groups; ``first`` is a metric to be shown."""
     metrics = ranked((name for run in runs for name in run.metrics), first)
     short = short_names({key for run in runs for key in run.differs})
@@ -37,11 +38,11 @@ def print_runs(runs: list[ListedRun], groups: list[SeedGroup], first: str | None
         cells[DIFFERS] = ", ".join(f"{short[k]}={text_of(v)}" for k, v in run.differs.items())
         rows.append(cells)
     for group in groups:
-        cells = {"experiment": group.experiment}
-        for name, found in group.metrics.items():
+        cells = {"experiment": group["experiment"]}
+        for name, found in group["metrics"].items():
             spread = "" if found["sd"] is None else f" ± {found['sd']:.2g}"
             cells[name] = f"{number_text(found['mean'])}{spread} ({found['n']})"
-        cells[DIFFERS] = ", ".join(f"{short[k]}={text_of(v)}" for k, v in group.config.items())
+        cells[DIFFERS] = ", ".join(f"{short[k]}={text_of(v)}" for k, v in group["config"].items())
         means.append(cells)
     with drawing() as console:
         draw(console, rows, metrics, ["run", "state"], [DIFFERS, "duration"])

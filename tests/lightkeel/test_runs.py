@@ -12,15 +12,18 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from lightkeel.project import Project
 from lightkeel.runs import find, lock, output, status
 from lightkeel.runs.files import write_json
 from lightkeel.runs.tables import ranked, short_names
+from src import PROJECT
 from src.runs import main
 from src.train import main as train
 from tests.lightkeel.commands import TRAIN, fails, finish, start, stop_in_step
@@ -411,6 +414,18 @@ def test_nothing_slow_is_imported(made: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_how_commands_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the modules of a package that has such, else as this process was."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/train.py").touch()
+    project = Project("mine", root=tmp_path)
+    PROJECT.use()
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    monkeypatch.setattr(sys, "argv", ["my run.py"])
+    assert project.command("train") == "python -m mine.train"
+    assert project.command("runs") == "python 'my run.py'"
 
 
 def test_closed_pipe(made: Path) -> None:
