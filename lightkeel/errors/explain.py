@@ -21,6 +21,7 @@ from ..project import LIBRARY, current
 from .bad_input import InputError
 from .checks import snake_case
 
+FAST_PATH = str(LIBRARY / "fit" / "fastpath.py")
 LIGHTNING = Path(lightning.__file__).parent
 # Whose code is nobody's who uses this project: that of Python and of packages.
 INSTALLED = {
@@ -112,17 +113,14 @@ def no_tracking(error: BaseException) -> str:
 
 def one_sample(error: BaseException) -> str | None:
     """Say which batch has one sample alone, which batch normalization refuses; None: of no loop."""
-    numbers = (f.f_locals.get("batch_idx") for f in frames(error.__traceback__))
+    numbers = (frame.f_locals.get("batch_idx") for frame in frames(error.__traceback__))
     number = next((number for number in numbers if isinstance(number, int)), None)
-    return (
-        None
-        if number is None
-        else (
-            f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
-            f"statistics for batch normalization ({error}).\n"
-            "Leave it out with data.drop_last true, or choose another data.batch_size."
-        )
+    text = (
+        f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
+        f"statistics for batch normalization ({error}).\n"
+        "Leave it out with data.drop_last true, or choose another data.batch_size."
     )
+    return None if number is None else text
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:
@@ -192,7 +190,9 @@ def called_by_own_code(trace: TracebackType | None) -> bool:
 
     Setting up the data, as to count the steps of a run for a schedule, checks options.
     """
-    for caller, called in pairwise(frame.f_code for frame in frames(trace)):
+    codes = [frame.f_code for frame in frames(trace)]
+    codes = [code for code in codes if code.co_filename != FAST_PATH]  # part of Lightning
+    for caller, called in pairwise(codes):
         is_lightning = LIGHTNING in Path(called.co_filename).parents
         if is_lightning and called.co_name != "estimated_stepping_batches" and is_own(caller):
             return True

@@ -51,7 +51,9 @@ class Parser(LightningArgumentParser):
         if message.endswith("arguments are required: model"):
             default = current().default_config
             before = f"Put an experiment before the overlays, such as --config {default}, or give"
-            raise InputError(f"model: missing. {before if default else 'Give'} --model.")
+            raise InputError(
+                f"model: missing. {before if default else 'Give --config or'} --model."
+            )
         raise InputError(explain_parsing(message, ex, self.option_names(), self.owner)) from ex
 
 
