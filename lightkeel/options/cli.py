@@ -307,5 +307,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
     # `ExactResume` goes on with any loader, and says where it cannot
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the")
-    # our models override it so that it does the same, and quicker
-    warnings.filterwarnings("ignore", r".*overriding `LightningModule.optimizer_\{")

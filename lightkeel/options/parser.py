@@ -49,11 +49,10 @@ class Parser(LightningArgumentParser):
         if (failed := failed_import(ex)) is not None:
             raise failed from failed.__cause__  # and not from the parser's report of it
         if message.endswith("arguments are required: model"):
-            default = current().default_config
-            before = f"Put an experiment before the overlays, such as --config {default}, or give"
-            raise InputError(
-                f"model: missing. {before if default else 'Give --config or'} --model."
-            )
+            default, how = current().default_config, "Give --config or"
+            if default:
+                how = f"Put an experiment before the overlays, such as --config {default}, or give"
+            raise InputError(f"model: missing. {how} --model.")
         raise InputError(explain_parsing(message, ex, self.option_names(), self.owner)) from ex
 
 
@@ -122,8 +121,8 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
         known |= {f"{owner}:{cls.__name__}": found.get(id(cls)) for cls in some}
     for name, module in [*sys.modules.items()]:
         if f"{name}.".startswith((f"{current().package}.", f"{LIBRARY.name}.")):
-            parts = {f"{name}.{key}": found.get(id(part)) for key, part in vars(module).items()}
-            known |= {path: part for path, part in parts.items() if part}
+            parts = {f"{name}.{key}": id(value) for key, value in vars(module).items()}
+            known |= {path: found[part] for path, part in parts.items() if part in found}
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
