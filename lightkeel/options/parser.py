@@ -1,6 +1,5 @@
 """The parser of all options: Lightning's own, with short complaints and a dump to read back."""
 
-import argparse
 import inspect
 import math
 import pkgutil
@@ -112,7 +111,7 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
     found: dict[int, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
-        with suppress(ValueError, TypeError, argparse.ArgumentError):  # the parser will say why
+        with suppress(Exception):  # one that cannot be asked is left to the parser
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
             found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
     known: dict[str, Class | None] = dict.fromkeys(f"{owner}:" for owner in BASES)
