@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from traceback import walk_tb
 from types import CodeType, FrameType, TracebackType
 
 import jsonargparse
@@ -21,6 +22,7 @@ from ..project import LIBRARY, current
 from .bad_input import InputError
 from .checks import snake_case
 
+FAST_PATH = str(LIBRARY / "fit" / "fastpath.py")
 LIGHTNING = Path(lightning.__file__).parent
 # Whose code is nobody's who uses this project: that of Python and of packages.
 INSTALLED = {
@@ -59,7 +61,8 @@ def explain(error: BaseException) -> str | None:
         return one_sample(error)
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
         return no_tracking(error)
-    is_checked = raised_by_project(trace) and is_check(trace)  # which says more
+    is_ours = raised_in(trace, LIBRARY, current().folder)
+    is_checked = is_ours and is_check(trace)  # which says more
     is_persons = any(is_own(frame.f_code) for frame in frames(trace))
     if passes(trace, "checkpoint_connector", "restore") and not (is_checked or is_persons):
         what = f"{type(error).__name__}: {first_line(str(error))}"
@@ -67,7 +70,7 @@ def explain(error: BaseException) -> str | None:
     if raised_in(trace, LIGHTNING):
         refuses = isinstance(error, (ValueError, MisconfigurationException)) and is_check(trace)
         return f"trainer: {error}" if refuses and not called_by_own_code(trace) else None
-    return attribute(error) if raised_by_project(trace) and is_refusal(error) else None
+    return attribute(error) if is_ours and is_refusal(error) else None
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -112,17 +115,14 @@ def no_tracking(error: BaseException) -> str:
 
 def one_sample(error: BaseException) -> str | None:
     """Say which batch has one sample alone, which batch normalization refuses; None: of no loop."""
-    numbers = (f.f_locals.get("batch_idx") for f in frames(error.__traceback__))
+    numbers = (frame.f_locals.get("batch_idx") for frame in frames(error.__traceback__))
     number = next((number for number in numbers if isinstance(number, int)), None)
-    return (
-        None
-        if number is None
-        else (
-            f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
-            f"statistics for batch normalization ({error}).\n"
-            "Leave it out with data.drop_last true, or choose another data.batch_size."
-        )
+    text = (
+        f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
+        f"statistics for batch normalization ({error}).\n"
+        "Leave it out with data.drop_last true, or choose another data.batch_size."
     )
+    return None if number is None else text
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> str:
@@ -144,47 +144,39 @@ def too_large(setting: str, error: torch.OutOfMemoryError, remedy: str) -> str:
     return f"{setting}: the device's memory is too small for it{wanted}.\n{remedy}"
 
 
-def frames(trace: TracebackType | None) -> Iterator[FrameType]:
+def frames(trace: TracebackType | None) -> list[FrameType]:
     """List the calls that an exception has passed, the outermost first."""
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next
+    return [frame for frame, _ in walk_tb(trace)]
 
 
-def at_work(trace: TracebackType | None) -> Iterator[object]:
+def at_work(trace: TracebackType | None) -> list[object]:
     """List whose methods were at work when an exception was raised, the outermost first."""
-    for frame in frames(trace):
-        yield frame.f_locals.get("self")
+    return [frame.f_locals.get("self") for frame in frames(trace)]
 
 
 def passes(trace: TracebackType | None, module: str, function: str = "") -> bool:
     """Tell whether an exception came through a function, by how it begins, of Lightning's."""
-    codes = (frame.f_code for frame in frames(trace))
-    return any(
-        code.co_name.startswith(function) and Path(code.co_filename).stem == module
-        for code in codes
-        if LIGHTNING in Path(code.co_filename).parents
-    )
+    codes = [frame.f_code for frame in frames(trace) if is_in(frame.f_code, LIGHTNING)]
+    found = [code for code in codes if Path(code.co_filename).stem == module]
+    return any(code.co_name.startswith(function) for code in found)
 
 
-def raised_in(trace: TracebackType | None, folder: Path) -> bool:
-    """Tell whether an exception was raised by a line of the files in ``folder``."""
-    last = next(iter([*frames(trace)][::-1]), None)
-    return last is not None and folder in Path(last.f_code.co_filename).parents
+def is_in(code: CodeType, *folders: Path) -> bool:
+    """Tell whether a function stands in a file of one of some folders."""
+    return not {*folders}.isdisjoint(Path(code.co_filename).parents)
 
 
-def raised_by_project(trace: TracebackType | None) -> bool:
-    """Tell whether an exception was raised by a line of the library or of the project."""
-    return raised_in(trace, LIBRARY) or raised_in(trace, current().folder)
+def raised_in(trace: TracebackType | None, *folders: Path) -> bool:
+    """Tell whether an exception was raised by a line of the files in some folders."""
+    return any(is_in(frame.f_code, *folders) for frame in frames(trace)[-1:])
 
 
 def is_check(trace: TracebackType | None) -> bool:
     """Tell whether a ``raise`` statement made an exception, and not an operation that failed."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None:
-        return False
-    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    raising = dis.opmap["RAISE_VARARGS"]
+    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == raising
 
 
 def called_by_own_code(trace: TracebackType | None) -> bool:
@@ -192,22 +184,19 @@ def called_by_own_code(trace: TracebackType | None) -> bool:
 
     Setting up the data, as to count the steps of a run for a schedule, checks options.
     """
-    for caller, called in pairwise(frame.f_code for frame in frames(trace)):
-        is_lightning = LIGHTNING in Path(called.co_filename).parents
-        if is_lightning and called.co_name != "estimated_stepping_batches" and is_own(caller):
-            return True
-    return False
+    codes = [frame.f_code for frame in frames(trace)]
+    codes = [code for code in codes if code.co_filename != FAST_PATH]  # part of Lightning
+    into = [pair for pair in pairwise(codes) if is_in(pair[1], LIGHTNING) and is_own(pair[0])]
+    return any(called.co_name != "estimated_stepping_batches" for _, called in into)
 
 
 def is_own(code: CodeType) -> bool:
     """Tell whether a function is a person's own: neither installed nor that of this package."""
-    file = Path(code.co_filename)
-    if file.name.startswith("<"):  # made by a program, or part of Python
+    if Path(code.co_filename).name.startswith("<"):  # made by a program, or part of Python
         return False
-    homes = {*file.parents}
     folder = current().folder
-    examples = {folder / name for name in MODELS_AND_DATA}
-    return bool(homes & examples) or not homes & {*INSTALLED, LIBRARY, folder}
+    examples = [folder / name for name in MODELS_AND_DATA]
+    return is_in(code, *examples) or not is_in(code, *INSTALLED, LIBRARY, folder)
 
 
 def fails_on_import(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..project import LIBRARY, current
@@ -52,10 +53,11 @@ def read() -> Known | None:
 
 
 def write(known: Known) -> None:
-    """Keep what is known, whole or not at all; where there is no place for it, it is not kept."""
+    """Keep what is known, whole or not at all; where it cannot be written, it is not kept."""
     installed = (*PACKAGES, sysconfig.get_path("stdlib"))
-    files = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
-    stamps = _stamps({*_sources(), *(f for f in files if f and not f.startswith(installed))})
+    loaded = [vars(part) for part in [*sys.modules.values()] if isinstance(part, ModuleType)]
+    files = {str(part["__file__"]) for part in loaded if part.get("__file__")}
+    stamps = _stamps({*_sources(), *(file for file in files if not file.startswith(installed))})
     if any(stamp[0] > BEGAN_NS for path, stamp in stamps.items() if path not in PACKAGES):
         return  # changed since it was imported, perhaps
     file = _file()

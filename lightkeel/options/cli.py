@@ -5,8 +5,8 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -63,7 +63,10 @@ class ProjectCLI(LightningCLI):
         self.measured: Throughput | None = None
         self.plots: Plots | None = None
         quiet()
-        import_short_names()
+        if current().package:
+            importlib.import_module(current().package)
+        import_part("models")
+        import_part("data")
         use_own_yaml()
         self.arguments, self.experiment = resolve_configs(list(args))
         super().__init__(
@@ -88,7 +91,7 @@ class ProjectCLI(LightningCLI):
             "--resume",
             type=str | None,
             default=None,
-            help="Go on with a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
+            help="Resume a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
             "unfinished run of the experiment if there is one (of this run_name, where given), "
             "else a new run.",
         )
@@ -239,25 +242,15 @@ class ProjectCLI(LightningCLI):
 
 def find_table() -> type[Callbacks]:
     """Find the table of named callbacks: the project's own, or the library's."""
-    name = f"{current().package}.callbacks"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        return Callbacks
-    table: type[Callbacks] = getattr(module, "Callbacks", Callbacks)
+    table: type[Callbacks] = getattr(import_part("callbacks"), "Callbacks", Callbacks)
     return table
 
 
-def import_short_names() -> None:
-    """Import the project's models and data, whose classes then have short names."""
-    package = current().package
-    for name in (package, f"{package}.models", f"{package}.data"):
-        if package and find_spec(name) is not None:
-            importlib.import_module(name)
-        if package and not (current().folder / "__init__.py").exists():
-            break  # a package that is one file
+def import_part(part: str) -> ModuleType | None:
+    """Import a part of the project's package, whose classes then have short names; None: none."""
+    folder, package = current().folder, current().package
+    is_there = (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
+    return importlib.import_module(f"{package}.{part}") if package and is_there else None
 
 
 def drop_repeated(config: Namespace, before: Mapping[str, Any], options: Iterable[str]) -> None:
@@ -315,5 +308,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
     # `ExactResume` goes on with any loader, and says where it cannot
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the")
-    # our models override it so that it does the same, and quicker
-    warnings.filterwarnings("ignore", r".*overriding `LightningModule.optimizer_\{")

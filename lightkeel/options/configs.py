@@ -121,7 +121,8 @@ def chosen_model(args: Sequence[str]) -> str | None:
 
 def is_other_model(path: str | None, base: Path) -> bool:
     """Tell whether a class, None for none, is another than that of an experiment."""
-    default = str(safe_yaml.flatten(read_yaml(base)).get("model.class_path"))
+    config = safe_yaml.flatten(read_yaml(base))
+    default = str(config.get("model.class_path", config.get("model")))
     pairs = [str(name or default).rpartition(".") for name in (path, default)]
     own = [name for home, _, name in pairs if f"{home}.".startswith((".", f"{current().package}."))]
     return path not in (None, default) and (len(own) < 2 or own[0] != own[1])

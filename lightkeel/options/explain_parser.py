@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jsonargparse
@@ -51,7 +51,9 @@ def construction_error(report: Exception) -> BaseException:
     return next(raised, report)
 
 
-def explain_parsing(text: str, error: BaseException | None, names: set[str], owner: str) -> str:
+def explain_parsing(
+    text: str, error: BaseException | None, names: Iterable[str], owner: str
+) -> str:
     """Reduce jsonargparse's nested report to its innermost finding.
 
     Args:
@@ -96,8 +98,7 @@ def listed(owner: str) -> list[str]:
 def explain_unparsed(error: Exception) -> str | None:
     """Say at which option a parser has failed itself; None where another's code has."""
     trace, is_content = error.__traceback__, isinstance(error, ContentError)
-    is_parsers = any(raised_in(trace, folder) for folder in PARSERS)
-    if fails_on_import(error) or not (is_content or is_parsers):
+    if fails_on_import(error) or not (is_content or raised_in(trace, *PARSERS)):
         return None
     options = [frame.f_locals.get("option_string") for frame in frames(trace)]
     option = next((str(option).lstrip("-") for option in reversed(options) if option), "options")

@@ -1,6 +1,5 @@
 """The parser of all options: Lightning's own, with short complaints and a dump to read back."""
 
-import argparse
 import inspect
 import math
 import pkgutil
@@ -49,9 +48,10 @@ class Parser(LightningArgumentParser):
         if (failed := failed_import(ex)) is not None:
             raise failed from failed.__cause__  # and not from the parser's report of it
         if message.endswith("arguments are required: model"):
-            default = current().default_config
-            before = f"Put an experiment before the overlays, such as --config {default}, or give"
-            raise InputError(f"model: missing. {before if default else 'Give'} --model.")
+            default, how = current().default_config, "Give --config or"
+            if default:
+                how = f"Put an experiment before the overlays, such as --config {default}, or give"
+            raise InputError(f"model: missing. {how} --model.")
         raise InputError(explain_parsing(message, ex, self.option_names(), self.owner)) from ex
 
 
@@ -111,7 +111,7 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
     found: dict[int, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
-        with suppress(ValueError, TypeError, argparse.ArgumentError):  # the parser will say why
+        with suppress(Exception):  # one that cannot be asked is left to the parser
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
             found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
     known: dict[str, Class | None] = dict.fromkeys(f"{owner}:" for owner in BASES)
@@ -120,8 +120,8 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
         known |= {f"{owner}:{cls.__name__}": found.get(id(cls)) for cls in some}
     for name, module in [*sys.modules.items()]:
         if f"{name}.".startswith((f"{current().package}.", f"{LIBRARY.name}.")):
-            parts = {f"{name}.{key}": found.get(id(part)) for key, part in vars(module).items()}
-            known |= {path: part for path, part in parts.items() if part}
+            parts = {f"{name}.{key}": id(value) for key, value in vars(module).items()}
+            known |= {path: found[part] for path, part in parts.items() if part in found}
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 

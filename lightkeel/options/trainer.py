@@ -18,13 +18,7 @@ from ..runs.checkpoints import WholeCheckpointIO
 def check_trainer(
     settings: Mapping[str, Any], named: Callbacks, others: Sequence[Callback]
 ) -> None:
-    """Raise ``InputError`` for an option of the trainer that this project does in another way.
-
-    Args:
-        settings: Options of the trainer.
-        named: The callbacks of this project.
-        others: Those given beside them.
-    """
+    """Raise ``InputError`` for an option of the trainer that a run does in another way."""
     if settings["default_root_dir"] is not None:
         raise InputError(
             "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead."

@@ -270,7 +270,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before.use()
 
 
-NAMES = Known(["model"], {"model:": None, "own.A": ["A", ["size"]]}, {"model": ["A"]})
+NAMES = Known(["model"], {"model:": None}, {"model": ["A"]})
 
 
 def test_what_is_known_counts_until_something_changes(own: Path, tmp_path: Path) -> None:

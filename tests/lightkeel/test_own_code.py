@@ -327,7 +327,7 @@ def test_arguments_of_another_class_are_dropped(write: Write, tmp_path: Path) ->
     ``num_features`` and ``val_batch_size`` are of the config's classes and of the new ones alike.
     """
     name = write(
-        f"{HEAD}{MODULE}\nfrom lightkeel import Checkpoint\n"
+        f"{HEAD}{MODULE}\nfrom src.callbacks import Checkpoint\n"
         "from tests.lightkeel.tiny import TinyData\n"
         "class Own(Checkpoint): ...\nclass Alike(TinyData): ..."
     )
