@@ -26,7 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from benchmarks.report import interleave, show
-from lightkeel.data.images import decode
+from lightkeel.data.decoding import decode
 
 CLOCK = "BENCHMARK_PROCESS_STARTED"
 

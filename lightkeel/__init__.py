@@ -9,20 +9,30 @@ from typing import TYPE_CHECKING, Any
 from .project import Project as Project
 
 if TYPE_CHECKING:
+    from .callbacks.accumulation import AccumulationScheduler as AccumulationScheduler
     from .callbacks.checkpoint import Checkpoint as Checkpoint
     from .callbacks.early_stopping import EarlyStopping as EarlyStopping
     from .callbacks.figures import Panel as Panel
-    from .callbacks.table import Callbacks as Callbacks
+    from .callbacks.fit_panels import line_panels as line_panels
+    from .callbacks.readings import is_row_due as is_row_due
+    from .callbacks.table import Callbacks as Callbacks, on as on
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
     from .errors.checks import at_least as at_least
+    from .models.fsdp import whole as whole
     from .models.muon import MuonSGD as MuonSGD
+    from .models.optimizers import (
+        check_optimizers as check_optimizers,
+        configure_optimizers as configure_optimizers,
+    )
+    from .models.whitening import whitening_filters as whitening_filters
     from .use.predictor import load as load
 
 __version__ = "0.2.0"
 
 PUBLIC = {
+    "AccumulationScheduler": "callbacks.accumulation",
     "Arrays": "data.in_memory",
     "Callbacks": "callbacks.table",
     "Checkpoint": "callbacks.checkpoint",
@@ -33,7 +43,14 @@ PUBLIC = {
     "MuonSGD": "models.muon",
     "Panel": "callbacks.figures",
     "at_least": "errors.checks",
+    "check_optimizers": "models.optimizers",
+    "configure_optimizers": "models.optimizers",
+    "is_row_due": "callbacks.readings",
+    "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",
+    "on": "callbacks.table",
+    "whitening_filters": "models.whitening",
+    "whole": "models.fsdp",
 }
 
 

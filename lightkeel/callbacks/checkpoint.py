@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -23,12 +24,9 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    ``best.ckpt`` is written when validation ends, so that it holds the weights that were validated;
-    for a metric of training, when the epoch ends. Lightning's own writes ``last`` only when a
-    better state was found; here it is written after every epoch, when all of it has been logged,
-    and every ``every_n_steps`` within, for which ``ExactResume`` is needed. Weights that another
-    callback puts in place after training, such as ``StochasticWeightAveraging``, are written to
-    ``final.ckpt``.
+    A subclass may write at other times: ``after_step``, ``after_validation`` and ``after_epoch`` say
+    when. Weights that another callback puts in place after training, such as
+    ``StochasticWeightAveraging``, are written to ``final.ckpt``.
 
     Args:
         monitor: Metric whose best value makes ``best.ckpt``. Where not given, the loss of
@@ -36,6 +34,10 @@ class Checkpoint(ModelCheckpoint):
             as best.
         mode: Whether to minimize it (``min``) or maximize it; where not given, by the metric.
         every_n_steps: Optimizer steps between two writes of ``last.ckpt`` within an epoch.
+
+    Attributes:
+        is_validated: Whether the last validation has logged what is monitored.
+        last_step: Optimizer step that ``last.ckpt`` was last written at.
     """
 
     def __init__(
@@ -45,58 +47,78 @@ class Checkpoint(ModelCheckpoint):
         every_n_steps: int | None = None,
     ) -> None:
         at_least(1, every_n_steps=every_n_steps)
-        super().__init__(
-            filename="best",
-            monitor=monitor,
-            mode=mode or "min",
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+        super().__init__(filename="best", monitor=monitor, mode=mode or "min")
         self.every_n_steps = every_n_steps
+        self.is_validated = False
+        self.last_step = 0
         self._mode_is_open = mode is None
         self._monitor_is_open = monitor is None
-        self._last_saved_step = 0
-        self._num_epochs = 0  # that have been written, or were found written
+        self._epoch_ended = False  # and is not yet written
         self._watched: Tensor | None = None  # its value before validation
         self._final: list[Tensor] = []  # of the weights when validation or training ended
         self._warned = False
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Write what a step is to leave, when its metrics are logged and validation is done."""
+        every = self.every_n_steps
+        if every and trainer.global_step // every > self.last_step // every:
+            self.write_last(trainer)
+
+    def after_validation(self, trainer: Trainer) -> None:
+        """Write what a validation is to leave, while the model has the weights it was of."""
+        if self.is_validated:
+            self.write_best(trainer)
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Write what a whole epoch is to leave, when all of it is logged and schedules have stepped."""
+        if not self.is_validated:
+            self.write_best(trainer)
+        self.write_last(trainer)
+
+    def write_best(self, trainer: Trainer) -> None:
+        """Write ``best.ckpt`` if the monitored value is the best so far; without one, always."""
+        score = trainer.callback_metrics.get(str(self.monitor))
+        if self.monitor is not None:
+            if not self.check_monitor_top_k(trainer, score):
+                return
+            assert score is not None
+            worst = torch.full_like(score, torch.inf if self.mode == "min" else -torch.inf)
+            score = self.kth_value = torch.where(score.isnan(), worst, score)
+        self.best_model_path = self.kth_best_model_path = self._path("best.ckpt")
+        self.best_model_score = self.current_score = score
+        self.best_k_models = {} if score is None else {self.best_model_path: score}
+        self._write(trainer, self.best_model_path)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            logger.after_save_checkpoint(proxy(self))  # W&B and MLflow may want to have it
+
+    def write_last(self, trainer: Trainer) -> None:
+        """Write ``last.ckpt`` as of now, on all ranks together."""
+        self.last_step = trainer.global_step
+        self.last_model_path = self._path("last.ckpt")
+        self._write(trainer, self.last_model_path)
 
     @property
     def state_key(self) -> str:
         return "Checkpoint"  # whatever it finds out to monitor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        self.choose_mode(pl_module)
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.choose_mode(pl_module)
+            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
 
     def choose_mode(self, model: LightningModule) -> None:
         """Find out whether to minimize what is monitored, unless that was given."""
         if self._mode_is_open and self.monitor is not None:
-            mode = find_mode(self.monitor, model)
-            if mode != self.mode:
-                self.mode, self.kth_value = mode, -self.kth_value
-            self._mode_is_open = False
+            self.mode, self._mode_is_open = find_mode(self.monitor, model), False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._last_saved_step = trainer.global_step
-        self._num_epochs = num_epochs(trainer)
+        self.last_step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, *args: Any) -> None:
         """Nothing yet: the metrics of the step have not been logged."""
 
     def on_between_batches(self, trainer: Trainer) -> None:
-        """Write ``last.ckpt`` where ``every_n_steps`` says so; see ``ExactResume``."""
-        step = trainer.global_step
-        if self.every_n_steps and step // self.every_n_steps > (
-            self._last_saved_step // self.every_n_steps
-        ):
-            self.write_last(trainer)
+        self.after_step(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._watched = trainer.callback_metrics.get(str(self.monitor))
@@ -104,13 +126,12 @@ class Checkpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        logged = trainer.callback_metrics
         if self.monitor is None and self._monitor_is_open:
-            logged = trainer.callback_metrics
             self.monitor = next((name for name in VALIDATION_LOSSES if name in logged), None)
         # A metric of validation is another tensor now.
-        is_validated = trainer.callback_metrics.get(str(self.monitor)) is not self._watched
-        self._save_on_train_epoch_end = False if is_validated else None
-        super().on_validation_end(trainer, pl_module)
+        self.is_validated = logged.get(str(self.monitor)) is not self._watched
+        self.after_validation(trainer)
         if self._final and not self._warned and not same(fingerprint(pl_module), self._final):
             self._warned = True
             warn(
@@ -119,7 +140,7 @@ class Checkpoint(ModelCheckpoint):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing yet: schedules by epoch have not been stepped, nor all been logged."""
+        self._epoch_ended = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
@@ -127,14 +148,16 @@ class Checkpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
         if self._final and not same(fingerprint(pl_module), self._final):
-            self._write_final(trainer)
+            path = self._path("final.ckpt")
+            self._write(trainer, path)
+            if trainer.is_global_zero:
+                warn(f"a callback changed the weights after the last validation: {path} holds them")
 
     def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what an epoch that has ended is to leave, once."""
-        if trainer.is_last_batch and num_epochs(trainer) != self._num_epochs:
-            self._num_epochs = num_epochs(trainer)
-            super().on_train_epoch_end(trainer, pl_module)
-            self.write_last(trainer)
+        """Write what an epoch that has ended is to leave, once; not of one that was broken off."""
+        if self._epoch_ended and trainer.is_last_batch:
+            self._epoch_ended = False
+            self.after_epoch(trainer)
 
     def remember_weights(self, pl_module: LightningModule) -> None:
         """Note the weights that were validated or trained, before others exchange them."""
@@ -144,71 +167,25 @@ class Checkpoint(ModelCheckpoint):
         if self._monitor_is_open:
             self.monitor = state_dict["monitor"]
         # The folder may have been moved, and Lightning would forget what was best.
-        here = Path(str(self.dirpath))
-        paths = {name: state_dict[name] for name in PATHS if state_dict[name]}
-        moved = {name: str(here / Path(path).name) for name, path in paths.items()}
-        models = state_dict["best_k_models"].items()
-        best = {str(here / Path(path).name): score for path, score in models}
-        state_dict = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
+        moved = {name: self._path(state_dict[name]) for name in PATHS if state_dict[name]}
+        best = {self._path(path): score for path, score in state_dict["best_k_models"].items()}
+        here = {"best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict({**state_dict, **moved, **here})
         self.current_score = state_dict["current_score"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        loop = checkpoint["loops"]["fit_loop"]
-        epochs, batches = loop["epoch_progress"], loop["epoch_loop.val_loop.batch_progress"]
-        current = epochs["current"]
-        parts = (epochs["total"], current)
-        if current["ready"] > current["started"]:
-            # Between two epochs: as if the next had not been thought of.
-            for part in parts:
-                part["ready"] -= 1
-        if current["processed"] > current["completed"] and not trainer.is_last_batch:
-            # Broken off: as if the epoch went on, for the rest of it not to be left out.
-            for part in parts:
-                part["processed"] -= 1
-        taken = loop["epoch_loop.batch_progress"]
-        if taken["current"]["ready"] > taken["current"]["started"]:
-            # Between two batches that `training_step` fetches itself: likewise.
-            for part in (taken["total"], taken["current"]):
-                part["ready"] -= 1
-        if batches["current"]["ready"] > batches["current"]["completed"]:
-            # Within validation: as if it began, since its metrics are in no checkpoint.
-            for part in (batches["total"], batches["current"]):
-                part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    def _path(self, name: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(name).name)
 
-    def write_last(self, trainer: Trainer) -> None:
-        """Write ``last.ckpt`` as of now, on all ranks together."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        self._last_saved_step = trainer.global_step
-        assert self.dirpath is not None
-        self.last_model_path = str(Path(self.dirpath) / "last.ckpt")
-        trainer.save_checkpoint(self.last_model_path, weights_only=False)
-
-    def _write_final(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        path = Path(str(self.dirpath)) / "final.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        if trainer.is_global_zero:
-            warn(f"a callback changed the weights after the last validation: {path} holds them")
-
-
-def num_epochs(trainer: Trainer) -> int:
-    """Count the epochs that have ended."""
-    current: Any = trainer.fit_loop.epoch_progress.current
-    return int(current.processed)
+    def _write(self, trainer: Trainer, path: str) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(path, weights_only=False)
 
 
 def fingerprint(module: LightningModule) -> list[Tensor]:
     """Compute numbers of the weights that tell whether one has changed: norms and sums, () each."""
     parts = [p for p in (*module.parameters(), *module.buffers()) if not is_lazy(p)]
     weights: list[Tensor] = [p.detach() for p in parts if p.is_floating_point()]
-    if not weights:
-        return []
-    found = [*torch._foreach_norm(weights), *(weight.sum() for weight in weights)]
+    found = [of(weight) for weight in weights for of in (torch.linalg.vector_norm, torch.sum)]
     return [number.nan_to_num(-1.0) for number in found]  # NaN is not equal to itself
 
 

@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ..errors.checks import at_least
-from ..fit import lightning_state as resuming
 
 MAX_CLASSES = 1000  # of more, the matrix would take more memory than most models
 
@@ -45,14 +44,9 @@ class Confusion(Callback):
     @property
     def class_accuracy(self) -> Tensor | None:
         """Share of each class's samples that are found: (K,) float64, NaN where it has none."""
-        if self.matrix is None:
-            return None
-        return self.matrix.diagonal().double() / self.matrix.sum(1)
+        return None if self.matrix is None else self.matrix.diagonal().double() / self.matrix.sum(1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._forget()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget()
 
     def on_validation_batch_end(
@@ -67,23 +61,13 @@ class Confusion(Callback):
         if trainer.state.fn != "fit":
             self._collect(outputs, batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._collect(outputs, batch)
-
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
             self._finish(trainer)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer)
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def _forget(self) -> None:
         self.matrix: Tensor | None = None
@@ -121,29 +105,32 @@ class Confusion(Callback):
     def _finish(self, trainer: Trainer) -> None:
         mine = None if self._counts is None else self._counts.cpu()
         kept = [values.cpu().clone() for values in self._kept]
-        parts = [part for part in resuming.gather(trainer, (mine, kept)) if part[0] is not None]
+        parts = [part for part in gather(trainer, (mine, kept)) if part[0] is not None]
         if not parts:
             return
         counts = torch.stack([part[0] for part in parts]).sum(0)[:-1]
         size = round(len(counts) ** 0.5)
         self.matrix = counts.reshape(size, size)
-        mistakes = [
-            Mistake(inputs, int(target), int(predicted), float(probability))
-            for _, kept in parts
-            for inputs, target, predicted, probability in zip(*kept, strict=True)
-            if probability >= 0
-        ]
+        samples = (sample for _, kept in parts for sample in zip(*kept, strict=True))
+        mistakes = [Mistake(x, int(y), int(z), float(p)) for x, y, z, p in samples if p >= 0]
         self.worst = sorted(mistakes, key=lambda m: -m.probability)[: self.num_worst]
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """Collect a value of each rank on all of them, in their order."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def fits(outputs: Any, batch: Any) -> bool:
     """Tell whether these are scores (B, K) of a batch of inputs (B, ...) and classes (B,)."""
-    if not (isinstance(batch, (tuple, list)) and len(batch) >= 2 and isinstance(outputs, Tensor)):
+    if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):
         return False
     inputs, targets = batch[0], batch[1]
     return (
-        isinstance(inputs, Tensor)
-        and isinstance(targets, Tensor)
+        all(isinstance(part, Tensor) for part in (outputs, inputs, targets))
         and targets.dtype == torch.int64
         and outputs.is_floating_point()
         and outputs.ndim == 2

@@ -30,15 +30,16 @@ MOST_NUMBERED = 20  # classes whose cells hold numbers
 NAME_LENGTH = 14  # characters of a class name
 NUM_COLUMNS = 4  # of mistakes
 LARGEST = 1e30  # float32 sums stay below; beyond it matplotlib's own arithmetic overflows
-# `train/loss`, `val/acc`, and how others name them: `train_loss_step`
-LOGGED = re.compile(r"(?P<split>train|val|valid|validation)[/_](?P<metric>.+?)(?P<step>_step)?")
+# `train/loss_step`, `train/loss_epoch`, `val/acc`, and how others name them: `train_loss`
+LOGGED = re.compile(r"(train|val|valid|validation)[/_](.+?)(_step|_epoch)?")
+Line = tuple[list[float], list[float]]  # places along x, and values
 
 
 class Curves(NamedTuple):
-    """What a run logged: by name, places along x and values; x is in epochs, or in steps."""
+    """What a run logged, by name; x is in epochs, or in steps."""
 
     x_label: str
-    lines: dict[str, tuple[list[float], list[float]]]
+    lines: dict[str, Line]
 
 
 class Panel(NamedTuple):
@@ -52,7 +53,7 @@ class Panel(NamedTuple):
 
 def read_curves(path: Path) -> Curves:
     """Read ``metrics.csv``. Where train metrics of whole epochs are logged, x is in epochs done."""
-    lines: dict[str, tuple[list[float], list[float]]] = {}
+    lines: dict[str, Line] = {}
     ends = {0: 0}  # epochs done: steps done
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -61,8 +62,8 @@ def read_curves(path: Path) -> Curves:
                 steps, values = lines.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(row[name]))
-                whole = LOGGED.fullmatch(name)
-                if epoch and whole and whole["split"] == "train" and not whole["step"]:
+                logged = LOGGED.fullmatch(name)
+                if epoch and logged and logged[1] == "train" and logged[3] != "_step":
                     ends[int(float(epoch)) + 1] = step
     if len(ends) == 1:
         return Curves("step", lines)
@@ -83,49 +84,46 @@ def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> 
         Figures by the names of their files.
     """
     figures: dict[str, Figure] = {}
+
+    def add(file: str, what: str, y_label: str) -> "Axes":
+        figures[file], (axes,) = blank()
+        tidy(axes, f"{title}: {what}", curves.x_label, y_label)
+        return axes
+
     # by name: train before val, whichever was logged first
     found = [match for match in map(LOGGED.fullmatch, sorted(curves.lines)) if match]
-    for metric in sorted({match["metric"].removesuffix("_epoch") for match in found}):
-        of_metric = [m for m in found if m["metric"].removesuffix("_epoch") == metric]
-        figure, (axes,) = blank()
-        tidy(axes, f"{title}: {metric}", curves.x_label, metric)
-        by_step = {m["split"]: curves.lines[m.string] for m in of_metric if m["step"]}
-        whole = {m["split"]: curves.lines[m.string] for m in of_metric if not m["step"]}
+    for metric in sorted({match[2] for match in found}):
+        by_step, whole = (
+            {
+                m[1]: curves.lines[m[0]]
+                for m in found
+                if m[2] == metric and (m[3] == "_step") is kind
+            }
+            for kind in (True, False)
+        )
+        axes = add(metric.replace("/", "_"), metric, metric)
         for split, line in by_step.items() if whole else ():
-            if len(line[0]) == 1:  # no line yet
-                continue
-            axes.plot(*finite(line), color=GREY, linewidth=0.8, label=f"{split}, by step")
+            if len(line[0]) > 1:  # else no line yet
+                axes.plot(*finite(line), color=GREY, linewidth=0.8, label=f"{split}, by step")
         add_lines(axes, whole or by_step)
-        figures[metric.replace("/", "_")] = figure
-    rates = {n: xy for n, xy in curves.lines.items() if n == "lr" or n.startswith("lr/")}
+    rates = {n: line for n, line in curves.lines.items() if f"{n}/".startswith("lr/")}
     if rates:
-        figure, (axes,) = blank()
-        tidy(axes, f"{title}: learning rate", curves.x_label, "learning rate")
+        axes = add("lr", "learning rate", "learning rate")
         add_lines(axes, rates, log=False)
         axes.set_ylim(bottom=0)
-        figures["lr"] = figure
-    norms = {
-        name.removeprefix("grad/"): line
-        for name, line in curves.lines.items()
-        if name == "grad/norm" or name.startswith("grad/norm/")
-    }
+    norms = {n: line for n, line in curves.lines.items() if f"{n}/".startswith("grad/norm/")}
     if norms:
-        figure, (axes,) = blank()
-        tidy(axes, f"{title}: gradient norm", curves.x_label, "norm before clipping")
+        axes = add("grad_norm", "gradient norm", "norm before clipping")
         if max_norm is not None:
             axes.axhline(max_norm, color=COLOURS[1], linestyle="--", label=f"clip at {max_norm:g}")
-        add_lines(axes, norms)
-        figures["grad_norm"] = figure
+        add_lines(axes, {n.removeprefix("grad/"): line for n, line in norms.items()})
     return figures
 
 
 def confusion_figure(title: str, matrix: Tensor, labels: Sequence[str]) -> "Figure":
     """Draw which class (by row) is taken for which, in percent of the samples of the class.
 
-    Args:
-        title: Name of what was trained.
-        matrix: (K, K) int64, rows true, columns predicted.
-        labels: Names of the K classes.
+    ``matrix`` is (K, K) int64, rows true, columns predicted.
     """
     num_classes = len(matrix)
     percent = (100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)).round().int().numpy()
@@ -139,9 +137,8 @@ def confusion_figure(title: str, matrix: Tensor, labels: Sequence[str]) -> "Figu
     if num_classes > MOST_NUMBERED:
         figure.colorbar(shades)
     size = 11 if num_classes <= 12 else 8
-    for (row, column), value in np.ndenumerate(percent):
-        if num_classes > MOST_NUMBERED:
-            break  # too small to be read
+    numbered = np.ndenumerate(percent) if num_classes <= MOST_NUMBERED else ()
+    for (row, column), value in numbered:
         colour = "white" if 2 * value > percent.max() else "black"
         axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=size)
     every = math.ceil(num_classes / MOST_NUMBERED)
@@ -216,7 +213,7 @@ def glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def finite(line: Sequence[list[float]]) -> tuple[list[float], list[float]]:
+def finite(line: Sequence[list[float]]) -> Line:
     """Leave gaps in a line for values that cannot be drawn."""
     x, y = line
     return x, [value if abs(value) < LARGEST else math.nan for value in y]
@@ -240,9 +237,7 @@ def tidy(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def add_lines(
-    axes: "Axes", lines: Mapping[str, tuple[list[float], list[float]]], log: bool = True
-) -> None:
+def add_lines(axes: "Axes", lines: Mapping[str, Line], log: bool = True) -> None:
     """Add lines, a legend with their last values, and scales that suit all; x is from 0."""
     for number, (name, line) in enumerate(lines.items()):
         axes.plot(

@@ -1,15 +1,13 @@
 """See in which layers gradients vanish or explode."""
 
-import math
-from typing import Any
-
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors.checks import at_least
-from . import readings
+from .gradients import scaler_of, total_norm
+from .readings import is_row_due
 
 
 class GradientNorms(Callback):
@@ -18,38 +16,33 @@ class GradientNorms(Callback):
     Gradients are accumulated, averaged over devices, unscaled from mixed precision and not yet
     clipped. A layer is a module with weights of its own; those without a gradient are left out. Of
     several optimizers each is asked for the layers that it trains. Of a layer whose gradient is
-    computed several times in a step (LBFGS does so), the first is logged.
+    computed several times in a step (LBFGS does so), the last is logged.
 
     Logs: grad_norm/LAYER, the 2-norm over the layer's weights and biases together.
 
     Args:
-        every_n_steps: Optimizer steps from one row to the next.
+        every_n_steps: Optimizer steps from one measurement to the next, which is of a step that
+            ``trainer.log_every_n_steps`` asks for; rows between repeat the last.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
-        self._step = -1
-        self._logged: set[str] = set()  # layers, of this step
 
+    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        step = readings.current_step(trainer)
-        if (step + 1) % self.every_n_steps:
-            return
-        if step != self._step:
-            self._step = step
-            self._logged.clear()
-        found = gradients_of(pl_module, optimizer)
-        gradients = {name: part for name, part in found.items() if name not in self._logged}
-        if gradients:  # else the step is left out
-            self._logged |= gradients.keys()
-            scale = unapplied_scale(trainer, optimizer)
-            norms = layer_norms(gradients)
-            values = {f"grad_norm/{name}": norm / scale for name, norm in norms.items()}
-            # Here and not after the step, since a checkpoint of it holds the row whole.
-            readings.write(trainer, step, values)
+        # The first row after each multiple; in manual optimization, a step of each optimizer.
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        span = every if pl_module.automatic_optimization else len(trainer.optimizers)
+        is_due = (trainer.global_step + 1) % self.every_n_steps < span
+        if is_due and is_row_due(trainer, pl_module):
+            # Fused optimizers unscale gradients in their step.
+            scaler = scaler_of(trainer) if optimizer.defaults.get("fused") else None
+            scale = scaler.get_scale() if scaler is not None else 1.0
+            for name, gradients in gradients_of(pl_module, optimizer).items():
+                pl_module.log(f"grad_norm/{name}", total_norm(gradients) / scale)
 
 
 def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Tensor]]:
@@ -62,21 +55,3 @@ def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Tenso
                 left.remove(id(parameter))
                 found.setdefault(name or "model", []).append(parameter.grad)
     return found
-
-
-@torch.no_grad()
-def layer_norms(gradients: dict[str, list[Tensor]]) -> dict[str, float]:
-    """Compute the 2-norm of each layer's gradients together, with one read of the device."""
-    flat = [gradient for part in gradients.values() for gradient in part]
-    together: Any = torch.stack(torch._foreach_norm(flat))
-    # Of sharded gradients, each device has seen its own part.
-    whole: Tensor = together.full_tensor() if hasattr(together, "full_tensor") else together
-    norms = iter(whole.tolist())
-    return {name: math.hypot(*(next(norms) for _ in part)) for name, part in gradients.items()}
-
-
-def unapplied_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """Tell by what gradients are still multiplied: fused optimizers unscale them in their step."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return float(scaler.get_scale()) if scaler is not None and fused else 1.0

@@ -10,16 +10,15 @@ from torch.nn.utils import get_total_norm
 
 def total_norm(gradients: list[Tensor], order: float = 2.0) -> Tensor:
     """Compute the norm of all gradients together, (), on the device of the first."""
-    if len({gradient.device for gradient in gradients}) != 1:
-        return get_total_norm(gradients, order)
-    # What that one does in the end, after 30 microseconds of sorting.
-    norms = torch.stack(torch._foreach_norm(gradients, order))
-    total: Any = torch.linalg.vector_norm(norms, order)
-    # Of sharded gradients, each device has seen its own part.
-    whole: Tensor = total.full_tensor() if hasattr(total, "full_tensor") else total
-    return whole
+    return whole(get_total_norm(gradients, order))
 
 
-def scaler_skips(trainer: Trainer) -> bool:
-    """Tell whether a gradient scaler, that of 16-bit precision, leaves out non-finite steps."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
+def whole(value: Any) -> Tensor:
+    """Gather what is computed from sharded tensors: each rank has seen its own part."""
+    gathered: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return gathered
+
+
+def scaler_of(trainer: Trainer) -> torch.amp.GradScaler | None:
+    """Return the scaler of 16-bit precision, which leaves out steps that are not finite."""
+    return getattr(trainer.precision_plugin, "scaler", None)

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..errors.checks import at_least
@@ -47,29 +46,27 @@ class ImageSummaries(Callback):
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._logger: TensorBoardLogger | None = None
+        self._data: Any = None
         self._handles: list[RemovableHandle] = []
-        self._maps: dict[str, Tensor] = {}  # by layer, in the order of calls: (C, H, W)
+        # By layer, in the order of calls: (C, H, W); None while nothing is looked at.
+        self._maps: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
         self._logger = boards[0] if boards else None
-        self._listen("on_train_batch_start", self._logger is not None)
-        self._listen("on_validation_batch_end", False)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen("on_train_batch_start", self._is_due(trainer))
+        self._data = trainer.datamodule  # type: ignore[attr-defined]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._listen("on_train_batch_start", False)
+        if batch_idx or not self._is_due(trainer):
+            return
         inputs = images_in(batch)
         if inputs is None:
             self._logger = None
-        elif batch_idx == 0 and trainer.is_global_zero:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            pixels = to_pixels(inputs[: self.num_images], data)
-            self._show("images/augmented", grid(resize(pixels, IMAGE_PX)), trainer.global_step)
+        elif trainer.is_global_zero:
+            pixels = to_pixels(inputs[: self.num_images], self._data)
+            self._show("images/augmented", resize(pixels, IMAGE_PX), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = next((m for m in pl_module.modules() if isinstance(m, nn.Conv2d)), None)
@@ -77,19 +74,17 @@ class ImageSummaries(Callback):
             return
         weight: Any = first.weight.detach()
         if hasattr(weight, "full_tensor"):
-            weight = weight.full_tensor()  # shared out: all devices take part
+            weight = weight.full_tensor()  # sharded: all devices take part
         if weight.ndim == 4 and weight.shape[1] in (1, 3) and trainer.is_global_zero:
             tiles = resize(stretch(weight[:MOST_CHANNELS].cpu().float(), (1, 2, 3)), FILTER_PX)
-            self._show("images/filters", grid(tiles), trainer.global_step - 1)
+            self._show("images/filters", tiles, trainer.global_step - 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Where not each epoch is validated, the first to be validated after one that is due.
         since: int = trainer.check_val_every_n_epoch or 1
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking or not (trainer.is_global_zero and self._is_due(trainer, since)):
             return
-        if not self._is_due(trainer, since):
-            return
-        self._listen("on_validation_batch_end", True)
+        self._maps = {}
         for name, layer in pl_module.named_modules():
             if isinstance(layer, (nn.Conv2d, *POOLS)):
                 kind = "conv" if isinstance(layer, nn.Conv2d) else "pool"
@@ -106,28 +101,26 @@ class ImageSummaries(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._listen("on_validation_batch_end", False)
+        if self._maps is None:
+            return
+        step, maps = trainer.global_step - 1, self._maps
         self._unhook()
-        step = trainer.global_step - 1
-        for number, (name, channels) in enumerate(self._maps.items()):
+        for number, (name, channels) in enumerate(maps.items()):
             tiles = stretch(channels[:MOST_CHANNELS, None].cpu().float())
-            tag = f"feature_maps/{number:02}_{name}"
-            self._show(tag, grid(resize(tiles, MAP_PX)), step)
-        self._maps.clear()
+            self._show(f"feature_maps/{number:02}_{name}", resize(tiles, MAP_PX), step)
         inputs = images_in(batch)
         if inputs is None or not fits(outputs, batch):
             return
         wrong = surest_mistakes(outputs.float(), batch[1], self.num_images)
         if not wrong:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        names = getattr(data, "class_names", None)
-        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], data)
+        names = getattr(self._data, "class_names", None)
+        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], self._data)
         labelled = [
             label(tile, f"true: {name_of(true, names)}\npredicted: {name_of(predicted, names)}")
             for tile, (_, true, predicted) in zip(resize(pixels, IMAGE_PX), wrong, strict=True)
         ]
-        self._show("images/misclassified", grid(torch.stack(labelled)), step)
+        self._show("images/misclassified", torch.stack(labelled), step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -142,26 +135,21 @@ class ImageSummaries(Callback):
         return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
 
     def _keep(self, name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+        assert self._maps is not None
         if name not in self._maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
             self._maps[name] = outputs[0].detach().clone()
 
     def _unhook(self) -> None:
-        if self._handles:
+        if self._maps is not None:
             torch.compiler.set_stance("default")
+        self._maps = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _listen(self, hook: str, whether: bool) -> None:
-        """Have Lightning call a hook of each batch, or leave it out."""
-        if whether:
-            self.__dict__.pop(hook, None)
-        else:
-            self.__dict__[hook] = None
-
-    def _show(self, tag: str, image: Tensor, step: int) -> None:
+    def _show(self, tag: str, tiles: Tensor, step: int) -> None:
         assert self._logger is not None
-        self._logger.experiment.add_image(tag, image, step)
+        self._logger.experiment.add_image(tag, grid(tiles), step)
 
 
 def images_in(batch: Any) -> Tensor | None:
@@ -206,14 +194,13 @@ def resize(images: Tensor, px: int) -> Tensor:
 
 
 def grid(tiles: Tensor) -> Tensor:
-    """Lay (N, C, H, W) out in rows, a white pixel apart: (C, rows (H + 1) - 1, ...), uint8."""
+    """Lay (N, C, H, W) uint8 out in rows, a white pixel apart: (3, rows (H + 1) - 1, ...)."""
+    from torchvision.utils import make_grid  # where there are images, there is torchvision
+
+    if len(tiles) == 1:  # which it does not frame
+        return tiles[0]
     columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    missing = tiles.new_full((rows * columns - len(tiles), *tiles.shape[1:]), 255)
-    framed = F.pad(torch.cat([tiles, missing]), (0, 1, 0, 1), value=255)
-    _, channels, height, width = framed.shape
-    sheet = framed.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
-    return sheet.reshape(channels, rows * height, columns * width)[:, :-1, :-1]
+    return make_grid(tiles, columns, padding=1, pad_value=255)[:, 1:-1, 1:-1]
 
 
 def label(image: Tensor, text: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
-from .gradients import scaler_skips
+from .gradients import scaler_of
 
 
 class LayerCheck(Callback):
@@ -61,7 +61,7 @@ class LayerCheck(Callback):
                 f"{title} is the first whose output is not finite, at optimizer step {step}.\n"
                 f"{cause}"
             )
-        if self.gradients and not scaler_skips(trainer):
+        if self.gradients and scaler_of(trainer) is None:
             for output in tree_leaves(outputs):
                 if isinstance(output, Tensor) and output.requires_grad:
                     watch = partial(self._check_gradient, step, title)

@@ -1,61 +1,98 @@
-"""Find out at once that a monitored metric will never be logged."""
+"""Find out early that a monitored metric is never logged."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 from ..errors.checks import snake_case, suggest
 from .checkpoint import Checkpoint
 from .early_stopping import EarlyStopping
+from .readings import is_result
+
+OF_VALIDATION = re.compile(r"val(id(ation)?)?(?![a-z])")  # `val/loss`, but not `value_loss`
 
 
 class MonitorCheck(Callback):
-    """Check what checkpointing and early stopping monitor against what the model logs.
+    """Check what callbacks and schedules monitor against what the model logs.
 
-    A model that tells (``monitorable``) is checked by ``check_monitors``, which a command can call
-    before any data is read; the first hook of a callback comes after that. For others, what starts
-    with ``val`` is checked after Lightning's validation at the start of the run.
+    Names that begin with ``val`` are checked after Lightning's validation at the start of the run,
+    others when the first epoch of training is over and a validation with it. This comes after
+    ``ExactResume`` among the callbacks: what was trained till then has been saved.
 
     Raises:
         ValueError: A monitored name is not among those logged.
     """
 
+    def __init__(self) -> None:
+        self._is_trained = self._is_validated = self._is_checked = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_monitors(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's own complaint is a crash, and comes before all of an epoch has been logged.
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LightningEarlyStopping):
+                callback.strict = False
+        for config in trainer.lr_scheduler_configs:
+            config.strict = False
+        _check_validation(trainer)  # schedules are known now
+
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not hasattr(pl_module, "monitorable"):
-            names = set(trainer.callback_metrics)
-            _check(trainer, names, lambda monitor: monitor.startswith("val"))
+        _check(trainer, of_validation=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_validated |= not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_trained = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_epoch(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_epoch(trainer)
+
+    def _check_epoch(self, trainer: Trainer) -> None:
+        is_validated = self._is_validated or not trainer.enable_validation
+        if self._is_trained and is_validated and not self._is_checked:
+            self._is_checked = True
+            _check(trainer, of_validation=False)
 
 
 def check_monitors(trainer: Trainer, model: LightningModule) -> None:
-    """Raise ``ValueError`` for a monitored name that ``model`` tells it will not log.
-
-    And for one of which nobody says whether less or more is better.
-    """
-    names = getattr(model, "monitorable", None)
-    if names is not None:
-        if not trainer.limit_val_batches:
-            names = {name for name in names if not name.startswith("val/")}
-        throughput = ("samples_per_s", "memory_mib")
-        _check(trainer, names, lambda monitor: monitor not in throughput)
+    """Raise ``ValueError`` for what is wrong with a monitored name before any data is read."""
+    _check_validation(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, (Checkpoint, EarlyStopping)):
             callback.choose_mode(model)
 
 
-def _check(trainer: Trainer, names: set[str], applies: Callable[[str], bool]) -> None:
+def _check_validation(trainer: Trainer) -> None:
+    for owner, monitor in _monitors(trainer):
+        if OF_VALIDATION.match(monitor) and not trainer.limit_val_batches:
+            raise ValueError(
+                f"{owner}.monitor: `{monitor}` is never logged without validation "
+                "(trainer.limit_val_batches: 0). Monitor a metric of training."
+            )
+
+
+def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in names and applies(monitor):
-            raise ValueError(describe(snake_case(type(callback).__name__), monitor, names))
+        if monitor := getattr(callback, "monitor", None):
+            yield f"callbacks.{snake_case(type(callback).__name__)}", monitor
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.monitor:
+            yield "model.lr_scheduler", config.monitor
 
 
-def describe(owner: str, monitor: str, names: set[str]) -> str:
-    """Say that ``monitor`` is never logged, and what is."""
-    without = monitor.startswith("val/") and not any(n.startswith("val/") for n in names)
-    why = " without validation" if without else ""
-    hint = suggest(monitor, names, True)
-    return f"callbacks.{owner}.monitor: `{monitor}` is never logged{why}. {hint}"
+def _check(trainer: Trainer, of_validation: bool) -> None:
+    logged = trainer.callback_metrics
+    for owner, monitor in _monitors(trainer):
+        if monitor not in logged and not (of_validation and not OF_VALIDATION.match(monitor)):
+            names = {name for name in logged if is_result(name) and not name.endswith("_step")}
+            hint = suggest(monitor, names, True)
+            raise ValueError(f"{owner}.monitor: `{monitor}` is never logged. {hint}")

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import readings
-from .gradients import scaler_skips, total_norm
+from .gradients import scaler_of, total_norm, whole
+from .readings import first_nonfinite, is_row_due
 
 REMEDIES = (
     "Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
@@ -41,7 +41,6 @@ class Nonfinite(Callback):
             raise ValueError(f"action: {action!r} is neither `stop` nor `skip`.")
         self.action = action
         self.num_skipped = 0
-        self._last_row = -1  # its step
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
         if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
             self.__dict__["on_before_optimizer_step"] = None
@@ -51,8 +50,11 @@ class Nonfinite(Callback):
     ) -> None:
         if self.action == "stop":
             self._unread.append((trainer.global_step, loss.detach()))
-            # In the steps whose row of metrics is read as well, so that no other one waits.
-            is_due = readings.due(trainer, readings.current_step(trainer) + 1)
+            if pl_module.automatic_optimization:
+                # In the steps whose row of metrics is read as well, so that no other one waits.
+                is_due = is_row_due(trainer, pl_module)
+            else:
+                is_due = len(self._unread) == trainer.log_every_n_steps  # type: ignore[attr-defined]
             if is_due or len(self._unread) >= MOST_KEPT:
                 self._check_losses(trainer)
 
@@ -60,17 +62,15 @@ class Nonfinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if scaler_skips(trainer):
+        if scaler_of(trainer) is not None:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
-        step = readings.current_step(trainer)
-        if readings.due(trainer, step + 1) and step != self._last_row:  # of several optimizers
-            self._last_row = step
-            readings.write(trainer, step, {"grad/skipped": float(self.num_skipped)})
+        if is_row_due(trainer, pl_module):
+            pl_module.log("grad/skipped", float(self.num_skipped))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_losses(trainer)
@@ -93,9 +93,9 @@ class Nonfinite(Callback):
 
     def _check_losses(self, trainer: Trainer) -> None:
         unread, self._unread = self._unread, []
-        if not unread or scaler_skips(trainer):
+        if not unread or scaler_of(trainer) is not None:
             return
-        found = readings.first_nonfinite([loss for _, loss in unread])
+        found = first_nonfinite([loss for _, loss in unread])
         step, value = (unread[found.place][0], found.value) if found else (float("inf"), 0.0)
         if trainer.world_size > 1:  # all stop, whoever found it
             mine = torch.tensor(float(step), device=trainer.strategy.root_device)
@@ -111,8 +111,6 @@ def nonfinite_weights(model: nn.Module) -> str | None:
     if not trained:
         return None
     # Largest values, for a sum of squares may overflow where weights do not.
-    largest: Any = torch.stack(torch._foreach_norm(list(trained.values()), float("inf")))
-    # Of weights that are sharded, each rank has seen its own part.
-    whole: Tensor = largest.full_tensor() if hasattr(largest, "full_tensor") else largest
-    found = readings.first_nonfinite(whole.unbind())
+    norms = [torch.linalg.vector_norm(weights, torch.inf) for weights in trained.values()]
+    found = first_nonfinite(whole(torch.stack(norms)).unbind())
     return list(trained)[found.place] if found else None

@@ -16,9 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
-from torch import Tensor
 
-from . import readings
+from .readings import is_result
 
 BAR_INTERVAL_S = 0.1
 
@@ -40,7 +39,7 @@ class Progress(ProgressBar):
         self._next = 0.0
         self._batch = 0
         self._epoch = 0
-        self._numbers: dict[str, tuple[Tensor, float]] = {}  # as they were last shown
+        self._metrics, self._next_read = "", 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -51,7 +50,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
-        self._next = time.monotonic() + (BAR_INTERVAL_S if sys.stdout.isatty() else self.interval_s)
+        self._next = time.monotonic() + self._interval_s
         if sys.stdout.isatty():
             fixed, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
             self._bar = RichProgress(
@@ -71,7 +70,11 @@ class Progress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
-        if time.monotonic() >= self._next:
+        now, every = time.monotonic(), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # In steps whose row of metrics is read as well, so that no other one waits for a GPU.
+        if every and trainer.global_step % every == 0 and now >= self._next_read:
+            self._read(trainer)
+        if now >= self._next:
             self._show(trainer, self._batch, trainer.num_training_batches)
 
     def on_validation_batch_end(
@@ -87,6 +90,7 @@ class Progress(ProgressBar):
             self._show(trainer, batch_idx + 1, sum(trainer.num_val_batches), "validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
         self._show(trainer, self._batch, trainer.num_training_batches)
         self._stop()
 
@@ -95,32 +99,31 @@ class Progress(ProgressBar):
     ) -> None:
         self._stop()
 
+    @property
+    def _interval_s(self) -> float:
+        return BAR_INTERVAL_S if sys.stdout.isatty() else self.interval_s
+
+    def _read(self, trainer: Trainer) -> None:
+        if self._enabled and trainer.is_global_zero:
+            values = trainer.callback_metrics.items()
+            self._metrics = format_metrics({name: float(value) for name, value in values})
+            self._next_read = time.monotonic() + self._interval_s
+
     def _show(self, trainer: Trainer, batch: int, of: float, what: str = "batch") -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
+        self._next = time.monotonic() + self._interval_s
         total = int(of) if math.isfinite(of) else None  # of a stream
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
-        values = trainer.callback_metrics
-        metrics = format_metrics({name: self._read(name, values[name]) for name in values})
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            said = epoch if what == "batch" else what
-            self._bar.update(task, description=said, completed=batch, total=total, metrics=metrics)
+            task, said = self._bar.task_ids[0], epoch if what == "batch" else what
+            shown = {"completed": batch, "total": total, "metrics": self._metrics}
+            self._bar.update(task, description=said, **shown)
             self._bar.refresh()
-            self._next = time.monotonic() + BAR_INTERVAL_S
         else:
-            self._next = time.monotonic() + self.interval_s
             count = f"{batch}/{total}" if total is not None else f"{batch}"
-            print(f"{epoch}  {what} {count}  {metrics}", flush=True)
-
-    def _read(self, name: str, value: Tensor) -> float:
-        """Read a value once, however often it is shown: each time, a step would wait for a GPU."""
-        known, number = self._numbers.get(name, (None, 0.0))
-        if known is not value:
-            number = float(value)
-            self._numbers[name] = value, number
-        return number
+            print(f"{epoch}  {what} {count}  {self._metrics}", flush=True)
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -133,7 +136,7 @@ def format_metrics(metrics: dict[str, float]) -> str:
     shown = {
         name: value
         for name, value in metrics.items()
-        if readings.is_result(name)
+        if is_result(name)
         and name != "samples_per_s"
         and f"{name}_step" not in metrics
         and not (name.endswith("_epoch") and name.removesuffix("_epoch") in metrics)

@@ -1,13 +1,24 @@
-"""Write what is read off a training run every few steps."""
+"""Rows of metrics: when one is written, what in it is a result, and what is not finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 ON_THE_WAY = ("lr", "grad/", "grad_norm/", "momentum", "weight_decay", "memory_mib")
+
+
+def is_row_due(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Tell whether Lightning writes a row of metrics after the optimizer step at hand.
+
+    Values that are logged in those steps alone cost nothing in others. In manual optimization, where
+    ``trainer.global_step`` counts the steps of all optimizers, any step may be one: always true.
+    """
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    is_manual = not pl_module.automatic_optimization
+    return bool(every) and (is_manual or (trainer.global_step + 1) % every == 0)
 
 
 def current_step(trainer: Trainer) -> int:

@@ -1,9 +1,10 @@
 """The table of named callbacks, which a project's own inherits."""
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_type_hints
 
 from .checkpoint import Checkpoint
+from .compile import Compile
 from .early_stopping import EarlyStopping
 from .gradient_norms import GradientNorms
 from .image_summaries import ImageSummaries
@@ -14,14 +15,17 @@ from .progress import Progress
 from .throughput import Throughput
 
 
+def on() -> Any:
+    """Make a field of a callback that is on unless switched off: it needs no choice."""
+    return field(default=None, metadata={"on": True})
+
+
 @dataclass
 class Callbacks:
-    """Each can be set by its name, or switched off with ``null``.
-
-    Attributes:
-        on: Names of those that are on unless switched off: they need no choice.
+    """Each can be set by its name, or switched off with ``null``; hooks are called in this order.
 
     Args:
+        compile: Compile the model when training begins.
         nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
         layer_check: Name the first layer that makes NaN or infinity.
         gradient_norms: Log the size of each layer's gradient.
@@ -33,23 +37,25 @@ class Callbacks:
         plots: Draw pictures when the run has ended.
     """
 
-    on: ClassVar[tuple[str, ...]] = (
-        *("nonfinite", "gradient_norms", "image_summaries", "checkpoint", "throughput"),
-        *("progress", "plots"),
-    )
-
-    nonfinite: Nonfinite | None = None
+    compile: Compile | None = None
+    nonfinite: Nonfinite | None = on()
     layer_check: LayerCheck | None = None
-    gradient_norms: GradientNorms | None = None  # after what leaves steps out
-    image_summaries: ImageSummaries | None = None
-    checkpoint: Checkpoint | None = None
+    gradient_norms: GradientNorms | None = on()  # after what leaves steps out
+    image_summaries: ImageSummaries | None = on()
+    checkpoint: Checkpoint | None = on()
     early_stopping: EarlyStopping | None = None
-    throughput: Throughput | None = None
-    progress: Progress | None = None
-    plots: Plots | None = None
+    throughput: Throughput | None = on()
+    progress: Progress | None = on()
+    plots: Plots | None = on()
 
 
 def classes(table: type[Callbacks]) -> dict[str, type[Any]]:
     """Return the class of each named callback."""
     hints = get_type_hints(table)
     return {field.name: get_args(hints[field.name])[0] for field in fields(table)}
+
+
+def defaults(table: type[Callbacks]) -> dict[str, type[Any]]:
+    """Return those that are on unless switched off."""
+    of_all = classes(table)
+    return {part.name: of_all[part.name] for part in fields(table) if part.metadata.get("on")}

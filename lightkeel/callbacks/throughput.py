@@ -12,8 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import readings
-
 
 class Throughput(Callback):
     """Measure training alone: validation, checkpoints and start-up are not counted.
@@ -60,18 +58,15 @@ class Throughput(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(trainer)
-        samples = trainer.strategy.reduce(
-            torch.tensor(float(self._epoch_samples), device=pl_module.device), reduce_op="sum"
-        )
+        mine = torch.tensor(float(self._epoch_samples), device=pl_module.device)
+        samples = float(trainer.strategy.reduce(mine, reduce_op="sum"))
         self.num_samples += int(samples)
         self.train_seconds += self._epoch_seconds
-        peak = torch.tensor(_peak_memory_mib(pl_module.device), device=pl_module.device)
-        values: dict[str, Tensor | float] = {
-            "memory_mib": trainer.strategy.reduce(peak, reduce_op="max")
-        }
         if samples:
-            values["samples_per_s"] = float(samples) / max(self._epoch_seconds, 1e-9)
-        readings.write(trainer, readings.current_step(trainer) - 1, values)
+            rate = samples / max(self._epoch_seconds, 1e-9)
+            pl_module.log("samples_per_s", rate, sync_dist=True)
+        peak = _peak_memory_mib(pl_module.device)
+        pl_module.log("memory_mib", peak, sync_dist=True, reduce_fx="max")
 
     def _pause(self, trainer: Trainer) -> None:
         if self._since is not None:

@@ -1,9 +1,9 @@
 """Datasets held whole in memory, and the datamodule that serves them batch by batch."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -16,8 +16,11 @@ from .sampling import EvaluationSampler, TrainingSampler, balancing_weights
 
 Split = Literal["train", "val", "test"]
 Sample = tuple[Tensor, Tensor]
-Collate = Callable[[list[Sample]], Sequence[Tensor]]
-T = TypeVar("T")
+SPLITS: dict[str, tuple[Split, ...]] = {  # that a function of the trainer reads
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+}
 
 
 class Arrays(NamedTuple):
@@ -27,7 +30,7 @@ class Arrays(NamedTuple):
     targets: Tensor
 
 
-class Batch(NamedTuple):
+class IndexedBatch(NamedTuple):
     """Samples on their way to the device; ``rows`` (B,) are their places in the source."""
 
     inputs: Tensor | None
@@ -35,13 +38,10 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-class ArrayDataset(Dataset[Batch]):
-    """A selection of samples that answers a whole batch of positions at once.
+class ArrayDataset(Dataset[IndexedBatch]):
+    """Rows (M,) of arrays, in order; answers a whole batch of positions at once.
 
-    Args:
-        arrays: The source.
-        rows: (M,) int64, the rows of the source that belong to the selection, in order.
-        only_rows: Leave inputs and targets out of batches: they are on the device already.
+    With ``only_rows``, batches hold no inputs and targets: they are on the device already.
     """
 
     def __init__(self, arrays: Arrays, rows: Tensor, only_rows: bool = False) -> None:
@@ -52,14 +52,14 @@ class ArrayDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, positions: Tensor) -> Batch:
+    def __getitem__(self, positions: Tensor) -> IndexedBatch:
         rows = self.rows[positions]
         if self.only_rows:
-            return Batch(None, None, rows)
-        return Batch(self.arrays.inputs[rows], self.arrays.targets[rows], rows)
+            return IndexedBatch(None, None, rows)
+        return IndexedBatch(self.arrays.inputs[rows], self.arrays.targets[rows], rows)
 
 
-class TrainingLoader(DataLoader[Batch]):
+class TrainingLoader(DataLoader[IndexedBatch]):
     """A loader whose next pass may begin with any batch: none depends on those before."""
 
     sampler: TrainingSampler
@@ -138,17 +138,12 @@ class InMemoryDataModule(LightningDataModule):
         self.subset = subset
         self.device_resident = device_resident
         self.collate_fn = collate_fn
-        self.loader_options: dict[str, Any] = {
-            "num_workers": num_workers,
-            "persistent_workers": persistent_workers,
-            "prefetch_factor": prefetch_factor,
-            "timeout": timeout_s,
-        }
         self.pin_memory = pin_memory
+        self.loader_options = {**needing, "num_workers": num_workers, "timeout": timeout_s}
         self.datasets: dict[Split, ArrayDataset] = {}
         self.sources: dict[str, Arrays] = {}
-        self._resident: dict[str, Arrays] = {}
         self.trained_classes: list[str] | None = None
+        self._resident: dict[str, Arrays] = {}
 
     @property
     def class_names(self) -> list[str] | None:
@@ -195,25 +190,29 @@ class InMemoryDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         self.check_batch_sizes(self._world()[0])
 
+    def check_batch_sizes(self, devices: int) -> None:
+        """Raise ``ValueError`` unless every batch can be shared equally by the devices."""
+        sizes = {"batch_size": self.batch_size, "val_batch_size": self.val_batch_size}
+        for name, size in sizes.items():
+            if size % devices:
+                lower = size - size % devices
+                near = f"{lower} or {lower + devices}" if lower else str(devices)
+                raise ValueError(
+                    f"{name}: {size} samples cannot be shared by {devices} devices. Use {near}."
+                )
+
     def setup(self, stage: str) -> None:
-        splits: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-        }
-        for split in splits.get(stage, ()):
+        for split in SPLITS.get(stage, ()):
             if split not in self.datasets:
-                source = self.source(split)
-                arrays = self.read(source)
+                arrays = self.read(self.source(split))
                 rows = self.select(split, len(arrays.targets))
-                if split == "train":
-                    rows = self._take_subset(rows)
+                rows = self._take_subset(rows) if split == "train" else rows
                 self.datasets[split] = ArrayDataset(arrays, rows, self._fits_on_device(arrays))
 
     def teardown(self, stage: str) -> None:
         self._resident.clear()
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[IndexedBatch]:
         dataset = self.datasets["train"]
         weights = None
         if self.weighted_sampling:
@@ -232,30 +231,34 @@ class InMemoryDataModule(LightningDataModule):
         # What a `collate_fn` draws may depend on the batches before.
         return self._loader(dataset, sampler, DataLoader if self.collate_fn else TrainingLoader)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[IndexedBatch]:
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[IndexedBatch]:
         return self._evaluation_loader("test")
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        if not isinstance(batch, Batch):
+        if not isinstance(batch, IndexedBatch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         # Lightning's own searches any nesting for tensors: 40 microseconds a step.
         parts = (None if part is None else part.to(device, non_blocking=True) for part in batch)
-        return Batch(*parts)  # type: ignore[arg-type]
+        return IndexedBatch(*parts)  # type: ignore[arg-type]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        if not isinstance(batch, Batch):
+        if not isinstance(batch, IndexedBatch):
             return batch
-        inputs, targets, rows = batch
-        split = self._current_split()
-        if inputs is None or targets is None:
-            resident = self._resident_arrays(split, rows.device)
-            inputs, targets = resident.inputs[rows], resident.targets[rows]
         assert self.trainer is not None
+        inputs, targets, rows = batch
+        evaluated: Split = "test" if self.trainer.testing else "val"
+        split = "train" if self.trainer.training else evaluated
+        if inputs is None or targets is None:
+            source = self.source(split)
+            if source not in self._resident:
+                arrays = self.datasets[split].arrays
+                self._resident[source] = Arrays(*(tensor.to(rows.device) for tensor in arrays))
+            inputs, targets = (part[rows] for part in self._resident[source])
         transformed = self.transform(inputs, rows, split)
         # Again: with `precision: 16-true` and the like, the model takes no other floats.
         return self.trainer.precision_plugin.convert_input(transformed), targets
@@ -263,17 +266,6 @@ class InMemoryDataModule(LightningDataModule):
     def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
         """Change a batch on the device, as a function of its rows, the epoch and the seed."""
         return inputs
-
-    def check_batch_sizes(self, devices: int) -> None:
-        """Raise ``ValueError`` unless every batch can be shared equally by the devices."""
-        sizes = {"batch_size": self.batch_size, "val_batch_size": self.val_batch_size}
-        for name, size in sizes.items():
-            if size % devices:
-                lower = size - size % devices
-                near = f"{lower} or {lower + devices}" if lower else str(devices)
-                raise ValueError(
-                    f"{name}: {size} samples cannot be shared by {devices} devices. Use {near}."
-                )
 
     def split_rows(self, num_rows: int, **fractions: float) -> dict[str, Tensor]:
         """Split rows at random, by the seed, into named parts and the rest, ``train``."""
@@ -291,19 +283,19 @@ class InMemoryDataModule(LightningDataModule):
     def needed(self) -> list[str]:
         """Name the sources that the trainer is about to read."""
         running = self.trainer.state.fn if self.trainer else None
-        splits: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}
-        return sorted({self.source(split) for split in splits.get(running, ("train", "val"))})
+        return sorted({self.source(split) for split in SPLITS.get(running or "fit", SPLITS["fit"])})
 
     def _take_subset(self, rows: Tensor) -> Tensor:
         if self.subset is None:
             return rows
-        share = isinstance(self.subset, float)
-        count = max(1, round(self.subset * len(rows))) if share else int(self.subset)
+        count = self.subset
+        if isinstance(count, float):
+            count = max(1, round(count * len(rows)))
         if count > len(rows):
             raise ValueError(f"subset: {count} is more than the {len(rows)} training samples.")
         return rows[philox.permutation(len(rows), self.seed, 0, "subset")[:count].sort().values]
 
-    def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
+    def _evaluation_loader(self, split: Split) -> DataLoader[IndexedBatch]:
         dataset = self.datasets[split]
         try:
             sampler = EvaluationSampler(len(dataset), self.val_batch_size, *self._world())
@@ -315,14 +307,14 @@ class InMemoryDataModule(LightningDataModule):
         self,
         dataset: ArrayDataset,
         sampler: DistributedSampler[Tensor],
-        cls: type[DataLoader[Batch]] = DataLoader,
-    ) -> DataLoader[Batch]:
+        cls: type[DataLoader[IndexedBatch]] = DataLoader,
+    ) -> DataLoader[IndexedBatch]:
         # With `batch_size=None` the dataset is asked for what the sampler yields: a whole batch.
         return cls(
             dataset,
             batch_size=None,
             sampler=sampler,
-            collate_fn=partial(_collate, self.collate_fn) if self.collate_fn else _identity,
+            collate_fn=partial(_collate, self.collate_fn),
             pin_memory=self._on_gpu() if self.pin_memory is None else self.pin_memory,
             # Its own: a loader takes a random number at each pass, and models draw from the rest.
             generator=torch.Generator().manual_seed(self.seed),
@@ -343,26 +335,11 @@ class InMemoryDataModule(LightningDataModule):
         free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
         return sum(array.nbytes for array in arrays) <= free / 4
 
-    def _current_split(self) -> Split:
-        assert self.trainer is not None
-        if self.trainer.testing:
-            return "test"
-        return "train" if self.trainer.training else "val"
 
-    def _resident_arrays(self, split: Split, device: torch.device) -> Arrays:
-        source = self.source(split)
-        if source not in self._resident:
-            arrays = self.datasets[split].arrays
-            self._resident[source] = Arrays(*(tensor.to(device) for tensor in arrays))
-        return self._resident[source]
-
-
-def _identity(batch: T) -> T:
-    return batch
-
-
-def _collate(collate_fn: Collate, batch: Batch) -> Batch:
+def _collate(collate_fn: Callable[[list[Sample]], Any] | None, batch: IndexedBatch) -> IndexedBatch:
+    if collate_fn is None:
+        return batch
     assert batch.inputs is not None
     assert batch.targets is not None
     inputs, targets = collate_fn(list(zip(batch.inputs, batch.targets, strict=True)))
-    return Batch(inputs, targets, batch.rows)
+    return IndexedBatch(inputs, targets, batch.rows)

@@ -16,14 +16,9 @@ NUM_ROUNDS = 10
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Turn counters into random words.
+    """Turn counters, of integers or int64 tensors (N,), into random words: four tensors (N,).
 
-    Args:
-        counter: Four words in [0, 2**32): integers, or int64 tensors (N,), at least one of them.
-        key: Two words in [0, 2**32).
-
-    Returns:
-        Four int64 tensors (N,) of words in [0, 2**32).
+    All words are in [0, 2**32).
     """
     c0, c1, c2, c3 = (torch.as_tensor(word, dtype=torch.int64) for word in counter)
     k0, k1 = key

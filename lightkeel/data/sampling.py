@@ -27,17 +27,8 @@ class TrainingSampler(KeptSampler):
     The k-th global batch is the same on any number of devices: each takes a contiguous part of it.
     In the last, smaller batch the parts may differ by one sample; ``sizes`` tells, for gradients to
     be weighted. A rank whose part would be empty repeats a sample, of weight 0 (train metrics count
-    it).
-
-    Args:
-        num_samples: Samples of the split.
-        batch_size: Size of a global batch, a multiple of ``num_replicas``.
-        num_replicas: Number of devices.
-        rank: Number of this device.
-        seed: Seed of the order.
-        shuffle: Draw anew for each epoch.
-        drop_last: Leave out the last batch where it is smaller.
-        weights: (num_samples,) Draw with replacement, with probability proportional to these.
+    it). ``batch_size``, a multiple of ``num_replicas``, is that of a global batch; with ``weights``
+    (num_samples,) samples are drawn with replacement, with probability proportional to these.
     """
 
     def __init__(
@@ -77,11 +68,8 @@ class TrainingSampler(KeptSampler):
         return whole, part + (self.rank < rest)
 
     def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
-        order = self.order()
         first, self.first_batch = self.first_batch, 0
-        for batch in range(first, len(self)):
-            start = batch * self.batch_size
-            whole = order[start : start + self.batch_size]
+        for whole in self.order().split(self.batch_size)[first : len(self)]:
             part = torch.tensor_split(whole, self.num_replicas)[self.rank]
             yield part if len(part) else whole[:1]
 
@@ -93,12 +81,8 @@ class TrainingSampler(KeptSampler):
 class EvaluationSampler(KeptSampler):
     """Every sample once: contiguous parts of the split, as many batches on every rank.
 
-    Args:
-        num_samples: Samples of the split, at least ``num_replicas``.
-        batch_size: Largest size of a batch over all ranks, a multiple of ``num_replicas``; exceeded
-            where otherwise a rank would have an empty batch.
-        num_replicas: Number of devices.
-        rank: Number of this device.
+    ``batch_size``, a multiple of ``num_replicas``, is the largest over all ranks; it is exceeded
+    where otherwise a rank would have an empty batch. There is a sample for each rank at least.
     """
 
     def __init__(
@@ -120,11 +104,7 @@ class EvaluationSampler(KeptSampler):
 
 
 def balancing_weights(labels: Tensor) -> Tensor:
-    """Weights that make all classes equally likely: (N,) int64 -> (N,) float64.
-
-    Raises:
-        ValueError: The labels are no classes.
-    """
+    """Weights that make all classes equally likely: (N,) int64 -> (N,) float64."""
     if labels.is_floating_point():
         raise ValueError("weighted_sampling: balances classes, but the targets are real numbers.")
     return 1.0 / torch.bincount(labels).double()[labels]

@@ -3,7 +3,6 @@
 import atexit
 import os
 import re
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -48,13 +47,6 @@ def leave_at_exit(trainer: Trainer) -> None:
     """
     if trainer.world_size > 1:
         atexit.register(_leave)
-
-
-def end_others(trainer: Trainer) -> None:
-    """End the processes that this one started, which may be waiting for it in vain."""
-    launcher = trainer.strategy.launcher
-    if launcher is not None:
-        launcher.kill(signal.SIGKILL)  # while they wait, Python answers no other
 
 
 def busy_port(error: BaseException) -> str | None:

@@ -13,7 +13,9 @@ from ..options.cli import ProjectCLI
 from ..options.explain import explained
 from ..runs import checkpoints, run
 from ..runs.files import write_json
+from . import fastpath
 from .devices import leave_at_exit, warn_of_slow_precision
+from .lightning_state import exact_means
 
 MOST_ROWS = 30  # of classes in the table
 
@@ -42,7 +44,8 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     # needs, nothing is: that is meant.
     warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to")
     options = {"ckpt_path": str(path), "weights_only": True, "verbose": False}
-    found = loop(cli.model, datamodule=cli.datamodule, **options)
+    with exact_means(), fastpath.active():
+        found = loop(cli.model, datamodule=cli.datamodule, **options)
     metrics = {name: value for part in found for name, value in part.items()}  # one a loader
     leave_at_exit(trainer)
     if not trainer.is_global_zero:

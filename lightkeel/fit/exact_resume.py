@@ -1,19 +1,24 @@
 """Resume a run so that it ends bit for bit as it would have without being stopped."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
-from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
-from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 from lightning.pytorch.utilities import CombinedLoader
 
-from ..callbacks.checkpoint import Checkpoint, num_epochs
 from ..errors.checks import warn
-from . import lightning_state as resuming
-from .replay import Pass, RandomStreams, ReplayLoader, not_resumable
+from . import lightning_state as lightning, module_state
+from .replay import (
+    Pass,
+    RandomStreams,
+    ReplayLoader,
+    not_resumable,
+    random_states,
+    restore_random,
+)
 
 TRAINING, VALIDATION = 0, 1  # in the key of a pass
 LOADERS = 2**20  # in the key of what makes them
@@ -29,8 +34,14 @@ class ExactResume(Callback):
       are in evaluation mode or frozen, and plain attributes of the module that training has
       changed, such as a counter or a list of outputs.
 
-    Callbacks may have a method ``on_between_batches(trainer)``. It is called after a batch when all
-    is done that belongs to it, its rows of metrics and validation too: the moment for a checkpoint.
+    Callbacks that write checkpoints may have these methods, which Lightning does not know:
+
+    - ``on_between_batches(trainer)``: after a batch, when all is done that belongs to it, its rows
+      of metrics and validation too: the moment for a checkpoint within an epoch.
+    - ``write_epoch(trainer, pl_module)``: when all of an epoch is done, schedules too.
+    - ``write_last(trainer)``: when training ends within an epoch, by ``max_steps`` for example.
+    - ``remember_weights(pl_module)``: when validation or training has ended, and no other callback
+      has exchanged the weights.
 
     On another number of devices, random numbers and metrics begin anew.
     """
@@ -39,55 +50,46 @@ class ExactResume(Callback):
         self.seed = seed
         self._resumed: dict[str, Any] | None = None  # of the checkpoint
         self._resumed_epoch, self._num_done = -1, 0  # batches trained on in that epoch
-        self._random: dict[str, Any] | None = None  # to be set where training goes on
+        self._random: dict[str, Any] | None = None  # to be set where training is resumed
         self._before_validation: dict[str, Any] | None = None
-        self._between: list[Callable[[Trainer], None]] = []
         self._is_between = False
         self._attributes: dict[str, Any] = {}  # of the module, before training
+        self._loader: ReplayLoader | None = None  # of training
+        self._takes_iterator = False  # whether `training_step` fetches its batches itself
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        hooks = (getattr(callback, "on_between_batches", None) for callback in callbacks)
-        self._between = [hook for hook in hooks if hook is not None]
-        before = partial(self._before_batch, trainer)
-        for loop, purpose in (
-            (trainer.fit_loop, TRAINING),
-            (trainer.fit_loop.epoch_loop.val_loop, VALIDATION),
-        ):
-            source = loop._data_source
-            next_pass = partial(self._next_pass, trainer, purpose)
-            loop._data_source = ReplayedSource(
-                *(source.instance, source.name, next_pass),
-                before if purpose == TRAINING else None,
-                partial(self._making, trainer, purpose),
-            )
+        lightning.check_seams(trainer)
+        step = inspect.signature(pl_module.training_step)
+        self._takes_iterator = "dataloader_iter" in step.parameters
+        lightning.wrap_loaders(trainer, True, partial(self._wrap, trainer, TRAINING))
+        lightning.wrap_loaders(trainer, False, partial(self._wrap, trainer, VALIDATION))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._attributes = resuming.attributes(pl_module)
+        self._attributes = module_state.attributes(pl_module)
         resumed, self._resumed = self._resumed, None
         if resumed is None:
             return
-        loader = trainer.fit_loop._combined_loader
-        problems = [] if loader is None else not_resumable(loader.flattened)
+        problems = [] if self._loader is None else not_resumable(self._loader.flattened)
+        mine = None
         if len(resumed["ranks"]) == trainer.world_size:
             mine = resumed["ranks"][trainer.global_rank]
-            resuming.restore_metrics(pl_module, mine["metrics"])
-            resuming.restore_logged(trainer, mine["logged"])
-            resuming.restore_attributes(pl_module, mine["attributes"])
+            for name, metric in module_state.metrics_in(pl_module).items():
+                if found := mine["metrics"].get(name):
+                    lightning.restore_metric(metric, found["updates"], found["state"])
+            lightning.restore_logged(trainer, mine["logged"])
+            module_state.restore_attributes(pl_module, mine["attributes"])
             if resumed["modes"] is not None:
-                resuming.restore_modes(trainer, resumed["modes"])
-            self._random = mine["random"]
-            resuming.restore_random(self._random, trainer.strategy.root_device)
+                module_state.restore_modes(pl_module, resumed["modes"])
         else:
             number = len(resumed["ranks"])
             problems.append(f"random numbers begin anew: it had {number} devices")
-        if is_under_way(trainer):
+        if lightning.is_under_way(trainer):
             continue_swa(trainer, pl_module)
-            continue_between(trainer, resumed["num_batches"], resumed["between"])
-        else:  # else Lightning begins with an empty epoch where `max_steps` is set
-            trainer.fit_loop.epoch_loop.restarting = False
+            lightning.continue_epoch(trainer, resumed["num_batches"], resumed["between"])
+        else:
+            lightning.begin_epoch(trainer)
         if resumed["is_partial"]:
             problems.append("gradients that were accumulated for a step are in no checkpoint")
         device = trainer.strategy.root_device
@@ -95,79 +97,74 @@ class ExactResume(Callback):
         trainer.callback_metrics.update(watched)
         for problem in problems if trainer.is_global_zero else []:
             warn(f"--resume: not bit for bit, {problem}.")
-        fetcher = trainer.fit_loop._data_fetcher
-        if fetcher is not None and fetcher.length is None:
-            iter(fetcher)  # it has fetched a batch before the state of the run was restored
+        lightning.fetch_anew(trainer)
+        if mine is not None:
+            restore_random(mine["random"], device)
+            self._random = mine["random"]  # once more, when hooks of others have drawn
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is not None:  # nothing was left to train
             self.on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_random(trainer, once=True)
+        self._restore_random(trainer)
         # The first callback: what others do now is of the next epoch, and done again if resumed.
-        write_epoch(trainer, pl_module)
+        call_each(trainer, "write_epoch", trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        write_epoch(trainer, pl_module)
-        for checkpoint in checkpoints_of(trainer):
-            checkpoint.remember_weights(pl_module)
+        call_each(trainer, "write_epoch", trainer, pl_module)
+        call_each(trainer, "remember_weights", pl_module)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._random = None
-        if not takes_iterator(trainer):
-            self.__dict__["on_train_batch_start"] = None  # from now on Lightning leaves it out
-        elif num_done(trainer):
-            self._call_between(trainer)
+        if self._takes_iterator:
+            self._restore_random(trainer)
+            if self._num_batches(trainer):
+                self._between(trainer, "on_between_batches")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._restore_random(trainer, once=True)
+            self._restore_random(trainer)
             self._before_validation = {
-                "random": resuming.random_states(trainer.strategy.root_device),
-                "metrics": resuming.metric_states(pl_module),
+                "random": random_states(trainer.strategy.root_device),
+                "metrics": module_state.metric_states(pl_module),
             }
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before_validation = None
-        for checkpoint in checkpoints_of(trainer):
-            checkpoint.remember_weights(pl_module)
+        call_each(trainer, "remember_weights", pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning leaves ReduceLROnPlateau out at the end of an epoch that was resumed.
-        trainer.fit_loop._restarting = False
-        self._restore_random(trainer, once=True)
-        if is_under_way(trainer):  # broken off, by `max_steps` for example
-            self._is_between = True
-            for checkpoint in checkpoints_of(trainer):
-                checkpoint.write_last(trainer)
-            self._is_between = False
+        lightning.end_epoch_as_any(trainer)
+        self._restore_random(trainer)
+        if lightning.is_under_way(trainer):  # broken off, by `max_steps` for example
+            self._between(trainer, "write_last")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        now = is_under_way(trainer)
+        now = lightning.is_under_way(trainer)
         # Validation begins anew when a run is resumed within it.
         mine = self._before_validation or {
-            "random": resuming.random_states(trainer.strategy.root_device),
-            "metrics": resuming.metric_states(pl_module, resuming.reset_after(trainer)),
+            "random": random_states(trainer.strategy.root_device),
+            "metrics": module_state.metric_states(pl_module, lightning.reset_after(trainer)),
         }
         mine |= {
-            "logged": resuming.logged_states(trainer) if now else [],
-            "attributes": resuming.changed_attributes(pl_module, self._attributes),
+            "logged": lightning.logged_states(trainer) if now else [],
+            "attributes": module_state.changed_attributes(pl_module, self._attributes),
         }
-        watched = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+        known = lightning.modes_before_validation(trainer)
         checkpoint["resume"] = {
-            "ranks": resuming.gather(trainer, mine),
-            "epoch": trainer.fit_loop.epoch_progress.current.completed,
-            "num_batches": num_done(trainer) if now else 0,
+            "ranks": lightning.gather(trainer, mine),
+            "epoch": trainer.current_epoch,
+            "num_batches": self._num_batches(trainer) if now else 0,
             "between": self._is_between,
-            "is_partial": now and trainer.fit_loop._should_accumulate(),
-            "modes": resuming.layer_modes(trainer) if now else None,
-            "watched": watched,
+            "is_partial": now and lightning.is_accumulating(trainer),
+            "modes": module_state.modes(pl_module, known) if now else None,
+            "watched": module_state.copied(dict(trainer.callback_metrics)),
         }
+        lightning.repair_counters(trainer, checkpoint)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -181,114 +178,56 @@ class ExactResume(Callback):
             self._resumed_epoch = checkpoint["resume"]["epoch"]
             self._num_done = checkpoint["resume"]["num_batches"]
 
+    def _wrap(self, trainer: Trainer, purpose: int, ask: Callable[[], Any]) -> ReplayLoader:
+        """Ask for loaders, with the random numbers of the epoch that they are made in."""
+        every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        epoch = lightning.num_epochs(trainer)
+        made_in = epoch - epoch % every if every else 0
+        with RandomStreams((self.seed, purpose, made_in, LOADERS)).active():
+            found = ask()
+        mode = "sequential" if purpose == VALIDATION else "max_size_cycle"
+        if isinstance(found, CombinedLoader):
+            found, mode = found.iterables, lightning.combination(found)
+        next_pass = partial(self._next_pass, trainer, purpose)
+        if purpose == VALIDATION:
+            return ReplayLoader(found, mode, next_pass)
+        self._loader = ReplayLoader(found, mode, next_pass, partial(self._before_batch, trainer))
+        return self._loader
+
     def _next_pass(self, trainer: Trainer, purpose: int) -> Pass:
-        epoch = num_epochs(trainer)
+        epoch = lightning.num_epochs(trainer)
         if purpose == VALIDATION:
             return Pass((self.seed, purpose, epoch, trainer.global_step), epoch)
         first = self._num_done if epoch == self._resumed_epoch else 0
         return Pass((self.seed, purpose, epoch), epoch, first)
 
-    def _making(self, trainer: Trainer, purpose: int) -> RandomStreams:
-        """Random numbers for whoever makes loaders: those of the epoch that they are made in."""
-        every: int = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
-        epoch = num_epochs(trainer)
-        made_in = epoch - epoch % every if every else 0
-        return RandomStreams((self.seed, purpose, made_in, LOADERS))
-
     def _before_batch(self, trainer: Trainer, is_first: bool) -> None:
-        self._restore_random(trainer, once=False)
-        if not (is_first or takes_iterator(trainer)):
-            self._call_between(trainer)
+        self._restore_random(trainer)
+        if not (is_first or self._takes_iterator):
+            self._between(trainer, "on_between_batches")
 
-    def _call_between(self, trainer: Trainer) -> None:
+    def _between(self, trainer: Trainer, hook: str) -> None:
         self._is_between = True
-        for hook in self._between:
-            hook(trainer)
+        call_each(trainer, hook, trainer)
         self._is_between = False
 
-    def _restore_random(self, trainer: Trainer, once: bool) -> None:
+    def _num_batches(self, trainer: Trainer) -> int:
+        if self._takes_iterator and self._loader is not None:
+            return self._loader.num_given  # a step may have taken several
+        return lightning.num_batches(trainer)
+
+    def _restore_random(self, trainer: Trainer) -> None:
         if self._random is not None:
-            resuming.restore_random(self._random, trainer.strategy.root_device)
-            self._random = None if once else self._random
+            restore_random(self._random, trainer.strategy.root_device)
+            self._random = None
 
 
-class ReplayedSource(_DataLoaderSource):
-    """Where Lightning asks for loaders; they are given wrapped."""
-
-    def __init__(
-        self,
-        instance: Any,
-        name: str,
-        next_pass: Callable[[], Pass],
-        before_batch: Callable[[bool], None] | None,
-        making: Callable[[], RandomStreams],
-    ) -> None:
-        super().__init__(instance, name)
-        self.next_pass = next_pass
-        self.before_batch = before_batch
-        self.making = making
-
-    def dataloader(self) -> ReplayLoader:
-        with self.making().active():
-            found, mode = super().dataloader(), "max_size_cycle"
-        if self.before_batch is None:
-            mode = "sequential"
-        if isinstance(found, CombinedLoader):
-            found, mode = found.iterables, found._mode
-        return ReplayLoader(found, mode, self.next_pass, self.before_batch)
-
-
-def is_under_way(trainer: Trainer) -> bool:
-    """Tell whether batches of the epoch are still to be trained on, or to be validated after."""
-    epochs: Any = trainer.fit_loop.epoch_progress.current
-    is_begun = epochs.started > epochs.completed
-    return is_begun and (epochs.processed < epochs.started or not trainer.is_last_batch)
-
-
-def num_done(trainer: Trainer) -> int:
-    """Count the batches of the epoch that were trained on."""
-    loader = trainer.fit_loop._combined_loader
-    if takes_iterator(trainer) and isinstance(loader, ReplayLoader):
-        return loader.num_given  # it may have taken several
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-
-
-def takes_iterator(trainer: Trainer) -> bool:
-    """Tell whether ``training_step`` takes the iterator (``dataloader_iter``), not a batch."""
-    return isinstance(trainer.fit_loop._data_fetcher, _DataLoaderIterDataFetcher)
-
-
-def checkpoints_of(trainer: Trainer) -> list[Checkpoint]:
-    """List the callbacks that write the checkpoints of this project."""
-    return [part for part in trainer.checkpoint_callbacks if isinstance(part, Checkpoint)]
-
-
-def write_epoch(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Write the checkpoints of an epoch that has ended, if there is one."""
-    for checkpoint in checkpoints_of(trainer):
-        checkpoint.write_epoch(trainer, pl_module)
-
-
-def continue_between(trainer: Trainer, num_batches: int, is_between: bool) -> None:
-    """Have Lightning continue an epoch after a number of batches.
-
-    Args:
-        trainer: The trainer, as training starts.
-        num_batches: Fetched before; Lightning counts those steps instead that took them.
-        is_between: Whether all is done that belongs to the last of them. Lightning would take
-            another step, without a batch, where validation was due.
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    begin = loop.on_run_start
-
-    def begin_between(fetcher: Any) -> None:
-        del loop.on_run_start
-        begin(fetcher)
-        fetcher.fetched = num_batches
-        if is_between:
-            loop.restarting = False
-
-    loop.on_run_start = begin_between
+def call_each(trainer: Trainer, name: str, *args: Any) -> None:
+    """Call a method of each callback that has it."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if hook := getattr(callback, name, None):
+            hook(*args)
 
 
 def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -298,11 +237,9 @@ def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     averaging = [part for part in callbacks if isinstance(part, StochasticWeightAveraging)]
-    if not averaging:
-        return
-    rates = [[group["lr"] for group in o.param_groups] for o in trainer.optimizers]
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    rates = [group["lr"] for group in groups]
     for callback in averaging:
         callback.on_train_epoch_start(trainer, pl_module)
-    for optimizer, of_groups in zip(trainer.optimizers, rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, of_groups, strict=True):
-            group["lr"] = rate
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate

@@ -1,8 +1,8 @@
 """A training run: fit, test the best checkpoint, and leave everything in the folder of the run."""
 
 import errno
-import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -28,32 +28,31 @@ from ..project import current
 from ..runs import checkpoints, run, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
-from .devices import busy_port, end_others, ending_with_first, leave_at_exit, warn_of_slow_precision
+from . import fastpath
+from .devices import busy_port, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
+from .lightning_state import end_others, exact_means
 from .run_files import RunFiles
-
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 @explained()
 def train(args: Sequence[str]) -> None:
-    """Make the run that the arguments ask for."""
+    """Make the run that the arguments ask for: its folder, a fit, a test, and what came out."""
     # Other processes end at once, also where they wait for the first and Python answers no signal.
     exits = exits_at_signals() if run.is_rank_zero() else nullcontext()
     with ending_with_first(), exits, run.writing_aside(), run.Claim() as claim:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        with recorded(cli.folder) as write_done:
+        with exact_means(), fastpath.active(), recorded(cli.folder) as write_done:
             try:
-                fit_and_test(cli, cli.folder, write_done)
+                prepare(cli)
+                metrics, best = fit_and_test(cli)
+                report(cli, metrics, best)
+                if cli.trainer.is_global_zero and not dry:
+                    # Last, for it says that the run is done: one killed before is resumed.
+                    write_json(cli.folder / "metrics.json", metrics)
+                    write_done()
             except BaseException as error:
                 claim.keep = cli.trainer.global_step > 0 and not dry
                 meant = ended(cli, cli.folder, error)
@@ -68,8 +67,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
     """Make the callbacks that every run has."""
     assert cli.folder is not None
     seed = int(os.environ["PL_GLOBAL_SEED"])
-    own = RunFiles(cli.folder, cli.dumped)
-    return [MonitorCheck(), own, ExactResume(seed), GracefulStop()]
+    return [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
 
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
@@ -81,6 +79,103 @@ def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
         return str(error) if isinstance(error, InputError) else explain(error)
 
     return status.recorded(folder, said)
+
+
+def prepare(cli: ProjectCLI) -> None:
+    """Find out what is wrong before a folder is made or processes are started for devices."""
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    check_monitors(trainer, model)
+    if cli.resume_from:
+        checkpoint = checkpoints.load_checkpoint(cli.resume_from)
+        checkpoints.check_when_loaded(cli.resume_from, model)
+        checkpoints.check_unfinished(cli.resume_from, checkpoint, trainer)
+        checkpoints.match_classes(cli.resume_from, checkpoint, data)
+        again = checkpoints.matching_classes(cli.resume_from, checkpoint)
+        trainer.callbacks.append(again)  # type: ignore[attr-defined]
+    if isinstance(data, InMemoryDataModule):
+        data.check_batch_sizes(trainer.world_size)
+    for logger in trainer.loggers:
+        if not isinstance(logger, (run.MetricsCSV, run.TensorBoard)):
+            getattr(logger, "experiment", None)  # it may want a login or a server
+    if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
+        data.prepare_data()
+    cli.check_fit()
+    warn_of_slow_precision(trainer)
+
+
+def fit_and_test(cli: ProjectCLI) -> tuple[dict[str, float], str | None]:
+    """Fit, and test the best state.
+
+    Returns:
+        The metrics, and the path of the best checkpoint, if there is one.
+    """
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    failed: set[Logger] = set()
+    spare_loggers(trainer, failed, "finalize")
+    trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
+    if trainer.global_step == 0 and cli.resume_from is None and trainer.is_global_zero:
+        warn(f"model: {type(model).__name__} took no optimizer step, so nothing was trained.")
+    spare_loggers(trainer, failed, "log_hyperparams", "log_metrics", "save")
+    metrics = results(trainer)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    if has_test(model, data):
+        trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
+        metrics |= results(trainer)
+    metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    if cli.measured is not None and cli.measured.num_samples:
+        metrics["samples_per_s"] = cli.measured.samples_per_s
+        metrics["train_seconds"] = cli.measured.train_seconds
+    return metrics, best
+
+
+def spare_loggers(trainer: Trainer, failed: set[Logger], *methods: str) -> None:
+    """Have loggers that fail in these methods be said once, and passed over from then on."""
+
+    def attempt(logger: Logger, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if logger not in failed:
+            failed.add(logger)
+            with run.tolerated(type(logger).__name__):
+                method(*args, **kwargs)
+                failed.remove(logger)
+
+    for logger in trainer.loggers:
+        for name in methods:
+            setattr(logger, name, partial(attempt, logger, getattr(logger, name)))
+
+
+def results(trainer: Trainer) -> dict[str, float]:
+    """Read the metrics; ``NAME_step`` and ``NAME_epoch`` only where there is no ``NAME``."""
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    plain = {n: re.sub(r"_(step|epoch)(?=$|/dataloader_idx_\d+$)", "", n) for n in found}
+    return {n: value for n, value in found.items() if plain[n] == n or plain[n] not in found}
+
+
+def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
+    """Tell whether there is a test step and data for it."""
+    source = data if data is not None and is_overridden("test_dataloader", data) else model
+    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)
+
+
+def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None:
+    """Print and draw what came out; none of it can cost the results."""
+    trainer, name = cli.trainer, type(cli.model).__name__
+    reported: dict[str, str] = {}
+    panels: list[Panel] = []
+    with run.tolerated(f"{name}.report"):
+        reported = getattr(cli.model, "report", dict)()
+    with run.tolerated(f"{name}.panels"):
+        panels = getattr(cli.model, "panels", list)()
+    if not trainer.is_global_zero:
+        return
+    dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+    rows = [(n, run.format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
+    rows += reported.items()
+    rows += [] if dry else [("run", str(cli.folder)), ("best checkpoint", best or "none")]
+    with run.tolerated("the table of results"):
+        run.print_table(name, rows)
+    if cli.plots is not None and cli.folder is not None and not dry:
+        with run.tolerated("callbacks.plots"):
+            cli.plots.draw(trainer, cli.folder, panels)
 
 
 def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
@@ -109,9 +204,17 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
         isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
     )
     if is_stop and can_resume and cli.trainer.is_global_zero:
-        text = f"stopped: {folder}\nresume: python -m {current().package}.train {resume}"
+        text = f"stopped: {folder}\nresume: {command()} {resume}"
         print(text, file=sys.stderr, flush=True)
     return error
+
+
+def command() -> str:
+    """Say how training is started in this project; where nobody knows, as it was this time."""
+    if (current().folder / "train.py").is_file():
+        return f"python -m {current().package}.train"
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def unwritten(error: OSError, folder: Path) -> str | None:
@@ -124,126 +227,3 @@ def unwritten(error: OSError, folder: Path) -> str | None:
     name = name or f"a file in {folder}"
     how = "Make room" if is_full else "Set that right"
     return f"{name} cannot be written ({error.strerror}).\n{how}"
-
-
-def fit_and_test(cli: ProjectCLI, folder: Path, write_done: Callable[[], None]) -> None:
-    """Fit, test the best state, and write, print and draw what came out."""
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    prepare(cli)
-    idle = () if trainer.gradient_clip_val else ("configure_gradient_clipping",)
-    pass_over_idle_hooks([model], idle)
-    pass_over_idle_hooks([model, *trainer.callbacks])  # type: ignore[attr-defined]
-    remember_signature(model)
-    failed = spare_loggers(trainer, set(), "finalize")
-    trainer.fit(model, datamodule=data, ckpt_path=cli.resume_from, weights_only=True)
-    if trainer.global_step == 0 and cli.resume_from is None and trainer.is_global_zero:
-        warn(f"model: {type(model).__name__} took no optimizer step, so nothing was trained.")
-    spare_loggers(trainer, failed, "log_hyperparams", "log_metrics", "save")
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    if has_test(model, data):
-        trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    reported: dict[str, str] = {}
-    panels: list[Panel] = []
-    with run.tolerated(f"{type(model).__name__}.report"):
-        reported = getattr(model, "report", dict)()
-    with run.tolerated(f"{type(model).__name__}.panels"):
-        panels = getattr(model, "panels", list)()
-    if not trainer.is_global_zero:
-        return
-    metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    if cli.measured is not None and cli.measured.num_samples:
-        metrics["samples_per_s"] = cli.measured.samples_per_s
-        metrics["train_seconds"] = cli.measured.train_seconds
-    dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-    shown = {name: value for name, value in sorted(metrics.items()) if is_shown(name)}
-    rows = [(name, run.format_value(value)) for name, value in shown.items()]
-    rows += reported.items()
-    rows += [] if dry else [("run", str(folder)), ("best checkpoint", best or "none")]
-    with run.tolerated("the table of results"):
-        run.print_table(type(model).__name__, rows)
-    if dry:
-        return
-    if cli.plots is not None:
-        with run.tolerated("callbacks.plots"):
-            cli.plots.draw(trainer, folder, panels)
-    # Last, for it says that the run is done: one that is killed before is gone on with.
-    write_json(folder / "metrics.json", metrics)
-    write_done()
-
-
-def spare_loggers(trainer: Trainer, failed: set[int], *methods: str) -> set[int]:
-    """Have loggers that fail in these methods be said once, and passed over from then on.
-
-    Args:
-        trainer: Whose loggers.
-        failed: Which have failed so far.
-        methods: Names of what a run can do without.
-    """
-    for logger in trainer.loggers:
-        for name in methods:
-            setattr(logger, name, partial(attempt, failed, logger, getattr(logger, name)))
-    return failed
-
-
-def attempt(
-    failed: set[int], logger: Logger, method: Callable[..., None], *args: Any, **kwargs: Any
-) -> None:
-    """Call a method of a logger that has not ``failed``; see ``spare_loggers``."""
-    if id(logger) not in failed:
-        failed.add(id(logger))
-        with run.tolerated(type(logger).__name__):
-            method(*args, **kwargs)
-            failed.remove(id(logger))
-
-
-def prepare(cli: ProjectCLI) -> None:
-    """Find out what is wrong before a folder is made or processes are started for devices."""
-    data = cli.datamodule
-    check_monitors(cli.trainer, cli.model)
-    if cli.resume_from:
-        checkpoint = checkpoints.load_checkpoint(cli.resume_from)
-        checkpoints.check_when_loaded(cli.resume_from, cli.model)
-        checkpoints.check_unfinished(cli.resume_from, checkpoint, cli.trainer)
-        checkpoints.match_classes(cli.resume_from, checkpoint, data)
-        again = checkpoints.matching_classes(cli.resume_from, checkpoint)
-        cli.trainer.callbacks.append(again)  # type: ignore[attr-defined]
-    if isinstance(data, InMemoryDataModule):
-        data.check_batch_sizes(cli.trainer.world_size)
-    for logger in cli.trainer.loggers:
-        if not isinstance(logger, (run.MetricsCSV, run.TensorBoard)):
-            getattr(logger, "experiment", None)  # it may want a login or a server
-    if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
-        data.prepare_data()
-    cli.check_fit()
-    warn_of_slow_precision(cli.trainer)
-
-
-def pass_over_idle_hooks(objects: Sequence[object], hooks: Sequence[str] = STEP_HOOKS) -> None:
-    """Have Lightning leave out the hooks of a training step that nobody has defined.
-
-    It calls each one of each callback and of the model, at 2 to 5 microseconds a call, unless there
-    is nothing to call.
-    """
-    for part in objects:
-        for hook in hooks:
-            if not is_overridden(hook, part):
-                setattr(part, hook, None)
-
-
-def remember_signature(model: LightningModule) -> None:
-    """Have Python keep what Lightning asks it in each step: the arguments of ``training_step``."""
-    function: Any = type(model).training_step
-    function.__signature__ = inspect.signature(function)
-
-
-def is_shown(name: str) -> bool:
-    """Tell whether a metric belongs in the table: a result over an epoch."""
-    return readings.is_result(name) and not name.endswith("_step")
-
-
-def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
-    """Tell whether there is a test step and data for it."""
-    source = data if data is not None and is_overridden("test_dataloader", data) else model
-    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)

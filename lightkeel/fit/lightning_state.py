@@ -1,26 +1,244 @@
-"""The state of a running epoch that Lightning leaves out of checkpoints."""
+"""What exact resuming needs of Lightning and torchmetrics that their documentation does not name.
 
-import random
-from collections.abc import Collection, Mapping, Sequence
+Each is in ``SEAMS`` and in docs/lightning.md. All else of the library, but for ``fastpath``, uses
+public names only.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from signal import SIGKILL
 from typing import Any
+from unittest.mock import patch
 
-import numpy as np
+import lightning
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
     _ResultMetric,
     _Sync,
 )
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
-from torchmetrics import Metric, MetricCollection
+from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
+from torchmetrics import Metric
 
-# Of what `self.log` was given: all that is compared when it is given again.
-LOGGED_AS = (
-    *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph"),
-    *("add_dataloader_idx", "dataloader_idx", "metric_attribute"),
-)
+from .module_state import copied, is_plain
+
+# Attributes of a trainer, and of what `self.log` makes for a value.
+SEAMS = {
+    "fit_loop._data_source.dataloader": "wrap the loaders of training",
+    "fit_loop.epoch_loop.val_loop._data_source.dataloader": "wrap the loaders of validation",
+    "fit_loop._data_fetcher": "fetch anew what was fetched before the state was restored",
+    "fit_loop.epoch_progress.current.started": "tell whether an epoch is under way",
+    "fit_loop.epoch_progress.current.processed": "number the epoch",
+    "fit_loop.epoch_progress.current.completed": "tell whether an epoch is under way",
+    "fit_loop.epoch_loop.batch_progress.current.ready": "count the batches of an epoch",
+    "fit_loop.epoch_loop.on_run_start": "continue an epoch after the batch it was stopped at",
+    "fit_loop.epoch_loop.restarting": "take no step twice",
+    "fit_loop._restarting": "step ReduceLROnPlateau at the end of an epoch that was resumed",
+    "fit_loop._should_accumulate": "tell whether gradients are being accumulated",
+    "fit_loop.epoch_loop._batches_that_stepped": "number a row as Lightning's loggers do",
+    "fit_loop.epoch_loop._results": "keep what self.log has accumulated over an epoch",
+    "fit_loop.epoch_loop.val_loop._results": "leave out metrics that validation resets",
+    "fit_loop.epoch_loop.val_loop._module_mode.mode": "see modes through validation",
+    "_logger_connector._first_loop_iter": "not reset what self.log has accumulated",
+    "strategy.launcher": "end the processes of the other devices",
+}
+LOGGED = ("meta", "value", "cumulated_batch_size", "has_reset", "_update_count", "_forward_cache")
+
+
+def check_seams(trainer: Trainer) -> None:
+    """Assert that Lightning has all that is needed here, and name what has moved."""
+    made = _ResultMetric(_Metadata("training_step", "loss"), is_tensor=True)
+    for owner, kind, names in (
+        (trainer, "trainer", SEAMS),
+        (made, "_ResultMetric", LOGGED),
+        (CombinedLoader([]), "CombinedLoader", ("_mode",)),
+    ):
+        for path in names:
+            part: Any = owner
+            for name in path.split("."):
+                assert hasattr(part, name), (
+                    f"Lightning {lightning.__version__} has no `{kind}.{path}` (see "
+                    "docs/lightning.md). Use a version that pyproject.toml allows."
+                )
+                part = getattr(part, name)
+
+
+# Loaders.
+
+
+def wrap_loaders(trainer: Trainer, training: bool, wrap: Callable[[Any], Any]) -> None:
+    """Have ``wrap`` answer where the loaders are asked for; it is given what would answer."""
+    loop = trainer.fit_loop if training else trainer.fit_loop.epoch_loop.val_loop
+    source: Any = loop._data_source
+    source.dataloader = partial(wrap, partial(type(source).dataloader, source))
+
+
+def combination(loader: CombinedLoader) -> Any:
+    """Tell how a loader combines others."""
+    return loader._mode
+
+
+def fetch_anew(trainer: Trainer) -> None:
+    """Fetch once more where a batch is fetched ahead, as of data without a length."""
+    fetcher = trainer.fit_loop._data_fetcher
+    if fetcher is not None and fetcher.length is None:
+        iter(fetcher)
+
+
+# Where the loops are.
+
+
+def num_epochs(trainer: Trainer) -> int:
+    """Count the epochs that have ended, that at whose end hooks are called included."""
+    return int(trainer.fit_loop.epoch_progress.current.processed)
+
+
+def num_batches(trainer: Trainer) -> int:
+    """Count the batches of the epoch that were trained on."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+
+def row_step(trainer: Trainer) -> int:
+    """Number of the step at hand, from 0, as Lightning's loggers count them.
+
+    With one optimizer these are its steps. With several or none, or in manual optimization, where
+    ``trainer.global_step`` counts the steps of each or stands still, they are batches.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_under_way(trainer: Trainer) -> bool:
+    """Tell whether batches of the epoch are still to be trained on, or to be validated after."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    is_begun = epochs.started > epochs.completed
+    return is_begun and (epochs.processed < epochs.started or not trainer.is_last_batch)
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Tell whether gradients of the last batch wait for those of the next."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def repair_counters(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Have a checkpoint resumed at the place where it is written, which its counters miss."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    validated = loop["epoch_loop.val_loop.batch_progress"]
+    if epochs["current"]["ready"] > epochs["current"]["started"]:
+        _take_back(epochs, "ready")  # between two epochs
+    if epochs["current"]["processed"] > epochs["current"]["completed"] and (
+        not trainer.is_last_batch
+    ):
+        _take_back(epochs, "processed")  # broken off: the rest of the epoch is not to be left out
+    if batches["current"]["ready"] > batches["current"]["started"]:
+        _take_back(batches, "ready")  # between two batches that `training_step` fetches itself
+    if validated["current"]["ready"] > validated["current"]["completed"]:
+        # Within validation: as if it began, since its metrics are in no checkpoint.
+        for part in (validated["total"], validated["current"]):
+            part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def _take_back(progress: dict[str, dict[str, int]], name: str) -> None:
+    progress["total"][name] -= 1
+    progress["current"][name] -= 1
+
+
+def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
+    """Have Lightning continue an epoch that a run was stopped in.
+
+    Args:
+        trainer: The trainer, as training starts.
+        num_fetched: Batches that were fetched; Lightning counts those steps instead that took them.
+        is_between: Whether all is done that belongs to the last of them. Lightning would take
+            another step, without a batch, where validation was due.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    begin = loop.on_run_start
+
+    def begin_between(fetcher: Any) -> None:
+        del loop.on_run_start
+        begin(fetcher)
+        fetcher.fetched = num_fetched
+        loop.restarting = loop.restarting and not is_between
+
+    loop.on_run_start = begin_between
+
+
+def begin_epoch(trainer: Trainer) -> None:
+    """Have Lightning not begin with an empty epoch where ``max_steps`` is set."""
+    trainer.fit_loop.epoch_loop.restarting = False
+
+
+def end_epoch_as_any(trainer: Trainer) -> None:
+    """Have Lightning step ReduceLROnPlateau at the end of an epoch that was resumed."""
+    trainer.fit_loop._restarting = False
+
+
+# Modes, metrics and what was logged.
+
+
+def modes_before_validation(trainer: Trainer) -> dict[str, bool]:
+    """Tell which layers were training when the validation at hand put all into evaluation mode."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    return dict(loop._module_mode.mode) if trainer.validating else {}
+
+
+def reset_after(trainer: Trainer) -> set[int]:
+    """Name, by identity, the metrics that Lightning resets once validation has ended."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results.values() if trainer.validating else ()
+    return {id(result.value) for result in results if not result.is_tensor}
+
+
+def restore_metric(metric: Metric, num_updates: int, state: Mapping[str, Any]) -> None:
+    """Put a metric into a state, after a number of updates."""
+    metric._update_count = num_updates
+    for name, value in move_data_to_device(state, metric.device).items():
+        setattr(metric, name, value)
+
+
+def logged_states(trainer: Trainer) -> list[dict[str, Any]]:
+    """Copy what ``self.log`` has accumulated in this epoch of training."""
+    states = []
+    for key, result in trainer.fit_loop.epoch_loop._results.items():
+        if result.has_reset:
+            continue
+        meta, sync, last = result.meta, result.meta.sync, result._forward_cache
+        values = ("value", "cumulated_batch_size") if result.is_tensor else ()
+        states.append(
+            {
+                "key": key,
+                "meta": {n: v for n, v in vars(meta).items() if n not in ("reduce_fx", "_sync")},
+                "reduce_fx": meta.reduce_fx.__name__,
+                "sync_dist": sync.should,
+                "rank_zero_only": sync.rank_zero_only,
+                "updates": result.update_count,
+                "last": copied(last) if is_plain(last) else None,
+                "values": {n: copied(getattr(result, n)) for n in values if hasattr(result, n)},
+            }
+        )
+    return states
+
+
+def restore_logged(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> None:
+    """Have ``self.log`` accumulate from where it was when ``logged_states`` copied it."""
+    for state in states:
+        meta = _Metadata(**state["meta"], reduce_fx=state["reduce_fx"])
+        should, first_only = state["sync_dist"], state["rank_zero_only"]
+        meta.sync = _Sync(trainer.strategy.reduce, should, rank_zero_only=first_only)
+        result = _ResultMetric(meta, is_tensor=bool(state["values"]))
+        if not state["values"]:
+            result.value = trainer.lightning_module.get_submodule(state["meta"]["metric_attribute"])
+        moved = move_data_to_device(dict(state), trainer.strategy.root_device)
+        for name, value in moved["values"].items():
+            setattr(result, name, value)
+        result._update_count, result._forward_cache = state["updates"], moved["last"]
+        trainer.fit_loop.epoch_loop._results[state["key"]] = result
+    if states:  # else the first batch would count as the first of an epoch, which resets them
+        trainer._logger_connector._first_loop_iter = False
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:
@@ -32,186 +250,29 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
     return values
 
 
-def random_states(device: torch.device) -> dict[str, Any]:
-    """Read the global random numbers of torch, numpy and ``random`` in this process."""
-    _, words, *rest = np.random.get_state()
-    version, numbers, gauss = random.getstate()
-    states = {
-        "cpu": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(np.asarray(words).astype(np.int64)), *rest],
-        "python": [version, torch.tensor(numbers), gauss],
-    }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
+def end_others(trainer: Trainer) -> None:
+    """End the processes that this one started, which may be waiting for it in vain."""
+    launcher: Any = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(SIGKILL)  # while they wait, Python answers no other
 
 
-def restore_random(states: Mapping[str, Any], device: torch.device) -> None:
-    """Set the global random numbers of this process to what ``random_states`` has read."""
-    torch.set_rng_state(states["cpu"])
-    words, *rest = states["numpy"]
-    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *rest))
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+# Means.
+
+COMPUTE: Any = _ResultMetric.compute
 
 
-def layer_modes(trainer: Trainer) -> dict[str, list[str]]:
-    """Name which layers are in evaluation mode, and which parameters are not trained.
+def exact_means() -> AbstractContextManager[Any]:
+    """Have ``self.log(..., sync_dist=True)`` average over samples where ranks have unlike numbers.
 
-    Hooks of a module or callback may have set that when the epoch began.
+    Lightning rounds the mean number of samples of the ranks down: of 3 and 2, to 2.
     """
-    model = trainer.lightning_module
-    training = {name: layer.training for name, layer in model.named_modules()}
-    if trainer.validating:  # all are, for now
-        training |= trainer.fit_loop.epoch_loop.val_loop._module_mode.mode
-    return {
-        "evaluated": [name for name, mode in training.items() if not mode],
-        "frozen": [name for name, p in model.named_parameters() if not p.requires_grad],
-    }
+    return patch.object(_ResultMetric, "compute", mean_over_samples)
 
 
-def restore_modes(trainer: Trainer, modes: Mapping[str, list[str]]) -> None:
-    """Put layers and parameters into the modes that ``layer_modes`` has named."""
-    for name, layer in trainer.lightning_module.named_modules():
-        layer.training = name not in modes["evaluated"]
-    for name, parameter in trainer.lightning_module.named_parameters():
-        parameter.requires_grad = name not in modes["frozen"]
-
-
-def reset_after(trainer: Trainer) -> set[int]:
-    """Name, by identity, the metrics that Lightning resets once validation has ended."""
-    results = trainer.fit_loop.epoch_loop.val_loop._results.values() if trainer.validating else ()
-    return {id(result.value) for result in results if not result.is_tensor}
-
-
-def metric_states(module: nn.Module, without: Collection[int] = ()) -> dict[str, Any]:
-    """Copy the states of all metrics in a module that have been updated, on the CPU.
-
-    Args:
-        module: The module.
-        without: Identities of metrics to leave out.
-    """
-    for part in module.modules():
-        if isinstance(part, MetricCollection):
-            part.items(keep_base=True)  # gives metrics that share a state their own
-    return {
-        name: {
-            "updates": metric.update_count,
-            "state": {key: _copy(value) for key, value in metric.metric_state.items()},
-        }
-        for name, metric in metrics_in(module).items()
-        if metric.update_called and id(metric) not in without
-    }
-
-
-def restore_metrics(module: nn.Module, states: Mapping[str, Any]) -> None:
-    """Put states back that ``metric_states`` has copied."""
-    for name, metric in metrics_in(module).items():
-        if name in states:
-            metric._update_count = states[name]["updates"]
-            for key, value in states[name]["state"].items():
-                setattr(metric, key, _moved(value, metric.device))
-
-
-def metrics_in(module: nn.Module) -> dict[str, Metric]:
-    """List the metrics in a module by their names."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
-
-
-def attributes(module: LightningModule) -> dict[str, Any]:
-    """Note the plain attributes of a module: values, and the lengths of lists and dicts."""
-    of_all = vars(LightningModule())
-    own = {name: value for name, value in vars(module).items() if name not in of_all}
-    found = {n: v for n, v in own.items() if type(v) in (int, float, bool, str)}
-    found |= {n: (len(v),) for n, v in own.items() if type(v) in (list, dict)}
-    return found | {n: () for n, v in own.items() if type(v) is Tensor}
-
-
-def changed_attributes(module: LightningModule, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the plain attributes of a module that are not as ``attributes`` has noted them."""
-    now = attributes(module)
-    changed = [name for name, value in now.items() if name not in before or before[name] != value]
-    kept = {name: vars(module)[name] for name in changed}
-    plain = (int, float, bool, str, Tensor, type(None))
-    return {
-        name: tree_map(_plain, value)
-        for name, value in kept.items()
-        if all(type(leaf) in plain for leaf in tree_leaves(value))
-    }
-
-
-def restore_attributes(module: LightningModule, states: Mapping[str, Any]) -> None:
-    """Put attributes back that ``changed_attributes`` has copied."""
-    for name, value in states.items():
-        own = tree_map(lambda v: v.to(module.device) if isinstance(v, Tensor) else v, value)
-        if type(own) is list and type(vars(module).get(name)) is list:
-            vars(module)[name][:] = own  # others may hold it too
-        else:
-            setattr(module, name, own)
-
-
-def logged_states(trainer: Trainer) -> list[dict[str, Any]]:
-    """Copy what ``self.log`` has accumulated in this epoch of training."""
-    states = []
-    for key, result in trainer.fit_loop.epoch_loop._results.items():
-        if result.has_reset:
-            continue
-        meta, sync = result.meta, result.meta.sync
-        values = ("value", "cumulated_batch_size") if result.is_tensor else ()
-        states.append(
-            {
-                "key": key,
-                "meta": {name: getattr(meta, name) for name in LOGGED_AS},
-                "reduce_fx": meta.reduce_fx.__name__,
-                "sync_dist": sync.should,
-                "rank_zero_only": sync.rank_zero_only,
-                "updates": result.update_count,
-                "last": _plain_copy(result._forward_cache),
-                "values": {n: _copy(getattr(result, n)) for n in values if hasattr(result, n)},
-            }
-        )
-    return states
-
-
-def restore_logged(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> None:
-    """Have ``self.log`` accumulate from where it was when ``logged_states`` copied it."""
-    results, device = trainer.fit_loop.epoch_loop._results, trainer.strategy.root_device
-    for state in states:
-        meta = _Metadata(**state["meta"], reduce_fx=state["reduce_fx"])
-        meta.sync = _Sync(
-            fn=trainer.strategy.reduce,
-            _should=state["sync_dist"],
-            rank_zero_only=state["rank_zero_only"],
-        )
-        result = _ResultMetric(meta, is_tensor=bool(state["values"]))
-        for name, value in state["values"].items():
-            setattr(result, name, _moved(value, device))
-        if not state["values"]:
-            result.value = trainer.lightning_module.get_submodule(state["meta"]["metric_attribute"])
-        result._update_count = state["updates"]
-        result._forward_cache = None if state["last"] is None else _moved(state["last"], device)
-        results[state["key"]] = result
-    if states:  # else the first batch would count as the first of an epoch, which resets them
-        trainer._logger_connector._first_loop_iter = False
-
-
-def _plain(value: Any) -> Any:
-    return _copy(value) if isinstance(value, Tensor) else value
-
-
-def _plain_copy(value: Any) -> Tensor | None:
-    return _copy(value) if isinstance(value, Tensor) else None
-
-
-def _copy(value: Tensor | list[Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    return [part.detach().cpu() for part in value]
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return [part.to(device) for part in value]
+def mean_over_samples(result: _ResultMetric) -> Tensor:
+    """``_ResultMetric.compute`` that keeps the fraction of the number of samples."""
+    if not (result.is_tensor and result.meta.is_mean_reduction):
+        return COMPUTE(result)  # type: ignore[no-any-return]
+    value: Tensor = result.meta.sync(result.value.clone())
+    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))

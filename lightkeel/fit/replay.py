@@ -3,7 +3,7 @@
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -56,6 +56,31 @@ class RandomStreams:
             torch.set_rng_state(outer[0])
             mtrand.set_bit_generator(outer[1])
             random.setstate(outer[2])
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Read the global random numbers of torch, numpy and ``random`` in this process."""
+    _, words, *rest = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    states = {
+        "cpu": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(np.asarray(words).astype(np.int64)), *rest],
+        "python": [version, torch.tensor(numbers), gauss],
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random(states: Mapping[str, Any], device: torch.device) -> None:
+    """Set the global random numbers of this process to what ``random_states`` has read."""
+    torch.set_rng_state(states["cpu"])
+    words, *rest = states["numpy"]
+    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *rest))
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 class ReplayLoader(CombinedLoader):

@@ -5,11 +5,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..callbacks import readings
 from ..models import optimizers as optim
 from ..runs import status
 from ..runs.files import write_json, write_whole
 from ..runs.run import MetricsCSV, TensorBoard, environment
+from .lightning_state import row_step
 
 
 class RunFiles(Callback):
@@ -28,7 +28,7 @@ class RunFiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
-                logger.place = lambda: (readings.current_step(trainer), trainer.current_epoch)
+                logger.place = lambda: (row_step(trainer), trainer.current_epoch)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         optim.follow_validation(trainer)

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -73,3 +74,10 @@ def shard(model: LightningModule, mesh: DeviceMesh) -> None:
         shared = fully_shard(layer, mesh=mesh)
         if mesh.device_type == "cpu":
             shared.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Gather a parameter that is sharded; all ranks must ask together. Others are as they are."""
+    gather = getattr(parameter, "full_tensor", parameter.detach)
+    found: Tensor = gather()
+    return found.detach()

@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer, lr_scheduler as schedules
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ..errors.checks import suggest
@@ -31,7 +30,7 @@ HORIZON = {"OneCycleLR": "total_steps", "CosineAnnealingLR": "T_max", "Polynomia
 PER_STEP = {*HORIZON, "CyclicLR"}
 # Arguments in units of the learning rate: a group with a multiplier gets its own.
 PER_GROUP = ("max_lr", "base_lr")
-_NO_HORIZON = (
+NO_HORIZON = (
     "lr_scheduler.{key}: cannot be derived, the run has no known length. "
     "Give {instead}, or set trainer.max_epochs (trainer.max_steps for a stream)."
 )
@@ -40,111 +39,108 @@ REFUSALS = (
     *(ValueError, TypeError, ArithmeticError, LookupError, RuntimeError),
     AssertionError,  # `capturable` on the CPU
 )
-OWN = {"MuonSGD": MuonSGD}  # beside torch's classes
-OPTIMIZER_KEYS = ("name", "decay_bias_and_norm", "lr_multipliers")
-SCHEDULER_KEYS = ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction")
+# Of each of the two: where its classes are, and the keys that are not for them.
+HOMES: dict[str, tuple[str, dict[str, Any], type]] = {
+    "optimizer": ("torch.optim", {**vars(torch.optim), "MuonSGD": MuonSGD}, Optimizer),
+    "lr_scheduler": ("torch.optim.lr_scheduler", vars(schedules), LRScheduler),
+}
+KEYS = {
+    "optimizer": ("name", "decay_bias_and_norm", "lr_multipliers"),
+    "lr_scheduler": (
+        *("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction"),
+    ),
+}
 
 
-def check_optimizer(settings: Settings) -> None:
-    """Raise ``ValueError`` for an optimizer that cannot be built, before there is a model.
+def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) -> None:
+    """Raise ``ValueError`` for settings that cannot work, before there is a model.
 
     Args:
-        settings: ``name`` of a class in ``torch.optim``, ``MuonSGD`` or a dotted path;
+        optimizer: ``name`` of a class in ``torch.optim``, ``MuonSGD`` or a dotted path;
             ``decay_bias_and_norm`` (default false): decay one-dimensional parameters too;
             ``lr_multipliers``: pattern of parameter names (``*``, ``?``) to factor on the learning
             rate, first match wins; the rest are the arguments of the class.
+        lr_scheduler: ``name`` of a class in ``torch.optim.lr_scheduler`` or a dotted path;
+            ``interval`` (``step`` or ``epoch``; default: step where the class is made for it, see
+            ``PER_STEP``); ``frequency``: intervals from one update to the next; ``monitor``: the
+            metric ``ReduceLROnPlateau`` watches; ``warmup_steps`` (in updates) or
+            ``warmup_fraction`` of the run: linear warm-up before it; the rest are the arguments of
+            the class. Horizons (see ``HORIZON``) that are left out are the length of the run.
     """
-    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
-    arguments = _arguments(settings, OPTIMIZER_KEYS)
-    _check_arguments("optimizer", cls, arguments, OPTIMIZER_KEYS, given=("params",))
-    multipliers = settings.get("lr_multipliers") or {}
+    cls = find_class("optimizer", optimizer)
+    check_arguments("optimizer", cls, arguments("optimizer", optimizer))
+    multipliers = optimizer.get("lr_multipliers") or {}
     if not isinstance(multipliers, Mapping):
         raise ValueError(f"optimizer.lr_multipliers: {multipliers} maps no names to factors.")
     for pattern, factor in multipliers.items():
         if not isinstance(factor, (int, float)) or factor < 0:
             raise ValueError(f"optimizer.lr_multipliers.{pattern}: {factor} is not a number >= 0.")
-    if not isinstance(settings.get("decay_bias_and_norm", False), bool):
-        raise ValueError(
-            f"optimizer.decay_bias_and_norm: {settings['decay_bias_and_norm']!r} is no boolean."
-        )
-    _try_optimizer(settings)
-
-
-def check_scheduler(settings: Settings | None, optimizer: Settings) -> None:
-    """Raise ``ValueError`` for a schedule that cannot be built, before there is a model.
-
-    Args:
-        settings: ``name`` of a class in ``torch.optim.lr_scheduler`` or a dotted path; ``interval``
-            (``step`` or ``epoch``; default: step where the class is made for it, see ``PER_STEP``);
-            ``frequency``: intervals from one update to the next; ``monitor``: the metric
-            ``ReduceLROnPlateau`` watches; ``warmup_steps`` (in updates) or ``warmup_fraction`` of
-            the run: linear warm-up before it; the rest are the arguments of the class. Horizons
-            (see ``HORIZON``) that are left out are the length of the run.
-        optimizer: Settings of the optimizer that it is for.
-    """
-    if settings is None:
+    decay = optimizer.get("decay_bias_and_norm", False)
+    if not isinstance(decay, bool):
+        raise ValueError(f"optimizer.decay_bias_and_norm: {decay!r} is no boolean.")
+    tried = try_optimizer(optimizer)
+    if lr_scheduler is None:
         return
-    cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
-    arguments = _arguments(settings, SCHEDULER_KEYS)
+    cls = find_class("lr_scheduler", lr_scheduler)
+    given = arguments("lr_scheduler", lr_scheduler)
     if cls.__name__ in HORIZON:
-        arguments.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
-    _check_arguments("lr_scheduler", cls, arguments, SCHEDULER_KEYS, given=("optimizer",))
-    _check_timing(settings)
+        given.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
+    check_arguments("lr_scheduler", cls, given)
+    check_timing(lr_scheduler)
     plateau = issubclass(cls, ReduceLROnPlateau)
     for key in ("warmup_steps", "warmup_fraction") if plateau else ("monitor",):
-        if settings.get(key):
-            raise ValueError(
-                f"lr_scheduler.{key}: {cls.__name__} makes no use of it. Leave it out."
-            )
-    optimizer_tried = _try_optimizer(optimizer)
+        if lr_scheduler.get(key):
+            text = f"lr_scheduler.{key}: {cls.__name__} makes no use of it. Leave it out."
+            raise ValueError(text)
     try:
-        schedule = cls(optimizer_tried, **arguments)
-        optimizer_tried.step(lambda: 0.0)
+        schedule = cls(tried, **given)
+        tried.step(lambda: 0.0)
         schedule.step(*([0.0] if plateau else []))
     except REFUSALS as error:
         raise ValueError(f"lr_scheduler: {cls.__name__} refuses its settings: {error}") from None
 
 
-def configure(
-    module: LightningModule, optimizer: Settings, scheduler: Settings | None
+def configure_optimizers(
+    module: LightningModule, optimizer: Settings, lr_scheduler: Settings | None = None
 ) -> OptimizerLRScheduler:
-    """Build what ``configure_optimizers`` returns, for a module attached to its trainer."""
+    """Build what ``LightningModule.configure_optimizers`` returns.
+
+    Args:
+        module: A module attached to its trainer.
+        optimizer: See ``check_optimizers``.
+        lr_scheduler: The same.
+
+    Raises:
+        ValueError: The settings do not fit the module, its device, or the run.
+    """
     built = build_optimizer(module, optimizer)
-    if scheduler is None:
+    if lr_scheduler is None:
         return built
     trainer = module.trainer
-    monitor = scheduler.get("monitor") or "val/loss"
-    interval = scheduler.get("interval") or _default_interval(scheduler)
-    frequency = int(scheduler.get("frequency") or 1)
+    name = str(lr_scheduler["name"]).rpartition(".")[2]
+    has_own = HORIZON.get(name, "") in lr_scheduler and name != "OneCycleLR"
+    default = "step" if name in PER_STEP and not has_own else "epoch"
+    interval = lr_scheduler.get("interval") or default
+    frequency = int(lr_scheduler.get("frequency") or 1)
     horizon = num_steps(trainer) if interval == "step" else int(trainer.max_epochs or -1)
-    schedule = build_scheduler(built, scheduler, horizon // frequency)
-    if isinstance(schedule, ReduceLROnPlateau):
-        _check_monitor(monitor, module)
-    return {
-        "optimizer": built,
-        "lr_scheduler": {
-            "scheduler": schedule,
-            "interval": interval,
-            "frequency": frequency,
-            "monitor": monitor,
-        },
-    }
+    schedule = build_scheduler(built, lr_scheduler, horizon // frequency)
+    monitor = lr_scheduler.get("monitor") or "val/loss"
+    unseen = monitor.startswith("val/") and not trainer.limit_val_batches
+    if unseen and isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
+    timing = {"interval": interval, "frequency": frequency, "monitor": monitor}
+    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, **timing}}  # type: ignore[typeddict-item]
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
-    """Build the optimizer over named parameter groups.
-
-    Raises:
-        ValueError: A pattern of ``lr_multipliers`` matches no parameter, or the optimizer cannot be
-            used so on the device of the module.
-    """
-    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
-    _try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
+    """Build the optimizer over named parameter groups."""
+    cls = find_class("optimizer", settings)
+    try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
     groups = parameter_groups(
-        module.named_parameters(), multipliers, bool(settings.get("decay_bias_and_norm", False))
+        module.named_parameters(), multipliers, settings.get("decay_bias_and_norm", False)
     )
-    optimizer: Optimizer = cls(groups, **_arguments(settings, OPTIMIZER_KEYS))
+    optimizer: Optimizer = cls(groups, **arguments("optimizer", settings))
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group["lr_multiplier"]
         if "weight_decay" in group and not group["decay"]:
@@ -175,44 +171,34 @@ def parameter_groups(
         groups.setdefault(key, new)["params"].append(parameter)
     if unused:
         raise ValueError(
-            f"optimizer.lr_multipliers.{sorted(unused)[0]}: no parameter has such a name that no "
+            f"optimizer.lr_multipliers.{min(unused)}: no parameter has such a name that no "
             "pattern before it matches."
         )
     return list(groups.values())
 
 
 def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> LRScheduler:
-    """Build the schedule, with its warm-up.
-
-    Args:
-        optimizer: As built by ``build_optimizer``.
-        settings: See ``check_scheduler``.
-        horizon: Length of the run in updates of the schedule; below 1 where it is not known.
-
-    Raises:
-        ValueError: What is to be derived from the length of the run cannot be.
-    """
-    cls = _find_class("lr_scheduler", lr_scheduler, LRScheduler, settings)
-    arguments = _arguments(settings, SCHEDULER_KEYS)
+    """Build the schedule and its warm-up, for ``horizon`` updates; below 1: nobody knows."""
+    cls = find_class("lr_scheduler", settings)
+    given = arguments("lr_scheduler", settings)
     fraction = float(settings.get("warmup_fraction") or 0)
     warmup = int(settings.get("warmup_steps") or round(fraction * horizon))
     missing = HORIZON.get(cls.__name__)
     if fraction and horizon < 1:
-        raise ValueError(_NO_HORIZON.format(key="warmup_fraction", instead="warmup_steps"))
-    if missing and missing not in arguments:
+        raise ValueError(NO_HORIZON.format(key="warmup_fraction", instead="warmup_steps"))
+    if missing and missing not in given:
         if horizon < 1:
-            raise ValueError(_NO_HORIZON.format(key=missing, instead="it"))
+            raise ValueError(NO_HORIZON.format(key=missing, instead="it"))
         if horizon <= warmup:
             raise ValueError(
                 f"lr_scheduler.warmup_steps: {warmup} of warm-up leave nothing of a run of "
                 f"{horizon} updates of the schedule. Use fewer than {horizon}."
             )
-        arguments[missing] = horizon - warmup
+        given[missing] = horizon - warmup
     for key in PER_GROUP:
-        if isinstance(arguments.get(key), (int, float)):
-            value = arguments[key]
-            arguments[key] = [value * g["lr_multiplier"] for g in optimizer.param_groups]
-    main: LRScheduler = cls(optimizer, **arguments)
+        if isinstance(value := given.get(key), (int, float)):
+            given[key] = [value * group["lr_multiplier"] for group in optimizer.param_groups]
+    main: LRScheduler = cls(optimizer, **given)
     if warmup < 1 or isinstance(main, ReduceLROnPlateau):
         return main
     # From 1/warmup of the learning rate at the first step to all of it at step `warmup`.
@@ -240,29 +226,19 @@ def num_steps(trainer: Trainer) -> int:
     batches = trainer.num_training_batches
     if math.isinf(batches):  # a stream
         return trainer.max_steps
-    schedulers = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
-    window = schedulers[0].get_accumulate_grad_batches if schedulers else None
-    steps = sum(
-        math.ceil(batches / (window(epoch) if window else trainer.accumulate_grad_batches))
-        for epoch in range(trainer.max_epochs)
-    )
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    accumulating = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    windows = [c.get_accumulate_grad_batches for c in accumulating]
+    window = next(iter(windows), lambda epoch: trainer.accumulate_grad_batches)
+    steps = sum(math.ceil(batches / window(epoch)) for epoch in range(trainer.max_epochs))
     return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
 
 
-def _check_monitor(monitor: str, module: LightningModule) -> None:
-    names = set(getattr(module, "monitorable", None) or {monitor})
-    if not module.trainer.limit_val_batches:
-        names = {name for name in names if not name.startswith("val/")}
-    if monitor not in names:
-        hint = suggest(monitor, names, True)
-        raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged. {hint}")
-
-
-def _check_timing(settings: Settings) -> None:
+def check_timing(settings: Settings) -> None:
+    """Check what says when a schedule is updated."""
     if settings.get("interval", "epoch") not in ("step", "epoch"):
-        raise ValueError(
-            f"lr_scheduler.interval: {settings['interval']!r} is neither `step` nor `epoch`."
-        )
+        interval = settings["interval"]
+        raise ValueError(f"lr_scheduler.interval: {interval!r} is neither `step` nor `epoch`.")
     for key, least in {"frequency": 1, "warmup_steps": 0}.items():
         count = settings.get(key)
         if count is not None and (not isinstance(count, int) or count < least):
@@ -274,26 +250,23 @@ def _check_timing(settings: Settings) -> None:
         raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
 
 
-def _default_interval(settings: Settings) -> str:
-    name = str(settings["name"]).rpartition(".")[2]
-    given = HORIZON.get(name, "") in settings and name != "OneCycleLR"
-    return "step" if name in PER_STEP and not given else "epoch"
+def arguments(key: str, settings: Settings) -> dict[str, Any]:
+    """Take those of the settings that are for the class."""
+    return {name: value for name, value in settings.items() if name not in KEYS[key]}
 
 
-def _arguments(settings: Settings, own: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in own}
-
-
-def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> Any:
+def find_class(key: str, settings: Settings) -> Any:
+    """Find the class that settings name."""
+    home, content, base = HOMES[key]
+    named = {n: c for n, c in content.items() if inspect.isclass(c) and issubclass(c, base)}
+    choices = sorted(name for name, cls in named.items() if cls is not base)
     name = settings.get("name")
-    named = {n: c for n, c in {**vars(home), **OWN}.items() if inspect.isclass(c)}
-    choices = sorted(n for n, c in named.items() if issubclass(c, base) and c != base)
     if not isinstance(name, str):
-        example = "AdamW" if base is Optimizer else "CosineAnnealingLR"
-        raise ValueError(f"{key}.name: missing. Give one of {home.__name__}, such as {example}.")
+        example = "AdamW" if key == "optimizer" else "CosineAnnealingLR"
+        raise ValueError(f"{key}.name: missing. Give one of {home}, such as {example}.")
     module, _, attribute = name.rpartition(".")
     if not module and name not in choices:
-        raise ValueError(f"{key}.name: {home.__name__} has no `{name}`. {suggest(name, choices)}")
+        raise ValueError(f"{key}.name: {home} has no `{name}`. {suggest(name, choices)}")
     try:
         cls = getattr(importlib.import_module(module), attribute) if module else named[name]
     except (ImportError, AttributeError) as error:
@@ -303,41 +276,40 @@ def _find_class(key: str, home: ModuleType, base: type, settings: Settings) -> A
     return cls
 
 
-def _check_arguments(
-    key: str, cls: type, arguments: Settings, own: tuple[str, ...], given: tuple[str, ...]
-) -> None:
+def check_arguments(key: str, cls: type, given: Settings) -> None:
+    """Check the arguments of a class by their names, and that those are numbers that should be."""
     parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    choices = [*own, *(p for p in parameters if p not in given)]
-    for name in arguments:
-        if name not in choices:
-            hint = suggest(name, choices)
+    options = {name: p for name, p in parameters.items() if name not in ("params", "optimizer")}
+    for name in given:
+        if name not in options:
+            hint = suggest(name, [*KEYS[key], *options])
             raise ValueError(f"{key}.{name}: {cls.__name__} has no such option. {hint}")
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in (*given, *arguments):
+    for name, parameter in options.items():
+        if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"{key}.{name}: {cls.__name__} needs it.")
-        value = arguments.get(name, 0.0)
+        value = given.get(name, 0.0)
         if isinstance(parameter.default, (int, float)) and not isinstance(value, (int, float)):
             raise ValueError(f"{key}.{name}: {value!r} is no number.")
 
 
-def _try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
+def try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
     """Build the optimizer over a weight and a bias, in two groups, and take a step.
 
     Where no device is known yet, on the CPU, and without ``capturable``, which that has not.
     """
-    cls = _find_class("optimizer", torch.optim, Optimizer, settings)
-    left_out = () if device else ("capturable",)
-    shapes = ((2, 2), (2,))
-    parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in shapes]
+    cls = find_class("optimizer", settings)
+    given = arguments("optimizer", settings)
+    if device is None:
+        given.pop("capturable", None)
+    parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((2, 2), (2,))]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     # Any optimizer asks CUDA a few things: what fails here is no fault of the settings.
     torch.optim.Adam(parameters).step()
     try:
-        groups = [{"params": [parameter]} for parameter in parameters]
-        optimizer: Optimizer = cls(groups, **_arguments(settings, (*OPTIMIZER_KEYS, *left_out)))
+        optimizer: Optimizer = cls([{"params": [parameter]} for parameter in parameters], **given)
         optimizer.step(lambda: 0.0)
     except REFUSALS as error:
         where = f" on {device.type}" if device else ""

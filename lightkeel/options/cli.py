@@ -5,7 +5,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +23,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from ..callbacks.plots import Plots
-from ..callbacks.table import Callbacks, classes
+from ..callbacks.table import Callbacks, defaults
 from ..callbacks.throughput import Throughput
 from ..data.in_memory import InMemoryDataModule
 from ..errors.bad_input import InputError
@@ -169,8 +167,7 @@ class ProjectCLI(LightningCLI):
         parser.set_defaults(
             {
                 f"callbacks.{name}": {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-                for name, cls in classes(table).items()
-                if name in table.on
+                for name, cls in defaults(table).items()
             }
         )
 
@@ -477,23 +474,13 @@ def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
             settings["strategy"] = "ddp"
 
 
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own for when there is none, which makes a context for each of 40 calls a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        return self._nothing
-
-
 def build_trainer(settings: Mapping[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
     plugins = settings["plugins"] or []
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins = [*plugins, WholeCheckpointIO()]
-    profiler = settings["profiler"] or NoProfiler()
-    chosen = {**settings, "plugins": plugins, "profiler": profiler}
+    chosen = {**settings, "plugins": plugins}
     if chosen["strategy"] == "fsdp":
         from ..models.fsdp import FullySharded  # takes a while, and few need it
 

@@ -64,6 +64,8 @@ def explain(error: BaseException) -> str | None:
         return out_of_memory(error)
     if fails_on_import(error):
         return None
+    if str(error).startswith("Expected more than 1 value per channel when training"):
+        return one_sample(error)
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
         return no_tracking(error)
     connectors = (part for part in at_work(trace) if isinstance(part, _CheckpointConnector))
@@ -118,6 +120,21 @@ def no_tracking(error: BaseException) -> str:
         name, how = "MLflow", "Start its server, or set trainer.logger.tracking_uri to another."
     return (
         f"trainer.logger: {name} says: {_first_line(str(error)).split(': Max retries')[0]}\n{how}"
+    )
+
+
+def one_sample(error: BaseException) -> str | None:
+    """Say which batch has one sample alone, which batch normalization refuses; None: of no loop."""
+    numbers = (f.f_locals.get("batch_idx") for f in frames(error.__traceback__))
+    number = next((number for number in numbers if isinstance(number, int)), None)
+    return (
+        None
+        if number is None
+        else (
+            f"model: batch {number} of the epoch holds one sample, whose mean and variance are no "
+            f"statistics for batch normalization ({error}).\n"
+            "Leave it out with data.drop_last true, or choose another data.batch_size."
+        )
     )
 
 

@@ -47,7 +47,15 @@ def parameters(cls: Class) -> set[str] | None:
 
 def find_class(file: Path, name: str, before: ast.stmt | None = None) -> Class | None:
     """Find a class that a module has by a name, defined or imported; None where that is unsure."""
-    body = parse(file).body
+    body = [
+        part
+        for node in parse(file).body
+        for part in (
+            node.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            else [node]
+        )
+    ]
     for node in reversed(body[: body.index(before)] if before else body):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return Class(file, node)

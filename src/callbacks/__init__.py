@@ -1,10 +1,10 @@
 """The callbacks of this project, and the table of all that can be set by name."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from lightkeel.callbacks.table import Callbacks as LibraryCallbacks
+from lightkeel import Callbacks as LibraryCallbacks, on
 
+from .checkpoint import Checkpoint as Checkpoint
 from .gradient_accumulation import GradientAccumulation as GradientAccumulation
 from .gradient_clipping import GradientClipping as GradientClipping
 from .lr_monitor import LRMonitor as LRMonitor
@@ -12,16 +12,16 @@ from .lr_monitor import LRMonitor as LRMonitor
 
 @dataclass
 class Callbacks(LibraryCallbacks):
-    """A field is an option; ``null`` switches it off.
+    """A field is an option, ``--callbacks.NAME``; ``null`` switches it off. ``on()``: on by default.
 
     Args:
+        checkpoint: Write best.ckpt and last.ckpt.
         gradient_clipping: Limit gradients before each step.
         gradient_accumulation: Several batches for one optimizer step.
         lr_monitor: Log learning rate, momentum and weight decay.
     """
 
-    on: ClassVar[tuple[str, ...]] = (*LibraryCallbacks.on, "gradient_accumulation", "lr_monitor")
-
+    checkpoint: Checkpoint | None = on()
     gradient_clipping: GradientClipping | None = None
-    gradient_accumulation: GradientAccumulation | None = None
-    lr_monitor: LRMonitor | None = None
+    gradient_accumulation: GradientAccumulation | None = on()
+    lr_monitor: LRMonitor | None = on()

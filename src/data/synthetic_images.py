@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightkeel.data.images import ImageDataModule
-from lightkeel.data.in_memory import Arrays
-from lightkeel.errors.checks import at_least
+from lightkeel import Arrays, ImageDataModule, at_least
 
 STREAMS = {"train": 0, "val": 1, "test": 2, "patterns": 3}
 
@@ -49,7 +47,7 @@ class SyntheticImageDataModule(ImageDataModule):
         self.noise_std = noise_std
 
     def load(self, source: str) -> Arrays:
-        patterns = self._patterns()  # (K, H, W, 3)
+        patterns = self.patterns()
         random = np.random.default_rng([self.seed, STREAMS[source]])
         count, size = self.counts[source], self.image_size_px
         labels = torch.arange(count) % self.num_classes
@@ -57,16 +55,13 @@ class SyntheticImageDataModule(ImageDataModule):
         for i, label in enumerate(labels.tolist()):
             shift = random.integers(-size // 8, size // 8 + 1, 2)
             image = torch.roll(patterns[label], shift.tolist(), (0, 1)) * random.uniform(0.5, 1.5)
-            noise = _float32(random.standard_normal((size, size, 3))) * self.noise_std
-            images[i] = ((image + noise) * 0.1 + 0.5).clamp(0, 1).mul(255).byte()
+            noise = torch.from_numpy(random.standard_normal((size, size, 3))).float()
+            images[i] = ((image + self.noise_std * noise) * 0.1 + 0.5).clamp(0, 1).mul(255).byte()
         return Arrays(images, labels)
 
-    def _patterns(self) -> Tensor:
+    def patterns(self) -> Tensor:
+        """Draw the pattern of each class: (K, H, W, 3)."""
         random = np.random.default_rng([self.seed, STREAMS["patterns"]])
-        coarse = _float32(random.standard_normal((self.num_classes, 3, 4, 4)))
+        coarse = torch.from_numpy(random.standard_normal((self.num_classes, 3, 4, 4))).float()
         size = (self.image_size_px, self.image_size_px)
         return F.interpolate(coarse, size, mode="bicubic").permute(0, 2, 3, 1)
-
-
-def _float32(values: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lightkeel.data.in_memory import Arrays, InMemoryDataModule
-from lightkeel.errors.checks import at_least
+from lightkeel import Arrays, InMemoryDataModule, at_least
 
 STREAMS = {"train": 0, "val": 1, "test": 2}
 
@@ -51,10 +49,7 @@ class SyntheticRegressionDataModule(InMemoryDataModule):
 
     def load(self, source: str) -> Arrays:
         random = np.random.default_rng([self.seed, STREAMS[source]])
-        x = _float32(random.standard_normal((self.counts[source], self.num_features)))
-        noise = _float32(random.standard_normal(self.counts[source])) * self.noise_std
+        count = self.counts[source]
+        x = torch.from_numpy(random.standard_normal((count, self.num_features))).float()
+        noise = torch.from_numpy(random.standard_normal(count)).float() * self.noise_std
         return Arrays(x, x @ self.true_weights + self.true_bias + noise)
-
-
-def _float32(values: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel.errors.checks import at_least
+from lightkeel import at_least, whitening_filters
 
 from .supervised import SupervisedModule
 
@@ -26,10 +26,7 @@ class FastCNN(SupervisedModule):
     stays as it is, and its bias is trained for ``whiten_bias_epochs``. Convolutions begin as
     partial identities. Settings that suit it are in ``configs/cifar10_fast.yaml``.
 
-    Batch: images (B, 3, H, W) float, normalized, H = W = ``image_size_px``; labels (B,) int64.
-
-    Logs: loss (cross-entropy in nats, smoothed as in training) and acc (share of samples, 0 to 1)
-    of train, val and test.
+    Batch and logs: see ``SimpleCNN``.
 
     Args:
         num_classes: Number of classes.
@@ -68,74 +65,67 @@ class FastCNN(SupervisedModule):
         if not 0 <= sure_above <= 1:
             raise ValueError(f"sure_above: {sure_above} is not in [0, 1].")
         whitening = nn.Conv2d(3, 2 * 3 * WHITENING_PX**2, WHITENING_PX)
-        whitening.weight.requires_grad = False
-        groups = [
-            group(before, after)
-            for before, after in zip([whitening.out_channels, *widths], widths, strict=False)
-        ]
-        size = image_size_px - WHITENING_PX + 1
-        for _ in widths:
-            size //= 2
-        features = widths[-1] * (size // 3) ** 2
-        layers = [whitening, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten()]
-        network = nn.Sequential(*layers, nn.Linear(features, num_classes, bias=False), Scale(1 / 9))
+        pairs = zip([whitening.out_channels, *widths], widths, strict=False)
+        size = (image_size_px - WHITENING_PX + 1) // 8 // 3  # after four poolings
+        head = Head(widths[-1] * size**2, num_classes, bias=False)
+        groups = (group(before, after) for before, after in pairs)
+        layers = [whitening, nn.GELU(), *groups, nn.MaxPool2d(3), nn.Flatten(), head]
         super().__init__(
-            network=network.to(memory_format=torch.channels_last),
+            network=nn.Sequential(*layers).to(memory_format=torch.channels_last),
             loss=partial(F.cross_entropy, label_smoothing=label_smoothing),
             metrics={"acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)},
             **kwargs,
         )
-        for layer in network.modules():
+        self.save_hyperparameters()
+        whitening.weight.requires_grad = False
+        for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d) and layer is not whitening:
                 nn.init.dirac_(layer.weight.data[: layer.in_channels])
         self.whiten_bias_epochs = whiten_bias_epochs
         self.test_time = test_time
         self.sure_above = sure_above
-        self.save_hyperparameters()
 
     @property
     def whitening(self) -> nn.Conv2d:
         """The first layer: weight (24, 3, 2, 2), bias (24,)."""
-        layer = self.network.get_submodule("0")
-        assert isinstance(layer, nn.Conv2d)
-        return layer
+        layer: Any = self.network.get_submodule("0")
+        return layer  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores: (B, 3, H, W) -> (B, K); of several views of each image in evaluation."""
+        """Class scores (B, K) of images (B, 3, H, W); of several views of each in evaluation."""
         if self.training or self.test_time == "none":
-            return super().forward(images)
-        outputs = self._mirrored(images)
+            return self.network(images)
+        outputs = self.mirrored(images)
         if self.test_time == "translate":
             unsure = outputs.softmax(1).amax(1) <= self.sure_above
             if self.sure_above == 1 or torch.compiler.is_compiling():  # sizes depend on no value
-                shifted = (outputs + self._shifted(images)) / 2
+                shifted = (outputs + self.shifted(images)) / 2
                 return torch.where(unsure[:, None], shifted, outputs)
-            outputs[unsure] = (outputs[unsure] + self._shifted(images[unsure])) / 2
+            outputs[unsure] = (outputs[unsure] + self.shifted(images[unsure])) / 2
         return outputs
 
+    def mirrored(self, images: Tensor) -> Tensor:
+        """Mean class scores of images and their mirror images."""
+        return (self.network(images) + self.network(images.flip(3))) / 2
+
+    def shifted(self, images: Tensor) -> Tensor:
+        """Mean class scores of images shifted by a pixel, up and left or down and right."""
+        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+        return (self.mirrored(padded[:, :, :-2, :-2]) + self.mirrored(padded[:, :, 2:, 2:])) / 2
+
     def on_fit_start(self) -> None:
-        super().on_fit_start()
         if self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             if not hasattr(data, "training_images"):
                 raise ValueError("data: FastCNN whitens images, and this data has none to show it.")
             images = data.training_images(WHITENING_IMAGES).to(self.device)
-            weight = whitening_filters(images, WHITENING_PX, WHITENING_EPS)
-            self.whitening.weight.data.copy_(weight)
+            filters = whitening_filters(images, WHITENING_PX, WHITENING_EPS)
+            self.whitening.weight.data.copy_(filters)
 
     def on_after_backward(self) -> None:
         # Not by `requires_grad`, which processes that train together must agree on beforehand.
         if self.current_epoch >= self.whiten_bias_epochs and self.whitening.bias is not None:
             self.whitening.bias.grad = None
-
-    def _shifted(self, images: Tensor) -> Tensor:
-        padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-        height, width = images.shape[2:]
-        views = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
-        return (self._mirrored(views[0]) + self._mirrored(views[1])) / 2
-
-    def _mirrored(self, images: Tensor) -> Tensor:
-        return (super().forward(images) + super().forward(images.flip(3))) / 2
 
 
 class BatchNorm(nn.Module):
@@ -152,15 +142,11 @@ class BatchNorm(nn.Module):
         return normalized + self.bias[:, None, None]
 
 
-class Scale(nn.Module):
-    """Multiply by a constant."""
+class Head(nn.Linear):
+    """A linear layer whose outputs are small."""
 
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, outputs: Tensor) -> Tensor:
-        return outputs * self.factor
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * (1 / 9)
 
 
 def group(before: int, after: int) -> nn.Sequential:
@@ -168,30 +154,7 @@ def group(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding="same", bias=False),
         nn.MaxPool2d(2),
-        BatchNorm(after),
-        nn.GELU(),
+        *(BatchNorm(after), nn.GELU()),
         nn.Conv2d(after, after, 3, padding="same", bias=False),
-        BatchNorm(after),
-        nn.GELU(),
+        *(BatchNorm(after), nn.GELU()),
     )
-
-
-def whitening_filters(images: Tensor, patch_px: int, eps: float) -> Tensor:
-    """Compute filters whose outputs on patches of images are uncorrelated, of variance one.
-
-    Args:
-        images: (N, C, H, W) float, of mean about zero.
-        patch_px: Side P of a patch.
-        eps: Added to the variance of each direction.
-
-    Returns:
-        (2 C P^2, C, P, P): the filters and their negatives, of the greatest variance first.
-    """
-    channels = images.shape[1]
-    patches = images.float().unfold(2, patch_px, 1).unfold(3, patch_px, 1)
-    flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * patch_px**2)
-    covariance = flat.T @ flat / len(flat)
-    variances, directions = torch.linalg.eigh(covariance)
-    scaled = directions.T / torch.sqrt(variances + eps)[:, None]
-    filters = scaled.flip(0).reshape(-1, channels, patch_px, patch_px)
-    return torch.cat([filters, -filters])

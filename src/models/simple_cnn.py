@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel.errors.checks import at_least
+from lightkeel import at_least
 
 from .supervised import SupervisedModule
 
@@ -76,6 +76,17 @@ class SimpleCNN(SupervisedModule):
         )
         self.save_hyperparameters()
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (B, K) of images (B, C, H, W)."""
+        *convolutions, flatten, drop, hidden, activate, drop_again, head = self.network.children()
+        x = images
+        for layer in convolutions:  # and pooling: H and W become S = (H - 2) / 2 each time
+            x = layer(x)  # at last (B, channels[-1], S, S)
+        x = drop(flatten(x))  # (B, channels[-1] * S * S)
+        x = drop_again(activate(hidden(x)))  # (B, hidden_features)
+        scores: Tensor = head(x)  # (B, K)
+        return scores
+
 
 def feature_size_px(image_size_px: int, num_blocks: int) -> int:
     """Compute the side of the feature map after ``num_blocks`` of convolution and pooling.
@@ -87,11 +98,8 @@ def feature_size_px(image_size_px: int, num_blocks: int) -> int:
     for _ in range(num_blocks):
         size = (size - 2) // 2
     if size < 1:
-        least = 1
-        for _ in range(num_blocks):
-            least = 2 * least + 2
         raise ValueError(
             f"image_size_px: {image_size_px} is too small for {num_blocks} convolutions with "
-            f"pooling. Use at least {least}, or fewer `channels`."
+            f"pooling. Use at least {3 * 2**num_blocks - 2}, or fewer `channels`."
         )
     return size

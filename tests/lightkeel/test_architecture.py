@@ -48,6 +48,20 @@ def test_arrows_point_one_way(path: Path) -> None:
     assert not any(name.split(".")[0] == PACKAGE.name for name in imports(path))
 
 
+@pytest.mark.parametrize("path", OWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_src_imports_public_names_only(path: Path) -> None:
+    """``from lightkeel import NAME``; and of ``lightkeel.commands`` what the commands are."""
+    names = {name for name in imports(path) if name.split(".")[0] == "lightkeel"}
+    public = {f"lightkeel.{name}" for name in ("Project", *lightkeel.PUBLIC)}
+    commands = {f"lightkeel.commands.{file.stem}" for file in (LIBRARY / "commands").glob("*.py")}
+    assert names <= public | commands
+
+
+def test_public_names_are_there() -> None:
+    for name in lightkeel.PUBLIC:
+        assert hasattr(lightkeel, name)
+
+
 @pytest.mark.parametrize("path", SOURCES + OWN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_happens_at_import(path: Path) -> None:
     """At the top of a module: definitions, constants and imports, no bare call."""

@@ -1,7 +1,6 @@
 """The commands as a person uses them, in this process where nothing of the process matters."""
 
 import csv
-import inspect
 import json
 import os
 import re
@@ -15,15 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.profilers import SimpleProfiler
 
 from lightkeel.callbacks.checkpoint import Checkpoint
 from lightkeel.callbacks.progress import Progress
-from lightkeel.fit.fit import pass_over_idle_hooks, remember_signature
-from lightkeel.options.cli import NoProfiler, ProjectCLI
+from lightkeel.options.cli import ProjectCLI
 from src.evaluate import main as evaluate
 from src.runs import main as list_runs
 from src.train import main as train
@@ -356,27 +351,6 @@ def test_home(in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list_runs(["~/runs"]) == 0
 
 
-def test_hooks_that_do_nothing_are_not_called() -> None:
-    class Counting(Callback):
-        def on_train_batch_end(self, *args: Any) -> None:
-            """Something."""
-
-    model = TinyModel()
-    parts = [Counting(), model, BoringModel()]
-    pass_over_idle_hooks(parts)
-    # The last is not called in each step.
-    hooks = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_fit_start")
-    called = [[callable(getattr(part, hook)) for hook in hooks] for part in parts]
-    assert called == [
-        [False, True, False, True],
-        [False, False, False, True],
-        [False, False, False, True],
-    ]
-    assert list(model.state_dict()) == list(TinyModel().state_dict())
-    pass_over_idle_hooks([model], ["configure_gradient_clipping"])
-    assert not callable(model.configure_gradient_clipping)
-
-
 def test_clipping_by_the_trainer_still_works(tmp_path: Path) -> None:
     """Lightning's own: steps of plain SGD are at most as long as the gradient may be."""
     sgd = ["--model.optimizer", "{name: SGD, lr: 1.0}", "--model.lr_scheduler", "null"]
@@ -434,24 +408,6 @@ def test_progress(args: list[str], kind: type, tmp_path: Path) -> None:
 def test_checkpointing(args: list[str], kinds: list[type], tmp_path: Path) -> None:
     cli = ProjectCLI([*TINY, *args, "--runs_dir", str(tmp_path)])
     assert [type(callback) for callback in cli.trainer.checkpoint_callbacks] == kinds
-
-
-def test_profiler(tmp_path: Path) -> None:
-    args = [*TINY, "--runs_dir", str(tmp_path)]
-    for options, kind in (([], NoProfiler), (["--trainer.profiler", "simple"], SimpleProfiler)):
-        trainer: Any = ProjectCLI([*args, *options]).trainer
-        assert isinstance(trainer.profiler, kind)
-
-
-def test_what_lightning_asks_of_the_model_in_each_step_is_kept() -> None:
-    class Own(BoringModel):
-        def training_step(self, batch: Any, batch_idx: int, extra: int = 0) -> Any:
-            return super().training_step(batch, batch_idx)
-
-    before = inspect.getfullargspec(Own().training_step)
-    remember_signature(Own())
-    assert inspect.getfullargspec(Own().training_step) == before
-    assert Own.training_step.__signature__ is inspect.signature(Own.training_step)  # type: ignore[attr-defined]
 
 
 def test_dry_run_leaves_nothing(tmp_path: Path) -> None:

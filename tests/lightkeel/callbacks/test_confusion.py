@@ -7,8 +7,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightkeel.callbacks import confusion as confusions
 from lightkeel.callbacks.confusion import MAX_CLASSES, Confusion, Mistake, fits
-from lightkeel.fit import lightning_state as resuming
 from src.models.supervised import SupervisedModule
 from tests.lightkeel.fitting import Given, fit, trainer
 
@@ -82,7 +82,7 @@ def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         gathered.append(value)
         return gathered
 
-    monkeypatch.setattr(resuming, "gather", gather)
+    monkeypatch.setattr(confusions, "gather", gather)
     run(Confusion(), inputs[:4], targets[:4])
     confusion = Confusion(num_worst=3)
     run(confusion, inputs[4:], targets[4:])

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.callbacks import GradientAccumulation
+from src.callbacks import GradientAccumulation, gradient_accumulation
 from tests.lightkeel.fitting import Given, Line, fit, noisy_line
 
 
@@ -199,12 +199,13 @@ class ByHand(Line):
         self.losses.append(loss.item())
 
 
-def test_default_refuses_no_manual_optimization_and_changes_no_loss(tmp_path: Path) -> None:
+def test_default_refuses_no_manual_optimization_and_changes_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = ByHand(), Given(torch.zeros(3, 1), torch.full((3,), 2.0), batch_size=2)
     # On two devices, a batch that is smaller than another here would be weighted.
-    callback = GradientAccumulation()
-    callback._weight = lambda trainer: 0.5  # type: ignore[method-assign]
-    fit(tmp_path, model, data, callback)
+    monkeypatch.setattr(gradient_accumulation, "batch_weight", lambda trainer, batch: 0.5)
+    fit(tmp_path, model, data, GradientAccumulation())
     assert model.losses == [4.0, 4.0]
 
 

@@ -62,11 +62,19 @@ def test_norms_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [({}, {1: 0.5, 3: 2.0}), ({"max_epochs": 2}, {1: 0.5, 3: 2.0, 5: 1.0, 7: -3.0, 9: 0.1})],
+    [
+        ({}, {1: 0.5, 3: 2.0}),
+        ({"max_epochs": 2}, {1: 0.5, 3: 2.0, 5: 1.0, 7: -3.0, 9: 0.1}),
+        ({"log_every_n_steps": 3}, {2: -3.0}),
+        # The first row after each second step; that of step 4 repeats it.
+        ({"log_every_n_steps": 1}, {1: 0.5, 2: 0.5, 3: 2.0, 4: 2.0}),
+        ({"log_every_n_steps": 0}, {}),
+    ],
 )
 def test_every_few_steps(tmp_path: Path, options: dict[str, Any], steps: dict[int, float]) -> None:
     logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0, 0.1)
-    fit(tmp_path, Chain(), rows, GradientNorms(2), logger=logger, log_every_n_steps=3, **options)
+    options = {"log_every_n_steps": 2, **options}
+    fit(tmp_path, Chain(), rows, GradientNorms(2), logger=logger, **options)
     check(logger, steps)
 
 
@@ -128,6 +136,7 @@ def test_own_and_shared_weights_count_once(tmp_path: Path) -> None:
 
 def test_is_on_in_a_run_and_changes_nothing(tmp_path: Path, tiny_run: Path) -> None:
     args = [*TINY, "--runs_dir", str(tmp_path), "--run_name", "often"]
+    args += ["--trainer.log_every_n_steps", "2"]
     assert train([*args, "--callbacks.gradient_norms.every_n_steps", "2"]) == 0
     events = EventAccumulator(str(tmp_path / "tiny" / "often")).Reload()
     for layer in ("network.0", "network.3"):
@@ -171,9 +180,9 @@ class Adversaries(LightningModule):
 
 def test_of_several_optimizers_each_layer_once(tmp_path: Path) -> None:
     logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0)
-    fit(tmp_path, Adversaries(), rows, GradientNorms(2), logger=logger)
+    fit(tmp_path, Adversaries(), rows, GradientNorms(2), logger=logger, log_every_n_steps=2)
     assert logger.column("grad_norm/layers.0") == {1: 0.5, 3: 2.0}
-    assert logger.column("grad_norm/layers.1") == {1: 1.5, 3: 6.0}
+    assert logger.column("grad_norm/layers.1") == {1: 2.5, 3: 10.0}  # of its last step
     named = [name for _, row in logger.rows for name in row if name.startswith("grad_norm/")]
     assert len(named) == 4
 
@@ -181,10 +190,9 @@ def test_of_several_optimizers_each_layer_once(tmp_path: Path) -> None:
 def test_of_several_optimizers_each_is_clipped_and_logged(tmp_path: Path) -> None:
     logger, rows = Rows(), data(1.0, 0.5, -3.0, 2.0)
     fit(tmp_path, Adversaries(), rows, GradientClipping(1.2), logger=logger, log_every_n_steps=2)
-    assert logger.column("grad/norm/0") == pytest.approx({1: 0.75, 3: 2.5})
+    assert logger.column("grad/norm/0") == pytest.approx({1: 0.5, 3: 2.0})
     assert logger.column("grad/clipped/0") == pytest.approx({1: 0, 3: 1})
-    # Steps of 3 x and 5 x; the last of a row counts in the next.
-    assert logger.column("grad/norm/1") == pytest.approx({1: 9.5 / 3, 3: (2.5 + 9 + 15 + 6) / 4})
+    assert logger.column("grad/norm/1") == pytest.approx({1: 2.5, 3: 10.0})  # of its last step
     names = [name for _, row in logger.rows for name in row if name.startswith("grad/norm")]
     assert len(names) == 4
 
@@ -197,12 +205,23 @@ def test_of_several_optimizers_what_is_skipped_is_logged_once(tmp_path: Path) ->
 
 
 class Closures(Chain):
+    """Computes gradients several times a step, and notes the norm of the first layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []
+
+    def on_after_backward(self) -> None:
+        self.norms.append(self.network[0].weight.grad.norm().item())
+
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)
 
 
 def test_a_step_with_several_closures_has_one_row(tmp_path: Path) -> None:
-    logger = Rows()
-    fit(tmp_path, Closures(), data(1.0), GradientNorms(1), logger=logger)
+    logger, model = Rows(), Closures()
+    fit(tmp_path, model, data(1.0), GradientNorms(1), logger=logger)
     assert [step for step, row in logger.rows if "grad_norm/network.0" in row] == [0]
-    assert logger.column("grad_norm/network.0") == {0: 24.0}
+    assert model.norms[0] == 24.0
+    assert len(model.norms) == 4
+    assert logger.column("grad_norm/network.0") == pytest.approx({0: model.norms[-1]})

@@ -139,9 +139,7 @@ def test_test_images_are_read_by_test_alone(class_folders: Path) -> None:
 
 def test_class_folders_that_are_refused(class_folders: Path) -> None:
     (class_folders / "test").rename(class_folders / "kept")
-    assert refusal(cifar10(class_folders)) == (
-        f"data_dir: {class_folders / 'test'} is missing beside the other split."
-    )
+    assert refusal(cifar10(class_folders)) == (f"data_dir: {class_folders / 'test'} is missing.")
     (class_folders / "kept").rename(class_folders / "test")
     (class_folders / "test/class9").rename(class_folders / "test/.class9")
     assert refusal(cifar10(class_folders)) == (

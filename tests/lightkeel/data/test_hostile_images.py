@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10, utils as downloads
 
-from lightkeel.data import images
+from lightkeel.data import decoding
 from src import train
 from tests.lightkeel.commands import experiment, fails
 from tests.lightkeel.conftest import TINY
@@ -108,8 +108,8 @@ def test_images_that_are_refused(
 def test_only_formats_of_pixels_are_opened() -> None:
     """Each of them is known to Pillow, and each suffix is of one of them."""
     Image.init()
-    by_suffix = {Image.EXTENSION[suffix] for suffix in images.SUFFIXES}
-    assert by_suffix == set(images.FORMATS) <= set(Image.OPEN)
+    by_suffix = {Image.EXTENSION[suffix] for suffix in decoding.SUFFIXES}
+    assert by_suffix == set(decoding.FORMATS) <= set(Image.OPEN)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_only_formats_of_pixels_are_opened() -> None:
 )
 def test_damaged_cache_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     files = [save_image(tmp_path / "7.png", 7)]
-    images.decode(files, 32, tmp_path)
+    decoding.decode(files, 32, tmp_path)
     (cache,) = tmp_path.glob("*.npy")
     if content == b"cut":
         content = cache.read_bytes()[:300]
@@ -131,7 +131,7 @@ def test_damaged_cache_is_refused(content: bytes, message: str, tmp_path: Path) 
         content = cache.read_bytes().replace(b"(1, 32, 32, 3)", b"(1, 16, 64, 3)")
     cache.write_bytes(content)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        images.decode(files, 32, tmp_path)
+        decoding.decode(files, 32, tmp_path)
     assert str(error.value).startswith(f"{cache} {message.removesuffix('…')}")
 
 

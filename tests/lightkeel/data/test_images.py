@@ -1,6 +1,7 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightkeel.data import images, philox
-from lightkeel.data.images import ImageDataModule, decode, eight_bits
+from lightkeel.data import decoding, image_folder, images, philox
+from lightkeel.data.decoding import decode, eight_bits
+from lightkeel.data.images import ImageDataModule
 from lightkeel.data.in_memory import Arrays, Split
 from tests.lightkeel.data.pictures import save_image, shades
 from tests.lightkeel.data.serving import SPLITS, serve
@@ -204,6 +206,13 @@ def test_augmentations_that_are_refused(augment: dict[str, Any], message: str) -
     assert str(error.value) == message
 
 
+def test_project_without_augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "current", lambda: SimpleNamespace(package="tests"))
+    assert pixels_of_rows(Photographs()).keys() == pixels_of_rows(Photographs(augment={})).keys()
+    with pytest.raises(ValueError, match=r"^augment.flip: no such augmentation. Available: none.$"):
+        Photographs(augment={"flip": None})
+
+
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5, 0.5), (0.5, 0)), ((), ())])
 def test_standard_deviations_that_are_refused(mean: list[float], std: list[float]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
@@ -218,7 +227,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: Path, **_: Any) -> None:
         pytest.fail(f"{file} is decoded again")
 
-    monkeypatch.setattr(images, "_decode_one", fail)
+    monkeypatch.setattr(decoding, "decode_one", fail)
 
 
 def test_decoded_images_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +286,7 @@ def test_no_half_written_cache_is_left(tmp_path: Path, monkeypatch: pytest.Monke
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "taken.npy").mkdir()
     with pytest.raises(IsADirectoryError):
-        images.save_array(np.zeros(1), tmp_path / "taken.npy")
+        decoding.save_array(np.zeros(1), tmp_path / "taken.npy")
     assert list(tmp_path.glob("*.part")) == []
 
 
@@ -323,7 +332,7 @@ def test_pixels_stay_in_place(tmp_path: Path) -> None:
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
     Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "transparent.png")
-    files, _ = images.find_images(tmp_path)
+    files, _ = decoding.find_images(tmp_path)
     assert shades(decode(files, 4, tmp_path / "cache")) == [9, 9]
 
 
@@ -331,10 +340,10 @@ def test_folders_without_images_or_classes(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        images.labelled("roots", [tmp_path], [tmp_path.name])
-    assert str(error.value) == f"{tmp_path} holds no images ({', '.join(images.FORMATS)})."
+        image_folder.labelled("roots", [tmp_path], [tmp_path.name])
+    assert str(error.value) == f"{tmp_path} holds no images ({', '.join(decoding.FORMATS)})."
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        images.class_folders(tmp_path)
+        image_folder.class_folders(tmp_path)
     assert str(error.value) == f"{tmp_path} holds no class folders."
 
 
@@ -342,11 +351,11 @@ def test_labels_number_the_folders(tmp_path: Path) -> None:
     for path in ("b/2.JPG", "b/1.png", "a/1.png", "a/notes.txt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    folders = images.class_folders(tmp_path)
-    files, labels = images.labelled("roots", folders, ["a", "b"])
+    folders = image_folder.class_folders(tmp_path)
+    files, labels = image_folder.labelled("roots", folders, ["a", "b"])
     assert [str(file.relative_to(tmp_path)) for file in files] == ["a/1.png", "b/1.png", "b/2.JPG"]
     assert labels.tolist() == [0, 1, 1]
-    assert images.labelled("roots", folders, ["b", "x", "a"])[1].tolist() == [2, 0, 0]
+    assert image_folder.labelled("roots", folders, ["b", "x", "a"])[1].tolist() == [2, 0, 0]
 
 
 def test_images_are_found_by_content_in_all_folders(
@@ -355,7 +364,7 @@ def test_images_are_found_by_content_in_all_folders(
     """Of each class one that no suffix tells, one in a folder within, and a new format."""
     picture = Image.new("RGB", (4, 4))
     names = ["1.jfif", "deep/er/2", "3.avif", "4.unknown", "5.png/6.jpg"]
-    names = names if "AVIF" in images.FORMATS else [n for n in names if n != "3.avif"]
+    names = names if "AVIF" in decoding.FORMATS else [n for n in names if n != "3.avif"]
     forms = {"1.jfif": "JPEG", "3.avif": "AVIF", "4.unknown": "WEBP"}
     for path in [tmp_path / "cat" / name for name in names]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,7 +380,7 @@ def test_images_are_found_by_content_in_all_folders(
     os.mkfifo(tmp_path / "cat/zipe")
     for name in ("stray.png", "dogs.zip"):
         (tmp_path / name).touch()
-    found = images.labelled("roots", [tmp_path / "cat"], ["cat"])[0]
+    found = image_folder.labelled("roots", [tmp_path / "cat"], ["cat"])[0]
     assert [str(file.relative_to(tmp_path / "cat")) for file in found] == [
         str(p) for p in sorted(map(Path, names))
     ]
@@ -382,18 +391,18 @@ def test_images_are_found_by_content_in_all_folders(
     stray = f"passed over 2, in no class folder: {beside}"
     err = capsys.readouterr().err
     assert err == f"warning: data.roots: {passed}\nwarning: data.roots: {stray}\n"
-    assert images.decode(found, 4, tmp_path / ".cache").shape == (len(names), 4, 4, 3)
+    assert decoding.decode(found, 4, tmp_path / ".cache").shape == (len(names), 4, 4, 3)
 
 
 def test_only_what_has_no_suffix_of_images_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening 50,000 files at each start would take 4 s."""
-    for suffix in images.SUFFIXES:
+    for suffix in decoding.SUFFIXES:
         (tmp_path / f"1{suffix}").touch()
         (tmp_path / f"2{suffix.upper()}").touch()
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
-    assert len(images.find_images(tmp_path)[0]) == 2 * len(images.SUFFIXES)
+    assert len(decoding.find_images(tmp_path)[0]) == 2 * len(decoding.SUFFIXES)
 
 
 def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,13 +416,13 @@ def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "scandir", refuse)  # as root, nothing is refused
     with pytest.raises(ValueError, match=r"/secret cannot be read \(Permission denied\)\.$"):
-        images.find_images(tmp_path)
+        decoding.find_images(tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_fractions_that_are_refused(fraction: float) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        images.check_fraction("val_fraction", fraction)
+        image_folder.ImageFolderDataModule(["x"], val_fraction=fraction)
     assert str(error.value) == f"val_fraction: {fraction} is not in (0, 1)."
 
 
@@ -424,7 +433,7 @@ def test_photographs_are_turned_upright_and_hidden_files_passed_over(tmp_path: P
     exif[0x0112] = 6  # the tag for orientation: turn by 90 degrees clockwise
     sideways.resize((8, 4), Image.Resampling.NEAREST).save(tmp_path / "a.png", exif=exif)
     (tmp_path / "._a.png").write_bytes(b"what another system leaves beside a file")
-    files, others = images.find_images(tmp_path)
+    files, others = decoding.find_images(tmp_path)
     assert others == []
     (file,) = files
     pixels = decode([file], 4, tmp_path / "cache")[0]

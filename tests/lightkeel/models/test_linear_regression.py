@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from src.models import LinearRegression
 from src.train import main as train
@@ -22,11 +23,18 @@ class Known(Given):
     true_bias = torch.tensor(0.875)
 
 
+def layer(model: LinearRegression) -> nn.Linear:
+    """The linear layer: weight (1, F), bias (1,)."""
+    found = model.network.get_submodule("0")
+    assert isinstance(found, nn.Linear)
+    return found
+
+
 def build() -> LinearRegression:
     model = LinearRegression(num_features=2, optimizer={"name": "SGD", "lr": 0.1})
     with torch.no_grad():
-        model.layer.weight.copy_(torch.tensor([[0.5, -0.5]]))
-        model.layer.bias.fill_(1.0)
+        layer(model).weight.copy_(torch.tensor([[0.5, -0.5]]))
+        layer(model).bias.fill_(1.0)
     return model
 
 
@@ -35,8 +43,8 @@ def test_one_step_follows_the_gradient(tmp_path: Path) -> None:
     made = fit(tmp_path, model, Given(INPUTS, TARGETS))
     assert float(made.callback_metrics["train/loss"]) == (1.5**2 + 0.5**2) / 2
     # Mean of 2 * error * x: (-3 * 1 + 1 * 3) / 2 = 0, (-3 * 2 + 1 * 4) / 2 = -1; bias: -1.
-    assert model.layer.weight[0].tolist() == pytest.approx([0.5, -0.4])
-    assert model.layer.bias.tolist() == pytest.approx([1.1])
+    assert layer(model).weight[0].tolist() == pytest.approx([0.5, -0.4])
+    assert layer(model).bias.tolist() == pytest.approx([1.1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -62,8 +70,8 @@ def test_fitted_line_beside_the_true_one(tmp_path: Path) -> None:
     """The least and the greatest x are 1 and 3; w = 2 and b = 1 where the truth is -1 and 0.5."""
     model = LinearRegression(num_features=1)
     with torch.no_grad():
-        model.layer.weight.fill_(2.0)
-        model.layer.bias.fill_(1.0)
+        layer(model).weight.fill_(2.0)
+        layer(model).bias.fill_(1.0)
     data = Known(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([6.0, 3.5, 5.0]), batch_size=2)
     data.true_weights, data.true_bias = torch.tensor([-1.0]), torch.tensor(0.5)
     made = trainer(tmp_path)
@@ -95,8 +103,8 @@ def test_of_two_features_each_has_a_panel(tmp_path: Path) -> None:
 def test_of_more_features_predictions_are_shown(tmp_path: Path) -> None:
     model = LinearRegression(num_features=3)
     with torch.no_grad():
-        model.layer.weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
-        model.layer.bias.fill_(0.5)
+        layer(model).weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+        layer(model).bias.fill_(0.5)
     data = Given(torch.eye(3), torch.tensor([1.0, 2.0, 4.0]))
     trainer(tmp_path).test(model, datamodule=data, verbose=False)
     (panel,) = model.panels()
@@ -110,7 +118,7 @@ def test_500_samples_are_shown(tmp_path: Path) -> None:
     trainer(tmp_path).test(model, datamodule=data, verbose=False)
     first, _ = model.panels()
     assert first.points[1].tolist() == list(range(500))
-    assert len(model._tested) == 8  # batches: no more are kept
+    assert len(model.tested) == 8  # batches: no more are kept
 
 
 def test_without_a_test_nothing_is_shown(tmp_path: Path) -> None:
@@ -168,7 +176,7 @@ def test_experiment_finds_the_true_weights(
     assert metrics["test/bias_error"] < 0.01
     best = run / "checkpoints" / "best.ckpt"
     model = LinearRegression.load_from_checkpoint(best, weights_only=True)
-    assert model.layer.weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+    assert layer(model).weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
     assert train([*args, "--run_name", "again"]) == 0
     assert same(run.with_name("again"), run)  # seed 0 is a seed
 

@@ -23,7 +23,6 @@ def test_default_is_the_network_of_the_tutorials() -> None:
     assert [size for size in sizes if size] == [896, 18496, 295040, 1290]
     assert sum(p.numel() for p in model.parameters()) == 315722
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert model.monitorable == {"train/loss", "train/acc", "val/loss", "val/acc"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from src.models import LinearRegression, SimpleCNN
 from src.models.supervised import SupervisedModule
 
-from ..lightkeel.zoo.data import points
+from .data import points
 
 
 def mlp(dropout=0.0):

@@ -1,0 +1,52 @@
+"""Accumulate gradients by a schedule, for runs that are resumed and schedules that ask for steps."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+
+class AccumulationScheduler(GradientAccumulationScheduler):
+    """Lightning's own, which also works where a run is resumed within an epoch.
+
+    It knows its number of batches when optimizers are configured, on which
+    ``trainer.estimated_stepping_batches`` depends. One of Lightning's beside it is taken over.
+
+    Args:
+        scheduling: Epoch (from 0) to batches from there on.
+    """
+
+    _is_set = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._take_over(trainer)
+        if not self.going_to_accumulate_grad_batches():
+            return
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"{type(pl_module).__name__} optimizes by hand (automatic_optimization is off), "
+                "and accumulates batches in its training_step or not at all. Leave this out."
+            )
+        if trainer.accumulate_grad_batches == 1:  # else Lightning refuses both when training starts
+            trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(0)
+            self._is_set = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_set:
+            trainer.accumulate_grad_batches = 1
+        if self.going_to_accumulate_grad_batches() or trainer.accumulate_grad_batches != 1:
+            super().on_train_start(trainer, pl_module)  # else there is nothing to refuse
+        # A run that is resumed within an epoch does not begin one.
+        trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks:
+            if other is self or not isinstance(other, GradientAccumulationScheduler):
+                continue
+            if self.going_to_accumulate_grad_batches():
+                name = type(other).__name__
+                raise ValueError(f"set beside a {name} of trainer.callbacks. Use one of them.")
+            self.scheduling, self.epochs = other.scheduling, other.epochs
+            others = [callback for callback in callbacks if callback is not other]
+            trainer.callbacks = others  # type: ignore[attr-defined]

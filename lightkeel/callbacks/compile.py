@@ -1,0 +1,44 @@
+"""Compile a model when training begins."""
+
+from typing import Literal, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+class Compile(Callback):
+    """Compile each direct part of any model that has weights, such as its network.
+
+    In place, by ``torch.nn.Module.compile``, so keys of checkpoints stay as they are. On GPUs,
+    gradients can be accumulated over batches in modes without CUDA graphs alone.
+
+    Args:
+        mode: See ``torch.compile``.
+    """
+
+    def __init__(self, mode: Mode = "default") -> None:
+        if mode not in get_args(Mode):
+            choices = ", ".join(f"`{choice}`" for choice in get_args(Mode))
+            raise ValueError(f"mode: {mode!r} is none of {choices}.")
+        self.mode = mode
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        accumulates = trainer.accumulate_grad_batches > 1 or any(
+            callback.going_to_accumulate_grad_batches()
+            for callback in callbacks
+            if isinstance(callback, GradientAccumulationScheduler)
+        )
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        if accumulates and on_gpu and self.mode in WITH_CUDA_GRAPHS:
+            raise ValueError(
+                f"mode: {self.mode} uses CUDA graphs, in which each batch would overwrite the "
+                "gradients of the one before, which are to be accumulated.\n"
+                "Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
+            )
+        for part in pl_module.children():
+            if any(True for _ in part.parameters()):
+                part.compile(mode=self.mode)

@@ -1,0 +1,374 @@
+"""What ``fit/fastpath.py`` replaces is there, is used, and makes no difference but in time."""
+
+import ast
+import hashlib
+import inspect
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _ResultCollection,
+    _ResultMetric,
+)
+from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor
+
+from lightkeel.fit import fastpath
+from lightkeel.fit.fit import fit_and_test
+from src.train import main as train
+from tests.lightkeel.conftest import TINY
+from tests.lightkeel.soak import content, differences
+from tests.lightkeel.test_zoo import Case
+
+RELIED_ON: dict[str, Any] = {
+    # What is replaced, and what stands in for it by doing the same.
+    "LightningModule.log": fastpath.LOG,
+    "LightningModule.optimizer_zero_grad": fastpath.ZERO_GRAD,
+    "LightningModule.configure_gradient_clipping": fastpath.CLIPPING,
+    "LightningModule.clip_gradients": LightningModule.clip_gradients,
+    "Precision._clip_gradients": fastpath.CLIP,
+    "call._call_callback_hooks": fastpath.CALLBACK_HOOKS,
+    "call._call_lightning_module_hook": fastpath.MODULE_HOOK,
+    "call._call_strategy_hook": fastpath.STRATEGY_HOOK,
+    "_LoggerConnector.teardown": fastpath.TEARDOWN,
+    "_LoggerConnector.progress_bar_metrics": _LoggerConnector.progress_bar_metrics,
+    "StrEnum.__eq__": fastpath.EQUAL,
+    "convert_tensors_to_scalars": fastpath.convert_tensors_to_scalars,
+    "is_param_in_hook_signature": fastpath.is_param_in_hook_signature,
+    # What the cheap log knows of.
+    "LightningModule.__to_tensor": LightningModule._LightningModule__to_tensor,  # type: ignore[attr-defined]
+    "_LoggerConnector.should_reset_tensors": _LoggerConnector.should_reset_tensors,
+    "_ResultCollection.log": inspect.unwrap(_ResultCollection.log),
+    "_ResultCollection.update_metrics": inspect.unwrap(_ResultCollection.update_metrics),
+    "_ResultCollection._extract_batch_size": _ResultCollection._extract_batch_size,
+    "_ResultCollection.metrics": _ResultCollection.metrics,
+    "_ResultMetric.update": _ResultMetric.update,
+    "_ResultMetric.forward": _ResultMetric.forward,
+}
+DIGESTS = {
+    # of Lightning 2.6.6
+    "LightningModule.log": "49083e8c",
+    "LightningModule.optimizer_zero_grad": "44be5eaf",
+    "LightningModule.configure_gradient_clipping": "e29dac0c",
+    "LightningModule.clip_gradients": "7d6824a0",
+    "Precision._clip_gradients": "74855bf0",
+    "call._call_callback_hooks": "1c6b5eb7",
+    "call._call_lightning_module_hook": "34115b36",
+    "call._call_strategy_hook": "7c94751b",
+    "_LoggerConnector.teardown": "517b5836",
+    "_LoggerConnector.progress_bar_metrics": "dbd77483",
+    "StrEnum.__eq__": "81a2907c",
+    "convert_tensors_to_scalars": "0ed601a5",
+    "is_param_in_hook_signature": "bd4c75a2",
+    "LightningModule.__to_tensor": "7cf404c3",
+    "_LoggerConnector.should_reset_tensors": "902692f7",
+    "_ResultCollection.log": "37270f5c",
+    "_ResultCollection.update_metrics": "9ad2d34e",
+    "_ResultCollection._extract_batch_size": "1659e174",
+    "_ResultCollection.metrics": "b8dd758a",
+    "_ResultMetric.update": "0a5f4dd2",
+    "_ResultMetric.forward": "94984c64",
+}
+
+
+def digest(function: Any) -> str:
+    """Sum up the code of a function, whatever its comments and docstrings."""
+    source = inspect.getsource(function.fget if isinstance(function, property) else function)
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha1(ast.unparse(tree).encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("name", RELIED_ON)
+def test_lightning_still_does_what_is_relied_on(name: str) -> None:
+    """Where this fails: read what has changed, mend `fastpath.py`, then note the new digest."""
+    assert digest(RELIED_ON[name]) == DIGESTS[name]
+
+
+def names(seam: tuple[Any, str, Any]) -> str:
+    return f"{seam[0].__name__.rpartition('.')[2]}.{seam[1]}"
+
+
+class Model(BoringModel):
+    """Logs two values in each step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        self.log("loss", output["loss"], prog_bar=True, on_step=True, on_epoch=True)
+        self.log("index", float(batch_idx))
+        return output
+
+
+def fit(folder: Path, model: LightningModule, *callbacks: Callback, **options: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "callbacks": list(callbacks),
+        "default_root_dir": folder,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "limit_train_batches": 4,
+        "limit_val_batches": 2,
+        "log_every_n_steps": 2,
+        "logger": CSVLogger(folder),
+        "max_epochs": 2,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = Trainer(**{**settings, **options})
+    trainer.fit(model)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seam", fastpath.SEAMS, ids=names)
+def test_lightning_goes_through_the_seam(seam: tuple[Any, str, Any], tmp_path: Path) -> None:
+    owner, name, replacement = seam
+    calls = []
+    is_property = isinstance(replacement, property)
+    function: Callable[..., Any] = replacement.fget if is_property else replacement
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        return function(*args, **kwargs)
+
+    watched = property(counting) if is_property else counting
+    with fastpath.active(), patch.object(owner, name, watched):
+        trainer = fit(tmp_path, Model())
+        assert set(trainer.progress_bar_metrics) == {"loss_step", "loss_epoch"}
+    assert calls
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_is_left_as_it_was(tmp_path: Path) -> None:
+    def state() -> list[Any]:
+        return [inspect.getattr_static(owner, name) for owner, name, _ in fastpath.SEAMS]
+
+    before = state()
+    with fastpath.active():
+        assert [id(now) for now in state()] == [id(new) for _, _, new in fastpath.SEAMS]
+        with fastpath.active():
+            assert fastpath.is_active()
+        assert fastpath.is_active()
+    assert not fastpath.is_active()
+    assert state() == before
+    with pytest.raises(KeyError), fastpath.active():
+        raise KeyError
+    assert state() == before
+    with fastpath.active():
+        trainer = fit(tmp_path, Model())
+    shown = trainer.progress_bar_metrics  # by Lightning's own
+    assert [type(value) for value in shown.values()] == [float, float]
+
+
+def test_one_setting_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastpath.is_wanted()
+    monkeypatch.setenv("LIGHTKEEL_FASTPATH", "0")
+    with fastpath.active():
+        assert not fastpath.is_active()
+    monkeypatch.delenv("LIGHTKEEL_FASTPATH")
+    for version, is_tested in (
+        ("2.5.6", False),
+        ("2.6.0", True),
+        ("2.6.9", True),
+        ("2.7.0", False),
+    ):
+        monkeypatch.setattr(lightning, "__version__", version)
+        with fastpath.active():
+            assert fastpath.is_active() is is_tested
+
+
+TINY_CASES = {
+    "tiny": [*TINY, "--run_name", "run"],
+    "linear_regression": [
+        *("--config", "linear_regression", "--run_name", "run", "--data.num_samples", "500"),
+        *("--trainer.max_epochs", "3", "--trainer.log_every_n_steps", "2"),
+    ],
+}
+FOREIGN = ("LogsBoth", "WithMetrics", "GAN", "LogsStep", "LogsValSteps", "ManualAccumulation")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [*TINY_CASES, *FOREIGN])
+def test_no_bit_of_a_run_changes(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    was_active = []
+
+    def watched(*args: Any) -> None:
+        was_active.append(fastpath.is_active())
+        fit_and_test(*args)
+
+    monkeypatch.setattr("lightkeel.fit.fit.fit_and_test", watched)
+    for switch in ("0", "1"):
+        monkeypatch.setenv("LIGHTKEEL_FASTPATH", switch)
+        folder = tmp_path / switch
+        foreign = Case(case).command(folder)
+        args = [*TINY_CASES[case], "--runs_dir", str(folder)] if case in TINY_CASES else foreign
+        assert train(args) == 0
+        (run,) = folder.glob("*/run")
+        found[switch] = content(run)
+    assert was_active == [False, True]
+    assert differences(found["0"], found["1"]) == []
+    assert any(".state_dict." in name for name in found["0"]), list(found["0"])[:9]
+
+
+class Recorder(Callback):
+    """Notes each hook, and what Lightning holds the hook to be."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Any]] = []
+        for hook in ("on_train_batch_start", "on_before_zero_grad", "on_train_batch_end"):
+            setattr(self, hook, lambda trainer, module, *_, h=hook: self.note(h, module))
+
+    def note(self, hook: str, module: LightningModule) -> None:
+        self.seen.append((hook, module._current_fx_name))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.note("on_after_backward", pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.note("on_validation_end", pl_module)
+
+
+class Noting(Model):
+    """Notes its own hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.seen.append(self._current_fx_name)
+        return super().training_step(batch, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.seen.append(self._current_fx_name)
+
+    def configure_gradient_clipping(self, optimizer: Any, *values: Any, **named: Any) -> None:
+        self.seen.append((self._current_fx_name, values, named))
+
+    def lr_scheduler_step(self, *args: Any) -> None:
+        self.seen.append(self._current_fx_name)
+        super().lr_scheduler_step(*args)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("profiler", [None, SimpleProfiler, PassThroughProfiler])
+def test_the_same_hooks_are_called(profiler: Any, tmp_path: Path) -> None:
+    seen = []
+    for enabled in ("0", "1"):
+        recorder, model = Recorder(), Noting()
+        chosen = profiler() if profiler else None
+        with patch.dict(os.environ, LIGHTKEEL_FASTPATH=enabled), fastpath.active():
+            assert fastpath.is_active() is (enabled == "1")
+            fit(tmp_path, model, recorder, profiler=chosen)
+        actions = getattr(chosen, "recorded_durations", {})
+        seen.append((recorder.seen, model.seen, {k: len(v) for k, v in actions.items()}))
+    assert seen[0] == seen[1]
+    assert len(seen[0][0]) == 4 * 8 + 2
+    assert bool(seen[0][2]) is (profiler is SimpleProfiler)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_idle_hooks_are_not_called(tmp_path: Path) -> None:
+    called = []
+
+    class Idle(Callback):
+        """Overrides nothing."""
+
+    def noted(self: Callback, *args: Any) -> None:
+        called.append(type(self))
+
+    with patch.object(Callback, "on_train_batch_end", noted), fastpath.active():
+        fit(tmp_path, Model(), Idle())
+    assert called == []
+
+
+def test_gradients_are_set_to_none() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+
+    class Own(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            super().zero_grad(set_to_none=False)
+
+    left: list[Tensor | None] = []
+    for kind in (torch.optim.SGD, Own):
+        parameter.grad = torch.ones(1)
+        fastpath.zero_grad(BoringModel(), 0, 0, kind([parameter]))
+        left.append(parameter.grad)
+    assert left[0] is None
+    assert torch.equal(left[1], torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_signatures_are_read_once() -> None:
+    class Own(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int, extra: int = 0) -> Any: ...
+
+    class Short(BoringModel):
+        def training_step(self, batch: Any) -> Any: ...
+
+    questions: list[Any] = [("batch_idx",), ("batch_idx", False, 2), ("dataloader_iter", True)]
+    steps = [model().training_step for model in (Own, Short, BoringModel)]
+    asked = [(step, *question) for step in steps for question in questions]
+    expected = [fastpath.is_param_in_hook_signature(*each) for each in asked]
+    assert [fastpath.is_parameter(*each) for each in asked] == expected
+    assert set(expected) == {True, False}
+    with patch.object(inspect, "getfullargspec", side_effect=AssertionError):
+        assert fastpath.is_parameter(Own().training_step, "batch_idx")
+
+
+@pytest.mark.parametrize("other", [*RunningStage, "train", "TRAIN", "other", None, 3])
+def test_stages_compare_as_before(other: Any) -> None:
+    for stage in RunningStage:
+        assert fastpath.equal(stage, other) == fastpath.EQUAL(stage, other)
+
+
+@pytest.mark.parametrize("clip", [None, 0.001])
+def test_gradients_are_clipped_as_before(clip: float | None, tmp_path: Path) -> None:
+    norms = []
+    for enabled in ("0", "1"):
+        torch.manual_seed(0)
+        model = BoringModel()
+        with patch.dict(os.environ, LIGHTKEEL_FASTPATH=enabled), fastpath.active():
+            fit(tmp_path, model, gradient_clip_val=clip, logger=False, max_steps=1)
+        norms.append([p.grad.norm().item() for p in model.parameters() if p.grad is not None])
+    assert norms[0] == norms[1]
+    assert (sum(norm**2 for norm in norms[0]) ** 0.5 == pytest.approx(0.001, rel=1e-3)) is bool(
+        clip
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": torch.tensor(1.5), "b": 2, "c": torch.tensor(3), "d": torch.tensor(0.1).double()},
+        {"a": torch.tensor([1.5]), "b": torch.tensor(True), "c": {"d": torch.tensor(1.0)}},
+        {"a": torch.tensor(float("nan")).bfloat16().abs() * 0 + 1, "b": "text", "c": None},
+        {},
+        [torch.tensor(1.0)],
+        torch.tensor(2.0),
+    ],
+)
+def test_rows_are_read_as_before(values: Any) -> None:
+    found, expected = fastpath.numbers(values), fastpath.convert_tensors_to_scalars(values)
+    assert str(found) == str(expected)  # names, order, types
+
+
+def test_what_is_no_number_is_refused_as_before() -> None:
+    with pytest.raises(ValueError, match="does not contain a single element"):
+        fastpath.numbers({"a": torch.ones(2), "b": torch.ones(())})
