@@ -2,7 +2,10 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,6 +54,11 @@ class Project:
     def configs(self) -> Path:
         """Folder of the experiments."""
         return self.root / "configs"
+
+    def main(self, command: str) -> Callable[..., int]:
+        """Return what ``python -m PACKAGE.COMMAND`` calls: ``main(args)``, which gives a status."""
+        module = import_module(f".commands.{command}", __package__)
+        return partial(module.main, self)
 
 
 _at_work: list[Project] = []

@@ -305,7 +305,9 @@ def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
-@pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirection", ["> /dev/full 2>&1", pytest.param(">&- 2>&-", marks=pytest.mark.slow)]
+)
 def test_full_or_closed_log(redirection: str, tmp_path: Path) -> None:
     """The run goes on."""
     args = [*TINY, "--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]

@@ -182,7 +182,14 @@ def exit_status(*args: str) -> int:
         return 1
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+# As Ctrl-C at the same place, but for the status.
+LIKE_OTHERS = ["SIGTERM in the test", "SIGHUP in the test", "SIGTERM in pictures"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LIKE_OTHERS)) for n in ENDINGS],
+)
 def test_endings(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
