@@ -33,7 +33,7 @@ def train(folder: Path, model: LightningModule, mode: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_parts_with_weights_are_compiled(
+def test_the_model_and_its_parts_with_weights_are_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """On the CPU, which has no CUDA graphs, gradients can be accumulated in all modes."""
@@ -42,7 +42,7 @@ def test_parts_with_weights_are_compiled(
     model = Foreign()
     names = list(model.state_dict())
     train(tmp_path, model, mode)
-    assert compiled == [(model.encoder, mode), (model.head, mode)]
+    assert compiled == [(part, mode) for part in (model, model.encoder, model.head)]
     assert list(model.state_dict()) == names
 
 
