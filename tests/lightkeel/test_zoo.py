@@ -168,6 +168,7 @@ CASES = {
     "our_longer_steps": Case("OurLongerSteps"),
     "our_validation_step": Case("OurValidationStep"),
     "our_optimizers": Case("OurOptimizers"),
+    "our_epoch_end": Case("OurEpochEnd"),
     "our_manual_optimization": Case("OurManualOptimization"),
     "our_linear_regression": Case("MyLinearRegression", args=["--model.num_features=4"]),
     "our_cnn": Case(

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultMetric,
+    _Sync,
+)
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 
 from lightkeel.fit import lightning_state
 from lightkeel.fit.lightning_state import LOGGED, SEAMS, check_seams
@@ -43,10 +49,8 @@ def test_a_seam_of_the_trainer_is_there_and_missed_by_name(path: str, trainer: T
 def test_a_seam_of_what_is_logged_is_missed_by_name(
     name: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = lightning_state._ResultMetric
-
     def make(*args: Any, **kwargs: Any) -> Any:
-        return Without(made(*args, **kwargs), name)
+        return Without(_ResultMetric(*args, **kwargs), name)
 
     monkeypatch.setattr(lightning_state, "_ResultMetric", make)
     with pytest.raises(AssertionError, match=rf"has no `_ResultMetric\.{name}`"):
@@ -81,3 +85,22 @@ def test_counters_of_a_checkpoint_name_the_place_where_it_is_written() -> None:
 def test_how_loaders_are_combined_is_told() -> None:
     loader = CombinedLoader([torch.zeros(2), torch.zeros(3)], "min_size")
     assert lightning_state.combination(loader) == "min_size"
+
+
+def test_means_over_ranks_are_over_samples() -> None:
+    """Three samples of sum 3 here, and two of sum 4 on another rank."""
+
+    def average(value: Tensor, reduce_op: str, group: Any) -> Tensor:
+        there = 2 if seen else 4  # first the sums are averaged, then the numbers of samples
+        seen.append(value)
+        return ((value + there) / 2).to(value.dtype)  # whole numbers are rounded down
+
+    meta = _Metadata("validation_step", "val/loss")
+    meta.sync = _Sync(average, True)
+    result = _ResultMetric(meta, is_tensor=True)
+    result.update(torch.tensor(1.0), 3)
+    seen: list[Tensor] = []
+    assert float(lightning_state.COMPUTE(result)) == 3.5 / 2  # Lightning's own
+    seen.clear()
+    with lightning_state.exact_means():
+        assert float(_ResultMetric.compute(result)) == pytest.approx(7 / 5)
