@@ -104,7 +104,8 @@ class Checkpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        folder = str(Path(trainer.default_root_dir) / "checkpoints")
+        self.dirpath = trainer.strategy.broadcast(folder)  # the first process names the run
         mode = find_mode(self.monitor, pl_module) if self.monitor and self._mode_is_open else None
         if mode is not None:
             self.mode, self._mode_is_open = mode, False
