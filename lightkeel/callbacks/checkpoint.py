@@ -105,7 +105,7 @@ class Checkpoint(ModelCheckpoint):
         if stage != "fit":
             return
         folder = str(Path(trainer.default_root_dir) / "checkpoints")
-        self.dirpath = trainer.strategy.broadcast(folder)  # the first process names the run
+        self.dirpath = trainer.strategy.broadcast(folder)  # the first process alone knows it
         mode = find_mode(self.monitor, pl_module) if self.monitor and self._mode_is_open else None
         if mode is not None:
             self.mode, self._mode_is_open = mode, False

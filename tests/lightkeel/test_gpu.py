@@ -38,7 +38,9 @@ ON_GPU = [*TINY, "--trainer.accelerator", "gpu"]
 EXAMPLES = {path.stem: path for path in Path(__file__).parent.glob("experiments/*.yaml")}
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "cifar10")) for n in sorted(EXAMPLES)]
+)
 def test_trains(
     name: str,
     gpu: PretendedGPU | None,

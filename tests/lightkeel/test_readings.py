@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightkeel import is_row_due
 from lightkeel.fit.run_files import RunFiles
-from lightkeel.runs.run import MetricsCSV
+from lightkeel.runs.loggers import MetricsCSV
 from tests.lightkeel.fitting import Given, Line, Rows, fit
 
 
