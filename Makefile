@@ -33,7 +33,7 @@ train: setup
 	$(VENV)/bin/python -m src.train $(ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -1,7 +1,11 @@
 """The project that is at work: where its package and configs are, and what it trains by default."""
 
+import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,10 +45,20 @@ class Project:
         """Folder of the package."""
         return self.root.joinpath(*self.package.split("."))
 
+    def command(self, name: str) -> str:
+        """Say how a command is started: by the package's module, else as this process was."""
+        is_there = self.package and (self.folder / f"{name}.py").is_file()
+        return f"python -m {self.package}.{name}" if is_there else started_as()
+
     @property
     def configs(self) -> Path:
         """Folder of the experiments."""
         return self.root / "configs"
+
+    def main(self, command: str) -> Callable[..., int]:
+        """Return what ``python -m PACKAGE.COMMAND`` calls: ``main(args)``, which gives a status."""
+        module = import_module(f".commands.{command}", __package__)
+        return partial(module.main, self)
 
 
 _at_work: list[Project] = []
@@ -53,6 +67,12 @@ _at_work: list[Project] = []
 def current() -> Project:
     """Return the project at work; without any, one of no package in the folder at hand."""
     return _at_work[-1] if _at_work else Project("", root=Path.cwd())
+
+
+def started_as() -> str:
+    """Say how this process was started."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _folder_around(package: str) -> Path:

@@ -1,13 +1,8 @@
 """Evaluate a run's best checkpoint, or any checkpoint, on validation or test data."""
 
-import sys
-from functools import partial
-
-from lightkeel.commands import evaluate
-
 from . import PROJECT
 
-main = partial(evaluate.main, PROJECT)
+main = PROJECT.main("evaluate")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,13 +1,8 @@
 """List runs: how they got on, their metrics, and the settings in which they differ."""
 
-import sys
-from functools import partial
-
-from lightkeel.commands import runs
-
 from . import PROJECT
 
-main = partial(runs.main, PROJECT)
+main = PROJECT.main("runs")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,13 +1,8 @@
 """Train a model, test its best checkpoint, and leave everything in the folder of the run."""
 
-import sys
-from functools import partial
-
-from lightkeel.commands import train
-
 from . import PROJECT
 
-main = partial(train.main, PROJECT)
+main = PROJECT.main("train")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -11,17 +11,17 @@ from src.train import main as train
 def test_gradient_by_hand() -> None:
     """With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5."""
     model = LinearRegression(num_features=2)
-    torch.nn.init.ones_(model.layer.bias)
-    model.layer.weight.data = torch.tensor([[0.5, -0.5]])
+    weight, bias = model.network.parameters()
+    weight.data = torch.tensor([[0.5, -0.5]])
+    bias.data = torch.tensor([1.0])
     x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 0.0])
     loss = model.loss(model(x), y)
-    loss.backward()
     assert loss.item() == (1.5**2 + 0.5**2) / 2
     # Mean of 2 * error * x: (-3 * 1 + 1 * 3) / 2 = 0, (-3 * 2 + 1 * 4) / 2 = -1; bias: -1.
-    assert model.layer.weight.grad is not None
-    assert model.layer.weight.grad.tolist() == [[0, -1]]
-    assert model.layer.bias.grad is not None
-    assert model.layer.bias.grad.tolist() == [-1]
+    assert [p.grad.flatten().tolist() for p in (weight, bias) if p.grad is not None] == [
+        [0, -1],
+        [-1],
+    ]
 
 
 def test_finds_the_true_weights(tmp_path: Path) -> None:
@@ -35,5 +35,6 @@ def test_finds_the_true_weights(tmp_path: Path) -> None:
     assert metrics["test/bias_error"] < 0.01
     best = run / "checkpoints" / "best.ckpt"
     model = LinearRegression.load_from_checkpoint(best, weights_only=True)
-    assert model.layer.weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
-    assert model.layer.bias.tolist() == pytest.approx([4.2], abs=0.01)
+    weight, bias = model.network.parameters()
+    assert weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+    assert bias.tolist() == pytest.approx([4.2], abs=0.01)

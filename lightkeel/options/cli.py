@@ -26,8 +26,9 @@ from ..errors.bad_input import InputError
 from ..errors.checks import warn
 from ..errors.explain import explain_construction
 from ..project import current
-from ..runs import run  # naming it makes short names known
 from ..runs.find import damage
+from ..runs.folder import Claim, is_rank_zero
+from ..runs.loggers import MetricsCSV, TensorBoard  # naming it makes short names known
 from . import cache
 from .configs import appended_options, read_yaml, resolve_configs
 from .explain_parser import construction_error, explain_unparsed
@@ -51,11 +52,11 @@ class ProjectCLI(LightningCLI):
         self,
         args: Sequence[str],
         training: bool = True,
-        claim: run.Claim | None = None,
+        claim: Claim | None = None,
         first_callbacks: Callable[["ProjectCLI"], list[Callback]] = lambda cli: [],
     ) -> None:
         self.training = training
-        self.claim = claim or run.Claim()
+        self.claim = claim or Claim()
         self.first_callbacks = first_callbacks
         self.folder: Path | None = None
         self.resume_from: Path | None = None
@@ -172,7 +173,7 @@ class ProjectCLI(LightningCLI):
         self.folder = self.claim.folder
         if self.folder is not None and self.resume_from:
             last = self.resume_from.with_name("last.ckpt")
-            is_other = last != self.resume_from and last.exists() and run.is_rank_zero()
+            is_other = last != self.resume_from and last.exists() and is_rank_zero()
             if is_other and (found := damage(last)):
                 warn(f"{last} is damaged ({found}). Resuming from {self.resume_from.name}.")
             before = read_yaml(self.folder / "config.yaml")
@@ -200,7 +201,7 @@ class ProjectCLI(LightningCLI):
         assert self.folder is not None
         others = given if isinstance(given, list) else [given] if given not in (None, True) else []
         # The first is a module's `self.logger`, whose `experiment` people add images and text to.
-        return [run.TensorBoard(self.folder), run.MetricsCSV(self.folder), *others]
+        return [TensorBoard(self.folder), MetricsCSV(self.folder), *others]
 
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
         assert self.folder is not None

@@ -12,7 +12,7 @@ from .lr_monitor import LRMonitor as LRMonitor
 
 @dataclass
 class Callbacks(LibraryCallbacks):
-    """A field is an option, ``--callbacks.NAME``; ``null`` switches it off. ``on()``: on by default.
+    """A field is an option, ``--callbacks.NAME``; ``null``: off. ``on()``: on by default.
 
     Args:
         checkpoint: Write best.ckpt and last.ckpt.

@@ -57,7 +57,7 @@ def steps_logged(run: Path) -> list[int]:
     ("launchers", "number", "num_samples"),
     [
         (lambda: [[*TRAIN, *TWO]], 2, 99),
-        (lambda: [TORCHRUN], 2, 97),
+        pytest.param(lambda: [TORCHRUN], 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("static"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("c10d"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: [[*TRAIN, *devices(4)]], 4, 97, marks=pytest.mark.slow),
@@ -96,7 +96,8 @@ def test_processes(
     assert steps_logged(one) == steps_logged(several) == list(range(20))  # each row once
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # on one device also where a process was killed: test_lost_process.py
+@pytest.mark.parametrize("number", [1, 4])
 def test_resumed_on_another_number_of_devices(number: int, tmp_path: Path) -> None:
     """Begun on two, at the end of an epoch."""
     args = [*ARGS, "--data.num_samples", "97", "--runs_dir", str(tmp_path)]

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightkeel.callbacks.plots import Plots
 from lightkeel.runs import status
-from lightkeel.runs.run import TensorBoard
+from lightkeel.runs.loggers import TensorBoard
 from src.train import main as train
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel
@@ -182,7 +182,14 @@ def exit_status(*args: str) -> int:
         return 1
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+# As Ctrl-C at the same place, but for the status.
+LIKE_OTHERS = ["SIGTERM in the test", "SIGHUP in the test", "SIGTERM in pictures"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LIKE_OTHERS)) for n in ENDINGS],
+)
 def test_endings(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

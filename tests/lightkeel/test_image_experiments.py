@@ -153,14 +153,13 @@ def test_images(
     )
 
 
+@pytest.mark.slow  # of data without images, and their shake: test_ddp.py
 @pytest.mark.parametrize(
     ("number", "strategy", "options"),
     [
         (2, "ddp", []),
-        pytest.param(4, "ddp", [], marks=pytest.mark.slow),
-        pytest.param(
-            *(2, "fsdp", ["--model.optimizer", "{name: MuonSGD, lr: 0.1}"]), marks=pytest.mark.slow
-        ),
+        (4, "ddp", []),
+        (2, "fsdp", ["--model.optimizer", "{name: MuonSGD, lr: 0.1}"]),
     ],
     ids=["two", "four", "weights shared out"],
 )
@@ -178,7 +177,10 @@ def test_processes_crop_and_flip_alike(
     assert_close(several, one, metrics)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize(
+    "precision",
+    ["bf16-true", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bf16-mixed", "64-true"))],
+)
 def test_precision(precision: str, tmp_path: Path) -> None:
     """The data make floats of their own, after Lightning has seen to the batch."""
     args = [*TINY_IMAGES, "--runs_dir", str(tmp_path), "--run_name", "run"]
@@ -191,7 +193,7 @@ def test_compiled_network(tmp_path: Path) -> None:
     """Compiled, it trains to the same weights, under the same names."""
     args = [*TINY_IMAGES, "--runs_dir", str(tmp_path)]
     assert train.main([*args, "--run_name", "plain"]) == 0
-    assert train.main([*args, "--run_name", "compiled", "--model.compile_mode", "default"]) == 0
+    assert train.main([*args, "--run_name", "compiled", "--callbacks.compile", "Compile"]) == 0
     plain, compiled = (
         torch.load(tmp_path / "cifar10_synthetic" / name / "checkpoints/last.ckpt")["state_dict"]
         for name in ("plain", "compiled")
@@ -202,6 +204,7 @@ def test_compiled_network(tmp_path: Path) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
+@pytest.mark.slow
 def test_each_checkpoint_can_be_gone_on_from(tmp_path: Path) -> None:
     settings = ["--callbacks.checkpoint.every_n_steps", "1"]
     args = [*TINY_IMAGES, *settings, "--model.dropout", "0.2"]

@@ -31,6 +31,7 @@ def images_of(folder: Path, number: int = 3) -> list[str]:
     return [str(path) for path in paths]
 
 
+@pytest.mark.slow  # of another optimizer: test_gpu.py
 def test_muon_resumes_within_an_epoch(gpu: PretendedGPU | None, tmp_path: Path) -> None:
     args = [*IMAGES, "--model.optimizer", "{name: MuonSGD, lr: 0.05}", "--trainer.max_epochs", "2"]
     # PyTorch may have no such form of max pooling.

@@ -37,6 +37,7 @@ SLOW = pytest.mark.slow
         ),
         pytest.param(
             ["--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"],
+            marks=SLOW,
             id="plateau",
         ),
         pytest.param(["--trainer.val_check_interval", "0.5"], marks=SLOW, id="twice"),
@@ -47,6 +48,7 @@ SLOW = pytest.mark.slow
         ),
         pytest.param(
             ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "train/loss"],
+            marks=SLOW,
             id="never",
         ),
     ],

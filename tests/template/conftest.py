@@ -18,6 +18,8 @@ def _person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COOKIECUTTER_CONFIG", str(config))
         environment.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        # What mypy finds out about PyTorch is the same in each project.
+        environment.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
         environment.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
         # Of a make that runs these tests; the last, of its command line, a make within would take.
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "EXTRAS", "ARGS", "ADD", "VENV"):

@@ -8,6 +8,9 @@ GROWTH = Path(__file__).parent / "growth"
 LINES = [f"LEVEL_{number} = {number}  # dB" for number in range(300)]
 CSV = "x,y,target\n" + "".join(f"{i / 10},{i % 3},{i / 5}\n" for i in range(32))
 
+# As people write: no types, no docstrings, a name and a branch that another house would refuse.
+PLAIN = "def Halve(x, by=2):\n    if x:\n        return x / by\n    else:\n        return None\n"
+
 
 def grow(project: Path, package: str = "src") -> None:
     """Add models, data, a callback, a loss, their configs and much else to a project."""
@@ -21,14 +24,16 @@ def grow(project: Path, package: str = "src") -> None:
     # One line each, as the README's table says; the other module is named by its path.
     append(home / "models/__init__.py", "from .table import TableModel as TableModel")
     append(home / "data/__init__.py", "from .table import TableDataModule as TableDataModule")
-    append(home / "callbacks/__init__.py", "from .weight_norm import WeightNorm as WeightNorm")
-    edit(home / "cli.py", "    Throughput,\n)", "    Throughput,\n    WeightNorm,\n)")
-    edit(
-        home / "cli.py",
-        "    plots: Plots | None = None\n",
-        "    plots: Plots | None = None\n    weight_norm: WeightNorm | None = None\n",
+    append(
+        home / "callbacks/__init__.py",
+        "    weight_norm: WeightNorm | None = None",  # the last field of the table
     )
-    edit(home / "cli.py", "run has ended.\n", "run has ended.\n        weight_norm: Log it.\n")
+    edit(
+        home / "callbacks/__init__.py",
+        "from .lr_monitor import LRMonitor as LRMonitor\n",
+        "from .lr_monitor import LRMonitor as LRMonitor\n"
+        "from .weight_norm import WeightNorm as WeightNorm\n",
+    )
     # A long module, and a long file.
     append(home / "models/sine.py", "\n", *LINES)
     (home / "levels.py").write_text("\n".join(['"""Levels."""', "", *LINES, ""]))
@@ -37,7 +42,8 @@ def grow(project: Path, package: str = "src") -> None:
         "def test_levels() -> None:\n    assert LEVEL_3 == 3\n"
     )
     (project / "tools").mkdir()
-    (project / "tools/clean.py").write_text('"""Clean up."""\n\nprint("clean")\n')
+    (project / "tools/clean.py").write_text('print("clean")\n')
+    (home / "plain.py").write_text(PLAIN)
     edit(project / "pyproject.toml", 'version = "0.1.0"', 'version = "0.2.0"')
     edit(project / "pyproject.toml", '    "numpy",\n', '    "numpy",\n    "pandas",\n')
 
@@ -60,17 +66,34 @@ def change_examples(project: Path) -> None:
     (project / "configs/few.yaml").write_text("# Laid over others.\ntrainer: {max_epochs: 1}\n")
 
 
-def remove_cifar10(project: Path) -> None:
-    """Remove an example: its module, its configs and the tests named after it."""
-    for name in ("src/data/cifar10.py", "tests/data/test_cifar10.py"):
-        (project / name).unlink()
-    for path in (project / "configs").glob("cifar10*.yaml"):
-        path.unlink()
-    edit(
-        project / "src/data/__init__.py",
-        "from .cifar10 import CIFAR10DataModule as CIFAR10DataModule\n",
-        "",
-    )
+# Of each kind, what is removed: files, and words whose lines go from other files.
+DELETED: dict[str, tuple[list[str], dict[str, str]]] = {
+    "callback": (
+        ["src/callbacks/gradient_clipping.py", "tests/test_gradient_clipping.py"],
+        {"src/callbacks/__init__.py": "gradient_clipping", "configs/*.yaml": "gradient_clipping"},
+    ),
+    "model": (
+        ["src/models/fast_cnn.py", "configs/cifar10_fast.yaml"],
+        {"src/models/__init__.py": "fast_cnn"},
+    ),
+    "dataset": (
+        ["src/data/cifar10.py", "configs/cifar10.yaml", "configs/cifar10_fast.yaml"],
+        {"src/data/__init__.py": "cifar10"},
+    ),
+    "command": (["src/export.py"], {}),
+}
+
+
+def delete(project: Path, kind: str) -> None:
+    """Remove a callback, model, dataset or command, as the README says."""
+    removed, named = DELETED[kind]
+    for name in removed:
+        (project / name).unlink(missing_ok=name.startswith("configs/"))
+    for pattern, word in named.items():
+        for path in project.glob(pattern):
+            lines = path.read_text().splitlines(keepends=True)
+            kept = "".join(line for line in lines if word not in line)
+            path.write_text(kept.removesuffix("callbacks:\n"))  # where it was the only one
 
 
 def append(path: Path, *lines: str) -> None:

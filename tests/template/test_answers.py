@@ -52,6 +52,8 @@ REFUSED = [
             "yaml",
             "wandb",
             "locks",
+            "scripts",
+            "lightkeel",
             "Makefile",
         )
     ),
@@ -147,9 +149,9 @@ def test_slug_comes_from_the_name(template: Path, tmp_path: Path) -> None:
 
 
 def test_longest_package_name(template: Path, tmp_path: Path) -> None:
-    """No line of the project becomes too long, or wants another layout."""
-    for letters in (1, 24):
-        answers = {"package_name": "n" * letters, "project_slug": f"with_{letters}"}
+    """No line of the project becomes too long, or wants another layout or order."""
+    for name in ("a", "Z", "n" * 24):
+        answers = {"package_name": name, "project_slug": f"with_{name}"}
         project = bake(str(template), tmp_path, answers)
         run("ruff", "check", "--no-cache", folder=project)
         run("ruff", "format", "--check", "--no-cache", folder=project)
@@ -187,6 +189,7 @@ def test_package_is_renamed_where_it_is_meant(
         "configs/a.yaml": "model: src.models.A\nsource: src\n",
         "Makefile": "train:\n\tpython -m src.train\n\tcp -r src/ there\n",
         "pyproject.toml": '[tool.mypy]\nfiles = ["src", "tests"]\nexclude = ["src/train.py"]\n',
+        "lightkeel/a.py": "from src.models import A\n",
     }
     for name, text in texts.items():
         path = tmp_path / name
@@ -204,6 +207,7 @@ def test_package_is_renamed_where_it_is_meant(
         "configs/a.yaml": "model: mine.models.A\nsource: src\n",
         "Makefile": "train:\n\tpython -m mine.train\n\tcp -r src/ there\n",
         "pyproject.toml": '[tool.mypy]\nfiles = ["mine", "tests"]\nexclude = ["mine/train.py"]\n',
+        "lightkeel/a.py": texts["lightkeel/a.py"],
     }
     assert {name: (tmp_path / name).read_text() for name in meant} == meant
     assert not (tmp_path / "src").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.template.baking import bake, run
-from tests.template.growing import change_examples, grow, remove_cifar10
+from tests.template.growing import CSV, DELETED, change_examples, delete, grow
 
 # What a run must reach, and an option for one that is stopped before its schedule ends.
 EXPECTED = {
@@ -18,16 +18,12 @@ EXPECTED = {
 }
 CASES = [
     ({}, "linear_regression"),
-    ({"package_name": "myproject"}, "linear_regression"),
-    ({"examples": "vision"}, "cifar10_synthetic"),
+    ({"package_name": "myproject", "logger": "mlflow"}, "linear_regression"),
+    ({"examples": "vision", "logger": "wandb"}, "cifar10_synthetic"),
     ({"examples": "regression"}, "linear_regression"),
     ({"examples": "none"}, "mlp"),
 ]
 
-
-# Tests that take long and do not depend on examples: run in the projects with all and with none.
-SAME = [f"test_{name}" for name in ("checkpoints", "ddp", "devices", "fsdp", "fuzz", "hostile")]
-SAME += [f"test_{name}" for name in ("kill", "lost_process", "predict", "export", "runs", "slurm")]
 
 # Python reads it at its start, and torchvision is not installed as far as anybody can tell.
 WITHOUT_TORCHVISION = """
@@ -57,11 +53,11 @@ def make(target: str, project: Path, args: str = "") -> str:
     return run("make", target, *INSTALLED, f"ARGS={args}", folder=project)
 
 
-def check_tests(project: Path, args: str) -> None:
-    """Check that ``make test`` passes."""
-    last = make("test", project, args).splitlines()[-1]
-    assert re.search(r"\d+ passed", last)
-    assert not re.search(r"failed|error", last)
+def make_test(project: Path, args: str = "") -> str:
+    """Check that ``make test`` passes, and return what it prints."""
+    printed = make("test", project, args)
+    assert re.search(r"^\d+ passed(, \d+ skipped)? in", printed.splitlines()[-1]), printed
+    return printed
 
 
 def hide_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +85,7 @@ def test_project(
         hide_torchvision(tmp_path / "hiding", monkeypatch)
     package = answers.get("package_name", "src")
     make("check", project)
-    if "examples" in answers:  # else they run below, beside an owner's own
-        left_out = SAME if answers["examples"] != "none" else ()
-        check_tests(project, " ".join(f"--ignore tests/{name}.py" for name in left_out))
+    make_test(project)
 
     metric, least, horizon = EXPECTED[config]
     printed = make("train", project, "--run_name whole")
@@ -114,18 +108,39 @@ def test_project(
 @pytest.mark.slow
 def test_project_that_has_grown(template: Path, tmp_path: Path) -> None:
     """All its tests pass with what its owner has added, and changed in the examples."""
-    project = bake(str(template), tmp_path, {"package_name": "myproject"})
-    grow(project, "myproject")
+    project = bake(str(template), tmp_path, {"package_name": "mine"})
+    grow(project, "mine")
     change_examples(project)
     make("check", project)
-    check_tests(project, "")
+    printed = make_test(project)
+    for number, reason in {
+        2: "[Errno 2] No such file or directory: 'data/table.csv'",
+        1: "No module named 'not_installed'",
+    }.items():
+        assert re.search(rf"SKIPPED \[{number}\] \S+: {re.escape(reason)}\n", printed), printed
+    assert " 3 skipped" in printed
+    (project / "data").mkdir()
+    (project / "data/table.csv").write_text(CSV)
+    assert make_test(project, "-k table").splitlines()[-1].startswith("2 passed")
+
+
+def test_what_was_deleted_is_not_missed(template: Path, tmp_path: Path) -> None:
+    project = bake(str(template), tmp_path, {})
+    for kind in DELETED:
+        delete(project, kind)
+    run("ruff", "check", "--no-cache", folder=project)
+    args = ["--config", "linear_regression", "--trainer.max_steps", "2", "--run_name", "short"]
+    run("python", "-m", "src.train", *args, folder=project)
+    assert (project / "runs/linear_regression/short/checkpoints/last.ckpt").exists()
 
 
 @pytest.mark.slow
-def test_project_without_an_example(template: Path, tmp_path: Path) -> None:
-    """Its owner has removed one, and the tests that are named after it."""
-    project = bake(str(template), tmp_path, {})
-    grow(project)
-    remove_cifar10(project)
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [("callback", "regression"), ("model", "vision"), ("dataset", "vision"), ("command", "none")],
+)
+def test_each_kind_can_be_deleted(kind: str, examples: str, template: Path, tmp_path: Path) -> None:
+    project = bake(str(template), tmp_path, {"examples": examples})
+    delete(project, kind)
     make("check", project)
-    check_tests(project, "tests/data tests/models tests/test_configs.py tests/test_image_use.py")
+    make_test(project)

@@ -9,15 +9,14 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule
 
-from src import models
+from lightkeel.testing.contract import build, keeps_arguments, model_cases
+from src import PROJECT, models
 from src.train import main as train
-from tests.lightkeel.fitting import fit
 from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG
 from tests.lightkeel.small import experiments
-from tests.models.test_contract import CASES, NAMES, build, takes_what_it_saves
 
-CONFIGS_OF_MODELS = [config for _, config in CASES]
-COPIES = Path(__file__).parents[1] / "experiments"
+CONFIGS_OF_MODELS = [config for _, config in model_cases(PROJECT)]
+COPIES = Path(__file__).parents[1] / "lightkeel/experiments"
 
 
 def in_python(config: str) -> LightningModule:
@@ -29,16 +28,9 @@ def in_python(config: str) -> LightningModule:
     return built
 
 
-def is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, (str, int)) and is_plain(value[key]) for key in value)
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return value is None or type(value) in (str, int, float, bool)
-
-
 def test_every_model_has_a_config() -> None:
-    assert NAMES.keys() == {model for model, _ in CASES}
+    listed = {name for name, found in vars(models).items() if isinstance(found, type)}
+    assert listed == {model for model, _ in model_cases(PROJECT)}
 
 
 def test_the_tests_experiments_are_those_of_configs() -> None:
@@ -49,10 +41,10 @@ def test_the_tests_experiments_are_those_of_configs() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS_OF_MODELS)
 def test_every_parameter_learns(config: str, tmp_path: Path) -> None:
-    model = in_python(config)
+    model, cli = in_python(config), build(PROJECT, config, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    data = build(config, tmp_path).datamodule
-    trainer = fit(tmp_path, model, data, limit_train_batches=4, limit_val_batches=1)
+    trainer = cli.trainer
+    trainer.fit(model, datamodule=cli.datamodule)
     assert trainer.global_step == 4
     logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
     assert {"train/loss", "val/loss"} <= logged.keys()
@@ -60,8 +52,7 @@ def test_every_parameter_learns(config: str, tmp_path: Path) -> None:
     assert [key for key, p in model.named_parameters() if before[key].equal(p.data)] == []
     assert list(before) == list(model.state_dict())
     # And it can be built again from its checkpoint, see the contract.
-    assert is_plain(dict(model.hparams))
-    assert takes_what_it_saves(model)
+    assert keeps_arguments(model)
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path)
     restored = type(model).load_from_checkpoint(path, weights_only=True)
@@ -70,7 +61,7 @@ def test_every_parameter_learns(config: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS_OF_MODELS)
 def test_command_line_builds_what_python_builds(tmp_path: Path, config: str) -> None:
-    first, second = in_python(config), build(config, tmp_path).model
+    first, second = in_python(config), build(PROJECT, config, tmp_path).model
     assert str(first) == str(second)
     for key in ("optimizer_settings", "scheduler_settings"):
         assert getattr(first, key, None) == getattr(second, key, None)

@@ -41,7 +41,7 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
     # Centres 3**0.5 apart, spread 0.4: the classes overlap beyond 2.2 standard deviations.
     assert metrics["test/acc"] > 0.95
     commit(copy)
-    files = ["models/test_contract.py", "test_configs.py", "template/test_house.py"]
+    files = ["test_models.py", "test_configs.py", "template/test_house.py"]
     chosen = [*(f"tests/{name}" for name in files), "-k", "mlp or MLP"]
     tested = run("python", "-m", "pytest", "-q", *chosen, folder=copy)
     assert re.search(r"^4 passed", tested.splitlines()[-1]), tested

@@ -27,14 +27,21 @@ def test_the_template_is_no_repository(template: Path) -> None:
 def other_template(folder: Path, template: Path) -> Path:
     """Copy the template and change a file that the hooks don't look at."""
     shutil.copytree(template, folder)
-    with (folder / "src/optim.py").open("a") as file:
+    with (folder / "src/train.py").open("a") as file:
         file.write("# another\n")
     return folder
 
 
-@pytest.mark.parametrize("place", ["here", "beside"])
-@pytest.mark.parametrize("output", [[], ["--output-dir", "made/here"]])
-@pytest.mark.parametrize("pwd", ["right", "stale", "misleading", "missing"])
+OUTPUT = ["--output-dir", "made/here"]
+
+
+@pytest.mark.parametrize(
+    ("place", "output", "pwd"),
+    [
+        *(("here", [], "right"), ("here", OUTPUT, "stale"), ("here", OUTPUT, "misleading")),
+        *(("beside", [], "stale"), ("beside", OUTPUT, "missing"), ("beside", [], "misleading")),
+    ],
+)
 def test_relative_path(
     place: str,
     output: list[str],
@@ -115,7 +122,7 @@ def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_p
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_bytes(content)
     (project / "Makefile").unlink()
-    (project / "mine/cli.py").write_text("changed")
+    (project / "mine/train.py").write_text("changed")
     bake(str(template), tmp_path, answers, "--overwrite-if-exists")
     assert read(project) == {**first, **own}
 
@@ -203,14 +210,9 @@ def test_cookiecutter_that_is_too_old(template: Path, tmp_path: Path) -> None:
 def test_junk_is_not_copied(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(template, copy)
-    for name in (
-        "src/cli.py~",
-        "src/cli.py.orig",
-        "src/.DS_Store",
-        "src/a.egg-info/b",
-        "src/cli.rej",
-    ):
-        path = copy / "src" / name
+    junk = ["train.py~", "train.py.orig", ".DS_Store", "a.egg-info/b", "train.rej"]
+    for name in [*(f"src/{name}" for name in junk), *(f"lightkeel/fit/{name}" for name in junk)]:
+        path = copy / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
     assert read(bake(str(copy), tmp_path, {})) == contents
@@ -227,7 +229,7 @@ def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
     ("path", "change"),
     [
         ("pyproject.toml", ('license = "MIT"', 'license = {text = "MIT"}')),
-        ("src/find.py", ("DEFAULT_CONFIG = ", "DEFAULT_CONFIG: str = ")),
+        ("src/__init__.py", ("default_config=", "root=None, default_config=")),
         ("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := ")),
     ],
 )
@@ -246,7 +248,7 @@ def test_place_that_is_gone(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("path", ["configs/cifar10.yaml", "requirements.lock", "tests/template"])
+@pytest.mark.parametrize("path", ["configs/cifar10.yaml", "requirements.lock", "lightkeel"])
 def test_file_that_is_gone(path: str, template: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(template, copy)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.template.baking import commit, run
+import lightkeel
+from tests.template.baking import commit, files, run
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -20,18 +21,23 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     commit(project)
 
     # The template mends a file of the package and one that is rendered, and adds one with a test.
-    edit(repository / "src/optim.py", "import torch\n", "import torch  # of the template\n")
+    model = "models/linear_regression.py"
+    edit(repository / "src" / model, "import torch\n", "import torch  # of the template\n")
+    library = repository / "lightkeel"
+    edit(library / "__init__.py", f'"{lightkeel.__version__}"', '"9.8.7"')
+    (library / "runs/added.py").write_text('"""New in the library."""\n')
+    (library / "runs/tables.py").unlink()
     edit(repository / "configs/linear_regression.yaml", "num_samples: 1000", "num_samples: 2000")
     rendered = repository / "{{cookiecutter.project_slug}}/README.md"
     edit(rendered, "`make check` runs", "To be sure, `make check` runs")
     (repository / "src/models/added.py").write_text('"""Added."""\n')
     added = '"""Test it."""\n\nfrom src.models import added as added\n'
-    (repository / "tests/models/test_added.py").write_text(added)
+    (repository / "tests/test_added.py").write_text(added)
     (repository / "src/models/simple_cnn.py").write_text('"""Not in this project."""\n')
     later = commit(repository)
 
     # The project's owner changes other lines of two of them, removes a file and adds a model.
-    edit(project / "mine/optim.py", "import inspect\n", "import inspect  # of the project\n")
+    edit(project / "mine" / model, "= 500  #", "= 400  #")
     edit(project / "configs/linear_regression.yaml", "max_epochs: 10", "max_epochs: 11")
     edit(project / "README.md", "# My Lightning Project", "# Renamed")
     (project / ".pre-commit-config.yaml").unlink()
@@ -41,9 +47,13 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     printed = run("cruft", "update", "--skip-apply-ask", folder=project)
     assert "Good work!" in printed
     assert "Next:" not in printed  # said of the project, and not of those that are compared
-    optim = (project / "mine/optim.py").read_text()
-    assert "import inspect  # of the project\n" in optim
-    assert "import torch  # of the template\n" in optim
+    merged = (project / "mine" / model).read_text()
+    assert "= 400  #" in merged
+    assert "import torch  # of the template\n" in merged
+    updated = {name: (project / "lightkeel" / name).read_bytes() for name in files(library)}
+    assert updated == {name: (library / name).read_bytes() for name in files(library)}
+    assert b"9.8.7" in updated["__init__.py"]
+    assert not (project / "lightkeel/runs/tables.py").exists()
     config = (project / "configs/linear_regression.yaml").read_text()
     assert "num_samples: 2000" in config
     assert "max_epochs: 11" in config
@@ -51,7 +61,7 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     assert readme.startswith("# Renamed\n")
     assert "To be sure, `make check` runs" in readme
     assert (project / "mine/models/added.py").read_text() == '"""Added."""\n'
-    assert (project / "tests/models/test_added.py").read_text() == added.replace("src", "mine")
+    assert (project / "tests/test_added.py").read_text() == added.replace("src", "mine")
     assert (project / "mine/models/own.py").exists()
     assert not (project / ".pre-commit-config.yaml").exists()
     assert not list(project.rglob("simple_cnn.py"))
@@ -59,4 +69,4 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     assert not (project / "src").exists()
     assert json.loads((project / ".cruft.json").read_text())["commit"] == later
     changed = run("git", "status", "--porcelain", folder=project).splitlines()
-    assert len(changed) == 6, changed  # the five files above and .cruft.json
+    assert len(changed) == 9, changed  # the eight files above and .cruft.json

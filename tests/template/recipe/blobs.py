@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from lightkeel.data.in_memory import Arrays, InMemoryDataModule
+from lightkeel import Arrays, InMemoryDataModule
 
 
 class BlobsDataModule(InMemoryDataModule):
