@@ -96,7 +96,8 @@ def main(args: Sequence[str] | None = None) -> None:
         for base in ("raw", "typical"):
             show(f"images/s, bfloat16, batch {batch_size}", found, base)
     chosen = ["--trainer.precision", options.precision, "--data.data_dir", options.data_dir]
-    chosen += ["--model.compile_mode", options.compile_mode]
+    if options.compile_mode != "null":
+        chosen += ["--callbacks.compile.mode", options.compile_mode]
     chosen += QUICK if options.quick else []
     seeds = range(2 if options.quick else options.seeds)
     show_seeds([time_to_accuracy(seed, chosen) for seed in seeds])

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
-    from .errors.checks import at_least as at_least
+    from .data.official import OfficialFiles as OfficialFiles
+    from .errors.checks import at_least as at_least, check_share as check_share
     from .models.fsdp import whole as whole
     from .models.muon import MuonSGD as MuonSGD
     from .models.optimizers import (
         check_optimizers as check_optimizers,
         configure_optimizers as configure_optimizers,
     )
+    from .models.weights import initialize as initialize
     from .models.whitening import whitening_filters as whitening_filters
     from .use.predictor import load as load
 
@@ -41,10 +43,13 @@ PUBLIC = {
     "ImageFolderDataModule": "data.image_folder",
     "InMemoryDataModule": "data.in_memory",
     "MuonSGD": "models.muon",
+    "OfficialFiles": "data.official",
     "Panel": "callbacks.figures",
     "at_least": "errors.checks",
     "check_optimizers": "models.optimizers",
+    "check_share": "errors.checks",
     "configure_optimizers": "models.optimizers",
+    "initialize": "models.weights",
     "is_row_due": "callbacks.readings",
     "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",

@@ -1,5 +1,6 @@
 """The project that is at work: where its package and configs are, and what it trains by default."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +45,11 @@ class Project:
         """Folder of the package."""
         return self.root.joinpath(*self.package.split("."))
 
+    def command(self, name: str) -> str:
+        """Say how a command is started: by the package's module, else as this process was."""
+        is_there = self.package and (self.folder / f"{name}.py").is_file()
+        return f"python -m {self.package}.{name}" if is_there else started_as()
+
     @property
     def configs(self) -> Path:
         """Folder of the experiments."""
@@ -61,6 +67,12 @@ _at_work: list[Project] = []
 def current() -> Project:
     """Return the project at work; without any, one of no package in the folder at hand."""
     return _at_work[-1] if _at_work else Project("", root=Path.cwd())
+
+
+def started_as() -> str:
+    """Say how this process was started."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _folder_around(package: str) -> Path:

@@ -1,4 +1,4 @@
-"""Accumulate gradients by a schedule, for runs that are resumed and schedules that ask for steps."""
+"""Accumulate gradients by a schedule, also in runs that are resumed."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ..errors.checks import at_least, warn
-from .direction import Mode, find_mode
+from .direction import Mode, find_mode, unknown_mode
 
 # What models call the loss of validation, ours first.
 VALIDATION_LOSSES = (
@@ -24,8 +24,8 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    A subclass may write at other times: ``after_step``, ``after_validation`` and ``after_epoch`` say
-    when. Weights that another callback puts in place after training, such as
+    A subclass may write at other times, see ``after_step``, ``after_validation`` and
+    ``after_epoch``. Weights that another callback puts in place after training, such as
     ``StochasticWeightAveraging``, are written to ``final.ckpt``.
 
     Args:
@@ -70,7 +70,7 @@ class Checkpoint(ModelCheckpoint):
             self.write_best(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Write what a whole epoch is to leave, when all of it is logged and schedules have stepped."""
+        """Write what an epoch is to leave, when all of it is logged and schedules have stepped."""
         if not self.is_validated:
             self.write_best(trainer)
         self.write_last(trainer)
@@ -102,16 +102,17 @@ class Checkpoint(ModelCheckpoint):
         return "Checkpoint"  # whatever it finds out to monitor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.choose_mode(pl_module)
-            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-
-    def choose_mode(self, model: LightningModule) -> None:
-        """Find out whether to minimize what is monitored, unless that was given."""
-        if self._mode_is_open and self.monitor is not None:
-            self.mode, self._mode_is_open = find_mode(self.monitor, model), False
+        if stage != "fit":
+            return
+        folder = str(Path(trainer.default_root_dir) / "checkpoints")
+        self.dirpath = trainer.strategy.broadcast(folder)  # the first process alone knows it
+        mode = find_mode(self.monitor, pl_module) if self.monitor and self._mode_is_open else None
+        if mode is not None:
+            self.mode, self._mode_is_open = mode, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor and self._mode_is_open and not self._monitor_is_open:
+            raise unknown_mode(self.monitor)
         self.last_step = trainer.global_step
 
     def on_train_batch_end(self, *args: Any) -> None:

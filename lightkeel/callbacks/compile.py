@@ -10,10 +10,12 @@ WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Compile(Callback):
-    """Compile each direct part of any model that has weights, such as its network.
+    """Compile the ``forward`` of any model, and of each direct part that has weights.
 
-    In place, by ``torch.nn.Module.compile``, so keys of checkpoints stay as they are. On GPUs,
-    gradients can be accumulated over batches in modes without CUDA graphs alone.
+    In place, by ``torch.nn.Module.compile``, so keys of checkpoints stay as they are; what calls
+    one another is compiled as one. On several devices parts alone are compiled, for there the model
+    is called with its ``training_step`` in the place of ``forward``. On GPUs, gradients can be
+    accumulated over batches in modes without CUDA graphs alone.
 
     Args:
         mode: See ``torch.compile``.
@@ -39,6 +41,6 @@ class Compile(Callback):
                 "gradients of the one before, which are to be accumulated.\n"
                 "Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
             )
-        for part in pl_module.children():
-            if any(True for _ in part.parameters()):
-                part.compile(mode=self.mode)
+        parts = [part for part in pl_module.children() if any(True for _ in part.parameters())]
+        for module in [pl_module, *parts] if trainer.world_size == 1 else parts:
+            module.compile(mode=self.mode)

@@ -9,19 +9,8 @@ from torchmetrics import Metric, MetricCollection
 Mode = Literal["min", "max"]
 LESS = {
     *("loss", "err", "error", "mse", "rmse", "mae", "mape", "smape", "msle", "nll", "bce", "ce"),
-    *(
-        "perplexity",
-        "ppl",
-        "fid",
-        "kid",
-        "lpips",
-        "wer",
-        "cer",
-        "ece",
-        "brier",
-        "eer",
-        "divergence",
-    ),
+    *("perplexity", "ppl", "fid", "kid", "lpips", "wer", "cer", "ece", "brier", "eer"),
+    "divergence",
 }
 MORE = {
     *("acc", "accuracy", "top1", "top5", "f1", "fbeta", "precision", "recall", "sensitivity"),
@@ -31,7 +20,7 @@ MORE = {
 }
 
 
-def find_mode(monitor: str, model: nn.Module) -> Mode:
+def find_mode(monitor: str, model: nn.Module) -> Mode | None:
     """Find out whether a metric is to be minimized or maximized, where nobody says.
 
     A metric of torchmetrics in the model that is named like it tells; else the words in its name.
@@ -40,19 +29,22 @@ def find_mode(monitor: str, model: nn.Module) -> Mode:
         monitor: Name of the metric, as logged.
         model: Who logs it.
 
-    Raises:
-        ValueError: Neither tells.
+    Returns:
+        None where neither tells.
     """
     found = higher_is_better(monitor, model)
     words = set(re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", monitor).lower()))
     if found is None and bool(words & LESS) != bool(words & MORE):
         found = bool(words & MORE)
-    if found is None:
-        raise ValueError(
-            f"mode: null, and `{monitor}` does not tell whether less or more of it is "
-            "better. Give `min` or `max`."
-        )
-    return "max" if found else "min"
+    return None if found is None else "max" if found else "min"
+
+
+def unknown_mode(monitor: str) -> ValueError:
+    """Say that ``find_mode`` has found nothing."""
+    return ValueError(
+        f"mode: null, and `{monitor}` does not tell whether less or more of it is better. Give "
+        "`min` or `max`."
+    )
 
 
 def higher_is_better(monitor: str, model: nn.Module) -> bool | None:

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
-from .direction import Mode, find_mode
+from .direction import Mode, find_mode, unknown_mode
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -22,15 +22,14 @@ class EarlyStopping(LightningEarlyStopping):
         self._mode_is_open = mode is None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.choose_mode(pl_module)
-        super().setup(trainer, pl_module, stage)
-
-    def choose_mode(self, model: LightningModule) -> None:
-        """Find out whether to minimize what is monitored, unless that was given."""
-        if self._mode_is_open:
-            mode = find_mode(self.monitor, model)
+        mode = find_mode(self.monitor, pl_module) if self._mode_is_open else None
+        if mode is not None and stage == "fit":
             if mode != self.mode:
                 self.mode, self.min_delta = mode, -self.min_delta
                 self.best_score = -self.best_score
             self._mode_is_open = False
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._mode_is_open:
+            raise unknown_mode(self.monitor)

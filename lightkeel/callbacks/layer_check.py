@@ -1,12 +1,12 @@
 """Find the first layer whose numbers are no longer finite."""
 
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
@@ -62,8 +62,8 @@ class LayerCheck(Callback):
                 f"{cause}"
             )
         if self.gradients and scaler_of(trainer) is None:
-            for output in tree_leaves(outputs):
-                if isinstance(output, Tensor) and output.requires_grad:
+            for output in tensors_in(outputs):
+                if output.requires_grad:
                     watch = partial(self._check_gradient, step, title)
                     output.register_hook(watch)  # type: ignore[no-untyped-call]
 
@@ -80,7 +80,15 @@ class LayerCheck(Callback):
         self._handles.clear()
 
 
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """List the tensors in nested lists, tuples and mappings."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple, Mapping)):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from tensors_in(value)
+
+
 def is_finite(values: Any) -> bool:
     """Tell whether all tensors in any nesting hold neither NaN nor infinity."""
-    tensors = (value for value in tree_leaves(values) if isinstance(value, Tensor))
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(values))

@@ -4,11 +4,9 @@ import re
 from collections.abc import Iterator
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping
 
 from ..errors.checks import snake_case, suggest
-from .checkpoint import Checkpoint
-from .early_stopping import EarlyStopping
 from .readings import is_result
 
 OF_VALIDATION = re.compile(r"val(id(ation)?)?(?![a-z])")  # `val/loss`, but not `value_loss`
@@ -30,16 +28,16 @@ class MonitorCheck(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            check_monitors(trainer, pl_module)
+            check_monitors(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own complaint is a crash, and comes before all of an epoch has been logged.
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LightningEarlyStopping):
+            if isinstance(callback, EarlyStopping):
                 callback.strict = False
         for config in trainer.lr_scheduler_configs:
             config.strict = False
-        _check_validation(trainer)  # schedules are known now
+        check_monitors(trainer)  # schedules are known now
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _check(trainer, of_validation=True)
@@ -63,15 +61,8 @@ class MonitorCheck(Callback):
             _check(trainer, of_validation=False)
 
 
-def check_monitors(trainer: Trainer, model: LightningModule) -> None:
-    """Raise ``ValueError`` for what is wrong with a monitored name before any data is read."""
-    _check_validation(trainer)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, (Checkpoint, EarlyStopping)):
-            callback.choose_mode(model)
-
-
-def _check_validation(trainer: Trainer) -> None:
+def check_monitors(trainer: Trainer) -> None:
+    """Raise ``ValueError`` for a monitored name that there will be no validation for."""
     for owner, monitor in _monitors(trainer):
         if OF_VALIDATION.match(monitor) and not trainer.limit_val_batches:
             raise ValueError(

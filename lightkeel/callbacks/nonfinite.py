@@ -7,7 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .gradients import scaler_of, total_norm, whole
+from ..models.fsdp import whole
+from .gradients import scaler_of, total_norm
 from .readings import first_nonfinite, is_row_due
 
 REMEDIES = (

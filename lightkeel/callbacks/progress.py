@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+from torch import Tensor
 
 from .readings import is_result
 
@@ -105,8 +107,7 @@ class Progress(ProgressBar):
 
     def _read(self, trainer: Trainer) -> None:
         if self._enabled and trainer.is_global_zero:
-            values = trainer.callback_metrics.items()
-            self._metrics = format_metrics({name: float(value) for name, value in values})
+            self._metrics = format_metrics(trainer.callback_metrics)
             self._next_read = time.monotonic() + self._interval_s
 
     def _show(self, trainer: Trainer, batch: int, of: float, what: str = "batch") -> None:
@@ -118,9 +119,8 @@ class Progress(ProgressBar):
         epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
         if self._bar is not None:
             task, said = self._bar.task_ids[0], epoch if what == "batch" else what
-            shown = {"completed": batch, "total": total, "metrics": self._metrics}
-            self._bar.update(task, description=said, **shown)
-            self._bar.refresh()
+            of_task = {"completed": batch, "total": total, "metrics": self._metrics}
+            self._bar.update(task, description=said, refresh=True, **of_task)  # type: ignore[arg-type]
         else:
             count = f"{batch}/{total}" if total is not None else f"{batch}"
             print(f"{epoch}  {what} {count}  {self._metrics}", flush=True)
@@ -131,10 +131,10 @@ class Progress(ProgressBar):
             self._bar = None
 
 
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Write metrics in one line: of epoch means and means of the last steps, the latter."""
+def format_metrics(metrics: Mapping[str, Tensor | float]) -> str:
+    """Write metrics in one line: of epoch means and values of the last step, the latter."""
     shown = {
-        name: value
+        name: float(value)
         for name, value in metrics.items()
         if is_result(name)
         and name != "samples_per_s"

@@ -1,28 +1,26 @@
 """Evaluate a run's best checkpoint, or any checkpoint, on validation or test data."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors.bad_input import Arguments, readable
+from ..errors.bad_input import Arguments
 from ..options.names import check_options
 from ..project import Project
 from ..runs.find import add_run_arguments, check_output, find_run
+from . import command
 
 
 def main(project: Project, args: Sequence[str] | None = None) -> int:
-    """Run ``python -m PACKAGE.evaluate`` with ``args``, or with the process\'s."""
-    project.use()
-    with readable():
-        known = Arguments(prog=f"python -m {project.package}.evaluate", description=__doc__)
+    """Run ``python -m PACKAGE.evaluate`` with ``args`` (default: the process's)."""
+    with command(project, args) as given:
+        known = Arguments(prog=project.command("evaluate"), description=__doc__)
+        known.epilog = f"All other options are those of {project.command('train')}, and win."
         add_run_arguments(known)
-        known.add_argument(
-            "--split", default="test", choices=("test", "val"), help="which data (default: test)"
-        )
+        splits, which = ("test", "val"), "which data (default: test)"
+        known.add_argument("--split", default="test", choices=splits, help=which)
         written = "where metrics go (default: RUN/evaluation/best/SPLIT/metrics.json)"
         known.add_argument("--output", metavar="FILE", type=Path, help=written)
-        known.epilog = f"All other options are those of {project.package}.train, and win."
-        options, rest = known.parse_known_args(sys.argv[1:] if args is None else args)
+        options, rest = known.parse_known_args(given)
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         output = options.output
         if output is not None:

@@ -1,13 +1,18 @@
 """Export a trained model for use elsewhere, and compare the file with the model."""
 
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors.bad_input import Arguments, InputError, readable
+from ..errors.bad_input import Arguments, InputError
 from ..project import Project
 from ..runs.find import Run, add_run_arguments, check_output, find_run
+from . import command
+
+ABOUT = """\
+onnx and torch (torch.export) hold the preprocessing: bytes in, probabilities out. safetensors and
+paddle hold weights alone. RUN may be a .pdparams or .safetensors file with the --config of its
+model: --format ckpt makes a checkpoint of it."""
 
 # What a format is written as, and the packages it takes with the extra that installs them.
 SUFFIXES = {
@@ -25,22 +30,15 @@ NEEDED = {
 
 
 def main(project: Project, args: Sequence[str] | None = None) -> int:
-    """Run ``python -m PACKAGE.export`` with ``args``, or with the process\'s."""
-    project.use()
-    with readable():
-        known = Arguments(prog=f"python -m {project.package}.export", description=__doc__)
+    """Run ``python -m PACKAGE.export`` with ``args`` (default: the process's)."""
+    with command(project, args) as given:
+        known = Arguments(prog=project.command("export"), description=__doc__, epilog=ABOUT)
         add_run_arguments(known)
-        known.epilog = (
-            "onnx and torch (torch.export) hold the preprocessing: bytes in, probabilities out. "
-            "safetensors and paddle hold weights alone. RUN may be a .pdparams or .safetensors "
-            "file with the --config of its model: --format ckpt makes a checkpoint of it."
-        )
         known.add_argument("--format", choices=SUFFIXES, required=True)
-        known.add_argument(
-            "--output", metavar="FILE", type=Path, help="(default: RUN/exports/best.SUFFIX)"
-        )
+        default = "(default: RUN/exports/best.SUFFIX)"
+        known.add_argument("--output", metavar="FILE", type=Path, help=default)
         known.add_argument("--config", action="append", default=[], help="for a lone file")
-        options = known.parse_args(sys.argv[1:] if args is None else args)
+        options = known.parse_args(given)
         check_packages(options.format)
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)

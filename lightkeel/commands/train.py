@@ -1,12 +1,11 @@
 """Train a model, test its best checkpoint, and leave everything in the folder of the run."""
 
-import sys
 from collections.abc import Sequence
 
-from ..errors.bad_input import readable
 from ..options.names import check_options
 from ..project import Project
-from ..runs.files import streams_that_last
+from ..runs.output import streams_that_last
+from . import command
 
 
 def main(project: Project, args: Sequence[str] | None = None) -> int:
@@ -15,9 +14,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.
     """
-    project.use()
-    given = sys.argv[1:] if args is None else args
-    with streams_that_last(), readable():
+    with streams_that_last(), command(project, args) as given:
         check_options(given)
         from ..fit.fit import train  # takes seconds: PyTorch and Lightning
 

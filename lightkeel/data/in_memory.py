@@ -124,7 +124,10 @@ class InMemoryDataModule(LightningDataModule):
         for name, value in not_negative.items():
             if value < 0:
                 raise ValueError(f"{name}: {value} is negative.")
-        needing = {"persistent_workers": persistent_workers, "prefetch_factor": prefetch_factor}
+        needing: dict[str, Any] = {
+            "persistent_workers": persistent_workers,
+            "prefetch_factor": prefetch_factor,
+        }
         for name, setting in {**needing, "timeout_s": timeout_s}.items():
             if setting and num_workers == 0:
                 raise ValueError(f"{name}: {setting} needs worker processes. Set num_workers too.")

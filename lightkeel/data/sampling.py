@@ -69,7 +69,7 @@ class TrainingSampler(KeptSampler):
 
     def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
         first, self.first_batch = self.first_batch, 0
-        for whole in self.order().split(self.batch_size)[first : len(self)]:
+        for whole in torch.split(self.order(), self.batch_size)[first : len(self)]:
             part = torch.tensor_split(whole, self.num_replicas)[self.rank]
             yield part if len(part) else whole[:1]
 

@@ -27,6 +27,13 @@ def at_least(least: int, **values: float | None) -> None:
             raise ValueError(f"{name}: {value} is not at least {least}.")
 
 
+def check_share(**values: float) -> None:
+    """Raise ``ValueError`` for the first named value that is not in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: {value} is not in [0, 1).")
+
+
 def snake_case(name: str) -> str:
     """Turn ``GradientClipping`` into ``gradient_clipping``, ``LRMonitor`` into ``lr_monitor``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

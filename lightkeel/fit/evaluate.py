@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..callbacks.confusion import Confusion
 from ..errors.bad_input import InputError
+from ..errors.explain import explained
 from ..options.cli import ProjectCLI
-from ..options.explain import explained
-from ..runs import checkpoints, run
+from ..runs import checkpoints
 from ..runs.files import write_json
+from ..runs.output import format_value, print_table
 from . import fastpath
 from .devices import leave_at_exit, warn_of_slow_precision
 from .lightning_state import exact_means
@@ -50,14 +51,17 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
         return
-    shown = [(name, run.format_value(value)) for name, value in sorted(metrics.items())]
-    run.print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
+    shown = [(name, format_value(value)) for name, value in sorted(metrics.items())]
+    print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
     names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     classes = [] if confusion.matrix is None else per_class(confusion.matrix, names)
     if classes:
-        some = classes if len(classes) <= MOST_ROWS else sorted(classes, key=rank)[:MOST_ROWS]
-        title = f"accuracy of {'each class' if some is classes else f'the lowest {MOST_ROWS}'}"
-        run.print_table(title, map(row, some), ("class", "accuracy", "found", "most taken for"))
+        some, title = classes, "accuracy of each class"
+        if len(classes) > MOST_ROWS:
+            some = sorted(classes, key=lambda c: (not c.num_samples, c.accuracy))[:MOST_ROWS]
+            title = f"accuracy of the lowest {MOST_ROWS}"
+        rows = [(c.name, c.shown, f"{c.num_found} of {c.num_samples}", c.taken_for) for c in some]
+        print_table(title, rows, ("class", "accuracy", "found", "most taken for"))
     if output is not None:
         accuracies = {f"{split}/acc/{c.name}": c.accuracy for c in classes if c.num_samples}
         made = {"checkpoint": str(path), "options": " ".join(args)}
@@ -69,17 +73,22 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
 
 
 class ClassResult(NamedTuple):
-    """How the samples of a class fared: how many there are, and how many were found."""
+    """How many samples of a class there are, how many were found, and what others most became."""
 
     name: str
     num_samples: int
-    found: int
+    num_found: int
     taken_for: str
 
     @property
     def accuracy(self) -> float:
-        """Share found, NaN where there are none."""
-        return self.found / self.num_samples if self.num_samples else float("nan")
+        """Share found, 0 where there are none."""
+        return self.num_found / max(self.num_samples, 1)
+
+    @property
+    def shown(self) -> str:
+        """The accuracy for a table, empty where there are no samples."""
+        return f"{self.accuracy:.4f}" if self.num_samples else ""
 
 
 def per_class(matrix: Tensor, names: Sequence[str] | None) -> list[ClassResult]:
@@ -88,18 +97,7 @@ def per_class(matrix: Tensor, names: Sequence[str] | None) -> list[ClassResult]:
     results = []
     for number, counts in enumerate(matrix.tolist()):
         others = [count if place != number else 0 for place, count in enumerate(counts)]
-        most = max(others, default=0)
+        most = max(others)
         taken_for = f"{names[others.index(most)]} ({most})" if most else ""
         results.append(ClassResult(names[number], sum(counts), counts[number], taken_for))
     return results
-
-
-def rank(result: ClassResult) -> tuple[bool, float]:
-    """Order results by accuracy, those of no samples last."""
-    return result.num_samples == 0, result.accuracy if result.num_samples else 0.0
-
-
-def row(result: ClassResult) -> tuple[str, str, str, str]:
-    """Write a result for the table."""
-    accuracy = f"{result.accuracy:.4f}" if result.num_samples else ""
-    return result.name, accuracy, f"{result.found} of {result.num_samples}", result.taken_for

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import CombinedLoader
@@ -87,9 +88,6 @@ class ExactResume(Callback):
             problems.append(f"random numbers begin anew: it had {number} devices")
         if lightning.is_under_way(trainer):
             continue_swa(trainer, pl_module)
-            lightning.continue_epoch(trainer, resumed["num_batches"], resumed["between"])
-        else:
-            lightning.begin_epoch(trainer)
         if resumed["is_partial"]:
             problems.append("gradients that were accumulated for a step are in no checkpoint")
         device = trainer.strategy.root_device
@@ -97,7 +95,7 @@ class ExactResume(Callback):
         trainer.callback_metrics.update(watched)
         for problem in problems if trainer.is_global_zero else []:
             warn(f"--resume: not bit for bit, {problem}.")
-        lightning.fetch_anew(trainer)
+        lightning.continue_loops(trainer, resumed["num_batches"], resumed["between"])
         if mine is not None:
             restore_random(mine["random"], device)
             self._random = mine["random"]  # once more, when hooks of others have drawn
@@ -156,7 +154,7 @@ class ExactResume(Callback):
         }
         known = lightning.modes_before_validation(trainer)
         checkpoint["resume"] = {
-            "ranks": lightning.gather(trainer, mine),
+            "ranks": gather(trainer, mine),
             "epoch": trainer.current_epoch,
             "num_batches": self._num_batches(trainer) if now else 0,
             "between": self._is_between,
@@ -228,6 +226,15 @@ def call_each(trainer: Trainer, name: str, *args: Any) -> None:
     for callback in callbacks:
         if hook := getattr(callback, name, None):
             hook(*args)
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """Collect a value of each rank on all of them, in their order."""
+    if trainer.world_size == 1:
+        return [value]
+    values = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:

@@ -118,7 +118,7 @@ def taken(self: LightningModule, value: Any, known: Logged) -> Any:
         return value if same else None
     device, kind = known.result.value.device, type(value)
     if kind is Tensor and value.device == device and value.numel() == 1:
-        return value.detach().squeeze() if value.ndim else value.detach()
+        return value.squeeze() if value.ndim else value
     if kind in (float, int, bool) and self.device == device:
         # Not `torch.tensor`, which copies from the host and waits for the device.
         return torch.full((), value, dtype=_get_default_dtype(), device=device)

@@ -22,12 +22,15 @@ from ..callbacks.monitor_check import MonitorCheck, check_monitors
 from ..data.in_memory import InMemoryDataModule
 from ..errors.bad_input import InputError
 from ..errors.checks import warn
+from ..errors.explain import explain, explained
 from ..options.cli import ProjectCLI
-from ..options.explain import explain, explained
 from ..project import current
-from ..runs import checkpoints, run, status
+from ..runs import checkpoints, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
+from ..runs.folder import Claim, is_rank_zero
+from ..runs.loggers import MetricsCSV, TensorBoard, writing_aside
+from ..runs.output import format_value, print_table, tolerated
 from . import fastpath
 from .devices import busy_port, ending_with_first, leave_at_exit, warn_of_slow_precision
 from .exact_resume import ExactResume
@@ -39,8 +42,8 @@ from .run_files import RunFiles
 def train(args: Sequence[str]) -> None:
     """Make the run that the arguments ask for: its folder, a fit, a test, and what came out."""
     # Other processes end at once, also where they wait for the first and Python answers no signal.
-    exits = exits_at_signals() if run.is_rank_zero() else nullcontext()
-    with ending_with_first(), exits, run.writing_aside(), run.Claim() as claim:
+    exits = exits_at_signals() if is_rank_zero() else nullcontext()
+    with ending_with_first(), exits, writing_aside(), Claim() as claim:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -72,7 +75,7 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
 
 def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
     """Record in ``status.json`` how a run ends, where this is its first process."""
-    if not run.is_rank_zero():
+    if not is_rank_zero():
         return nullcontext(lambda: None)
 
     def said(error: BaseException) -> str | None:
@@ -84,7 +87,7 @@ def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
 def prepare(cli: ProjectCLI) -> None:
     """Find out what is wrong before a folder is made or processes are started for devices."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    check_monitors(trainer, model)
+    check_monitors(trainer)
     if cli.resume_from:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_when_loaded(cli.resume_from, model)
@@ -95,9 +98,9 @@ def prepare(cli: ProjectCLI) -> None:
     if isinstance(data, InMemoryDataModule):
         data.check_batch_sizes(trainer.world_size)
     for logger in trainer.loggers:
-        if not isinstance(logger, (run.MetricsCSV, run.TensorBoard)):
+        if not isinstance(logger, (MetricsCSV, TensorBoard)):
             getattr(logger, "experiment", None)  # it may want a login or a server
-    if isinstance(data, InMemoryDataModule) and run.is_rank_zero():
+    if isinstance(data, InMemoryDataModule) and is_rank_zero():
         data.prepare_data()
     cli.check_fit()
     warn_of_slow_precision(trainer)
@@ -134,7 +137,7 @@ def spare_loggers(trainer: Trainer, failed: set[Logger], *methods: str) -> None:
     def attempt(logger: Logger, method: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if logger not in failed:
             failed.add(logger)
-            with run.tolerated(type(logger).__name__):
+            with tolerated(type(logger).__name__):
                 method(*args, **kwargs)
                 failed.remove(logger)
 
@@ -161,20 +164,20 @@ def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None
     trainer, name = cli.trainer, type(cli.model).__name__
     reported: dict[str, str] = {}
     panels: list[Panel] = []
-    with run.tolerated(f"{name}.report"):
+    with tolerated(f"{name}.report"):
         reported = getattr(cli.model, "report", dict)()
-    with run.tolerated(f"{name}.panels"):
+    with tolerated(f"{name}.panels"):
         panels = getattr(cli.model, "panels", list)()
     if not trainer.is_global_zero:
         return
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
-    rows = [(n, run.format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
+    rows = [(n, format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
     rows += reported.items()
     rows += [] if dry else [("run", str(cli.folder)), ("best checkpoint", best or "none")]
-    with run.tolerated("the table of results"):
-        run.print_table(name, rows)
+    with tolerated("the table of results"):
+        print_table(name, rows)
     if cli.plots is not None and cli.folder is not None and not dry:
-        with run.tolerated("callbacks.plots"):
+        with tolerated("callbacks.plots"):
             cli.plots.draw(trainer, cli.folder, panels)
 
 
@@ -204,17 +207,9 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
         isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
     )
     if is_stop and can_resume and cli.trainer.is_global_zero:
-        text = f"stopped: {folder}\nresume: {command()} {resume}"
+        text = f"stopped: {folder}\nresume: {current().command('train')} {resume}"
         print(text, file=sys.stderr, flush=True)
     return error
-
-
-def command() -> str:
-    """Say how training is started in this project; where nobody knows, as it was this time."""
-    if (current().folder / "train.py").is_file():
-        return f"python -m {current().package}.train"
-    spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def unwritten(error: OSError, folder: Path) -> str | None:

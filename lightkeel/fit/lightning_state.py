@@ -12,7 +12,6 @@ from typing import Any
 from unittest.mock import patch
 
 import lightning
-import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
@@ -82,19 +81,13 @@ def combination(loader: CombinedLoader) -> Any:
     return loader._mode
 
 
-def fetch_anew(trainer: Trainer) -> None:
-    """Fetch once more where a batch is fetched ahead, as of data without a length."""
-    fetcher = trainer.fit_loop._data_fetcher
-    if fetcher is not None and fetcher.length is None:
-        iter(fetcher)
-
-
 # Where the loops are.
 
 
 def num_epochs(trainer: Trainer) -> int:
     """Count the epochs that have ended, that at whose end hooks are called included."""
-    return int(trainer.fit_loop.epoch_progress.current.processed)
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return int(epochs.processed)
 
 
 def num_batches(trainer: Trainer) -> int:
@@ -147,8 +140,8 @@ def _take_back(progress: dict[str, dict[str, int]], name: str) -> None:
     progress["current"][name] -= 1
 
 
-def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
-    """Have Lightning continue an epoch that a run was stopped in.
+def continue_loops(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
+    """Have Lightning continue where a run was stopped, once all else is restored.
 
     Args:
         trainer: The trainer, as training starts.
@@ -157,7 +150,7 @@ def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None
             another step, without a batch, where validation was due.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    begin = loop.on_run_start
+    begin, fetcher = loop.on_run_start, trainer.fit_loop._data_fetcher
 
     def begin_between(fetcher: Any) -> None:
         del loop.on_run_start
@@ -165,12 +158,12 @@ def continue_epoch(trainer: Trainer, num_fetched: int, is_between: bool) -> None
         fetcher.fetched = num_fetched
         loop.restarting = loop.restarting and not is_between
 
-    loop.on_run_start = begin_between
-
-
-def begin_epoch(trainer: Trainer) -> None:
-    """Have Lightning not begin with an empty epoch where ``max_steps`` is set."""
-    trainer.fit_loop.epoch_loop.restarting = False
+    if is_under_way(trainer):
+        loop.on_run_start = begin_between
+    else:
+        loop.restarting = False  # else it begins with an empty epoch where `max_steps` is set
+    if fetcher is not None and fetcher.length is None:
+        iter(fetcher)  # it has fetched a batch before the state of the run was restored
 
 
 def end_epoch_as_any(trainer: Trainer) -> None:
@@ -241,15 +234,6 @@ def restore_logged(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> Non
         trainer._logger_connector._first_loop_iter = False
 
 
-def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """Collect a value of each rank on all of them, in their order."""
-    if trainer.world_size == 1:
-        return [value]
-    values = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
 def end_others(trainer: Trainer) -> None:
     """End the processes that this one started, which may be waiting for it in vain."""
     launcher: Any = trainer.strategy.launcher
@@ -275,4 +259,5 @@ def mean_over_samples(result: _ResultMetric) -> Tensor:
     if not (result.is_tensor and result.meta.is_mean_reduction):
         return COMPUTE(result)  # type: ignore[no-any-return]
     value: Tensor = result.meta.sync(result.value.clone())
-    return value / result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    num_samples: Tensor = result.meta.sync(result.cumulated_batch_size.to(value.dtype))
+    return value / num_samples

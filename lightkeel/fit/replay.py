@@ -197,20 +197,18 @@ def not_resumable(loaders: list[Any]) -> list[str]:
     problems = []
     if 0 < sum(map(is_stateful, loaders)) < len(loaders):
         problems.append("a loader with a state of its own is repeated too, beside others")
-    for loader in loaders:
-        if hasattr(loader, "begin_at") or is_stateful(loader):
-            continue
-        if getattr(loader, "persistent_workers", False):
-            problems.append(
-                "the random numbers of persistent workers begin anew (persistent_workers=False)"
-            )
-        for dataset in datasets_in(getattr(loader, "dataset", loader)):
-            for name, value in getattr(dataset, "__dict__", {}).items():
-                for part in value.values() if isinstance(value, dict) else [value]:
-                    if isinstance(part, OWN_RANDOM):
-                        what = f"{type(dataset).__name__}.{name} ({type(part).__name__})"
-                        how = "draw from torch, numpy.random or random"
-                        problems.append(f"{what} begins anew ({how})")
+    repeated = [part for part in loaders if not (hasattr(part, "begin_at") or is_stateful(part))]
+    if any(getattr(loader, "persistent_workers", False) for loader in repeated):
+        problems.append(
+            "the random numbers of persistent workers begin anew (persistent_workers=False)"
+        )
+    for dataset in (d for part in repeated for d in datasets_in(getattr(part, "dataset", part))):
+        for name, value in getattr(dataset, "__dict__", {}).items():
+            for part in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(part, OWN_RANDOM):
+                    what = f"{type(dataset).__name__}.{name} ({type(part).__name__})"
+                    how = "draw from torch, numpy.random or random"
+                    problems.append(f"{what} begins anew ({how})")
     return problems
 
 

@@ -7,8 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..models import optimizers as optim
 from ..runs import status
+from ..runs.environment import environment
 from ..runs.files import write_json, write_whole
-from ..runs.run import MetricsCSV, TensorBoard, environment
+from ..runs.loggers import MetricsCSV, TensorBoard
 from .lightning_state import row_step
 
 
@@ -23,7 +24,6 @@ class RunFiles(Callback):
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
         self.config = config
-        self.class_names: list[str] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
@@ -32,9 +32,7 @@ class RunFiles(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         optim.follow_validation(trainer)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.class_names = getattr(data, "class_names", None)
-        # By now a checkpoint to go on from has been read: what it refuses changes nothing here.
+        # By now a checkpoint to resume from has been read: what it refuses changes nothing here.
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.is_global_zero and not dry:
             (self.folder / "metrics.json").unlink(missing_ok=True)  # it says that a run is done
@@ -49,8 +47,9 @@ class RunFiles(Callback):
             logger.save()
             if isinstance(logger, MetricsCSV):
                 checkpoint["metrics_rows"] = logger.num_rows
-        if self.class_names:
-            checkpoint["class_names"] = self.class_names
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if names := getattr(data, "class_names", None):
+            checkpoint["class_names"] = names
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

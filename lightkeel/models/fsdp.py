@@ -1,4 +1,4 @@
-"""Share the weights of a model out over its devices."""
+"""Shard the weights of a model over its devices."""
 
 from functools import partial
 from typing import Any
@@ -16,18 +16,17 @@ from torch.optim import Optimizer
 
 
 class FullySharded(ModelParallelStrategy):
-    """Keep a part of the weights, gradients and optimizer's state on each device.
+    """Keep a shard of the weights, gradients and optimizer's state on each device.
 
     Lightning's own ``fsdp`` does it by PyTorch's first implementation, for GPUs alone; this one by
     its second, ``fully_shard``. Checkpoints are one file with all weights, for any strategy.
     """
 
     def __init__(self) -> None:
-        super().__init__(save_distributed_checkpoint=False)
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
-        self._tensor_parallel_size = 1
         super().setup_environment()
         model = self.lightning_module
         assert model is not None
@@ -42,17 +41,17 @@ class FullySharded(ModelParallelStrategy):
         checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
         model = self.lightning_module
         assert model is not None
-        whole = StateDictOptions(full_state_dict=True)
-        set_model_state_dict(model, checkpoint["state_dict"], options=whole)
+        whole_state = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(model, checkpoint["state_dict"], options=whole_state)
         if model.trainer.training:
             states = checkpoint["optimizer_states"]
             for optimizer, state in zip(self.optimizers, states, strict=True):
-                load_shared(optimizer, state)
+                load_sharded(optimizer, state)
         return checkpoint
 
 
-def load_shared(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Set an optimizer to a state that speaks of whole parameters, sharing it out as they are."""
+def load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Set an optimizer to a state of whole parameters, sharded as they are."""
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
@@ -65,19 +64,18 @@ def load_shared(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def shard(model: LightningModule, mesh: DeviceMesh) -> None:
-    """Share out each layer's parameters; they are brought together for as long as it computes."""
+    """Shard each layer's parameters; they are gathered for as long as it computes."""
     for layer in list(model.modules()):
         if isinstance(layer, FSDPModule) or next(layer.parameters(recurse=False), None) is None:
             continue
         for parameter in layer.parameters(recurse=False):
             parameter.data = parameter.data.contiguous()  # it takes no other, such as channels_last
-        shared = fully_shard(layer, mesh=mesh)
+        sharded = fully_shard(layer, mesh=mesh)
         if mesh.device_type == "cpu":
-            shared.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo has no mean
 
 
 def whole(parameter: Tensor) -> Tensor:
     """Gather a parameter that is sharded; all ranks must ask together. Others are as they are."""
-    gather = getattr(parameter, "full_tensor", parameter.detach)
-    found: Tensor = gather()
+    found: Tensor = getattr(parameter, "full_tensor", parameter.detach)()
     return found.detach()

@@ -40,13 +40,8 @@ class MuonSGD(Optimizer):
         weight_decay: float = 0.0,
         ns_steps: int = 3,
     ) -> None:
-        settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "sgd_momentum": sgd_momentum,
-            "weight_decay": weight_decay,
-            "ns_steps": ns_steps,
-        }
+        settings = {"lr": lr, "momentum": momentum, "sgd_momentum": sgd_momentum}
+        settings |= {"weight_decay": weight_decay, "ns_steps": ns_steps}
         for name, value in settings.items():
             if value < 0:
                 raise ValueError(f"{name}: {value} is negative.")
@@ -66,9 +61,8 @@ class MuonSGD(Optimizer):
                 updates = self._momentum(weights, group["momentum"], 0.0)
                 for weight in weights:
                     weight.mul_(len(weight) ** 0.5 / weight.norm().clamp(min=1e-7))
-                torch._foreach_add_(
-                    weights, orthogonalized(updates, group["ns_steps"]), alpha=-group["lr"]
-                )
+                directions = orthogonalized(updates, group["ns_steps"])
+                torch._foreach_add_(weights, directions, alpha=-group["lr"])
             if others:
                 updates = self._momentum(others, group["sgd_momentum"], group["weight_decay"])
                 torch._foreach_add_(others, updates, alpha=-group["lr"])
@@ -89,20 +83,14 @@ class MuonSGD(Optimizer):
 
 
 def orthogonalized(updates: list[Tensor], num_steps: int) -> list[Tensor]:
-    """Bring the singular values of matrices near one, those of one shape all at once.
-
-    Args:
-        updates: (R, ...), each counting as the matrix (R, C).
-        num_steps: Newton-Schulz iterations.
-    """
-    results: dict[int, Tensor] = {}
-    shapes = {update.shape for update in updates}
-    for shape in sorted(shapes):
+    """Bring the singular values of updates (R, ...) near one, those of one shape all at once."""
+    results = list(updates)
+    for shape in sorted({update.shape for update in updates}):
         members = [i for i, update in enumerate(updates) if update.shape == shape]
         matrices = torch.stack([updates[i].reshape(shape[0], -1) for i in members])
-        found = newton_schulz(matrices, num_steps).reshape(-1, *shape)
-        results |= {i: found[number] for number, i in enumerate(members)}
-    return [results[i] for i in range(len(updates))]
+        for i, matrix in zip(members, newton_schulz(matrices, num_steps), strict=True):
+            results[i] = matrix.reshape(shape)
+    return results
 
 
 def newton_schulz(matrices: Tensor, num_steps: int) -> Tensor:

@@ -8,9 +8,9 @@ goes to the constructor of the named class.
 import importlib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -34,22 +34,70 @@ NO_HORIZON = (
     "lr_scheduler.{key}: cannot be derived, the run has no known length. "
     "Give {instead}, or set trainer.max_epochs (trainer.max_steps for a stream)."
 )
-# What torch raises for settings that it does not like.
-REFUSALS = (
-    *(ValueError, TypeError, ArithmeticError, LookupError, RuntimeError),
-    AssertionError,  # `capturable` on the CPU
+# What torch raises for settings that it does not like; the last for `capturable` on the CPU.
+REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError)
+
+
+class Kind(NamedTuple):
+    """What settings name a class of: an optimizer, or a schedule."""
+
+    key: str
+    base: type
+    home: str
+    classes: Mapping[str, Any]
+    example: str
+    own_keys: tuple[str, ...]  # no arguments of the class
+
+    def read(self, settings: Settings) -> tuple[Any, dict[str, Any]]:
+        """Find the class and its arguments."""
+        named = {n: c for n, c in self.classes.items() if self.fits(c) and c is not self.base}
+        name = settings.get("name")
+        if not isinstance(name, str):
+            text = f"missing. Give one of {self.home}, such as {self.example}."
+            raise ValueError(f"{self.key}.name: {text}")
+        module, _, attribute = name.rpartition(".")
+        if not module and name not in named:
+            text = f"{self.home} has no `{name}`. {suggest(name, named)}"
+            raise ValueError(f"{self.key}.name: {text}")
+        try:
+            cls = getattr(importlib.import_module(module), attribute) if module else named[name]
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{self.key}.name: cannot import `{name}` ({error}).") from None
+        if not self.fits(cls):
+            raise ValueError(f"{self.key}.name: `{name}` is no {self.base.__name__}.")
+        return cls, {key: value for key, value in settings.items() if key not in self.own_keys}
+
+    def fits(self, cls: Any) -> bool:
+        """Tell whether this is such a class."""
+        return inspect.isclass(cls) and issubclass(cls, self.base)
+
+    def check(self, cls: type, given: Settings) -> None:
+        """Check arguments by name, and that those are numbers that should be."""
+        known = inspect.signature(cls).parameters
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return
+        options = {name: p for name, p in known.items() if name not in ("params", "optimizer")}
+        for name in given:
+            if name not in options:
+                hint = suggest(name, [*self.own_keys, *options])
+                raise ValueError(f"{self.key}.{name}: {cls.__name__} has no such option. {hint}")
+        for name, parameter in options.items():
+            if parameter.default is parameter.empty and name not in given:
+                raise ValueError(f"{self.key}.{name}: {cls.__name__} needs it.")
+            value = given.get(name, 0.0)
+            if isinstance(parameter.default, (int, float)) and not isinstance(value, (int, float)):
+                raise ValueError(f"{self.key}.{name}: {value!r} is no number.")
+
+
+OPTIMIZER = Kind(
+    *("optimizer", Optimizer, "torch.optim", {**vars(torch.optim), "MuonSGD": MuonSGD}, "AdamW"),
+    ("name", "decay_bias_and_norm", "lr_multipliers"),
 )
-# Of each of the two: where its classes are, and the keys that are not for them.
-HOMES: dict[str, tuple[str, dict[str, Any], type]] = {
-    "optimizer": ("torch.optim", {**vars(torch.optim), "MuonSGD": MuonSGD}, Optimizer),
-    "lr_scheduler": ("torch.optim.lr_scheduler", vars(schedules), LRScheduler),
-}
-KEYS = {
-    "optimizer": ("name", "decay_bias_and_norm", "lr_multipliers"),
-    "lr_scheduler": (
-        *("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction"),
-    ),
-}
+SCHEDULE = Kind(
+    *("lr_scheduler", LRScheduler, "torch.optim.lr_scheduler", vars(schedules)),
+    "CosineAnnealingLR",
+    ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction"),
+)
 
 
 def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) -> None:
@@ -67,8 +115,7 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
             ``warmup_fraction`` of the run: linear warm-up before it; the rest are the arguments of
             the class. Horizons (see ``HORIZON``) that are left out are the length of the run.
     """
-    cls = find_class("optimizer", optimizer)
-    check_arguments("optimizer", cls, arguments("optimizer", optimizer))
+    OPTIMIZER.check(*OPTIMIZER.read(optimizer))
     multipliers = optimizer.get("lr_multipliers") or {}
     if not isinstance(multipliers, Mapping):
         raise ValueError(f"optimizer.lr_multipliers: {multipliers} maps no names to factors.")
@@ -81,11 +128,10 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
     tried = try_optimizer(optimizer)
     if lr_scheduler is None:
         return
-    cls = find_class("lr_scheduler", lr_scheduler)
-    given = arguments("lr_scheduler", lr_scheduler)
+    cls, given = SCHEDULE.read(lr_scheduler)
     if cls.__name__ in HORIZON:
         given.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
-    check_arguments("lr_scheduler", cls, given)
+    SCHEDULE.check(cls, given)
     check_timing(lr_scheduler)
     plateau = issubclass(cls, ReduceLROnPlateau)
     for key in ("warmup_steps", "warmup_fraction") if plateau else ("monitor",):
@@ -129,18 +175,34 @@ def configure_optimizers(
     if unseen and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
     timing = {"interval": interval, "frequency": frequency, "monitor": monitor}
-    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, **timing}}  # type: ignore[typeddict-item]
+    config: Any = {"scheduler": schedule, **timing}
+    return {"optimizer": built, "lr_scheduler": config}
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
-    """Build the optimizer over named parameter groups."""
-    cls = find_class("optimizer", settings)
+    """Build the optimizer, over groups of parameters by multiplier and by whether they decay."""
+    cls, given = OPTIMIZER.read(settings)
     try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
-    groups = parameter_groups(
-        module.named_parameters(), multipliers, settings.get("decay_bias_and_norm", False)
-    )
-    optimizer: Optimizer = cls(groups, **arguments("optimizer", settings))
+    groups: dict[str, dict[str, Any]] = {}
+    unused = set(multipliers)
+    for name, parameter in module.named_parameters():
+        pattern = next((p for p in multipliers if fnmatchcase(name, p)), None)
+        unused.discard(pattern)
+        if not parameter.requires_grad:
+            continue
+        # Biases and the weights of norms have one dimension; decaying them does not regularize.
+        decay = settings.get("decay_bias_and_norm", False) or parameter.ndim > 1
+        key = (f"{pattern}/" if pattern else "") + ("decay" if decay else "no_decay")
+        factor = multipliers[pattern] if pattern else 1.0
+        new: dict[str, Any] = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
+        groups.setdefault(key, new)["params"].append(parameter)
+    if unused:
+        raise ValueError(
+            f"optimizer.lr_multipliers.{min(unused)}: no parameter has such a name that no pattern "
+            "before it matches."
+        )
+    optimizer: Optimizer = cls(list(groups.values()), **given)
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group["lr_multiplier"]
         if "weight_decay" in group and not group["decay"]:
@@ -148,39 +210,9 @@ def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
     return optimizer
 
 
-def parameter_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    multipliers: Mapping[str, float],
-    decay_bias_and_norm: bool,
-) -> list[dict[str, Any]]:
-    """Split trainable parameters by learning-rate multiplier and by whether they decay.
-
-    Biases and the weights of norms have one dimension; decaying them does not regularize.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    unused = set(multipliers)
-    for name, parameter in named_parameters:
-        pattern = next((p for p in multipliers if fnmatchcase(name, p)), None)
-        unused.discard(pattern or "")
-        if not parameter.requires_grad:
-            continue
-        decay = decay_bias_and_norm or parameter.ndim > 1
-        key = (f"{pattern}/" if pattern else "") + ("decay" if decay else "no_decay")
-        factor = multipliers[pattern] if pattern else 1.0
-        new = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
-        groups.setdefault(key, new)["params"].append(parameter)
-    if unused:
-        raise ValueError(
-            f"optimizer.lr_multipliers.{min(unused)}: no parameter has such a name that no "
-            "pattern before it matches."
-        )
-    return list(groups.values())
-
-
 def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> LRScheduler:
     """Build the schedule and its warm-up, for ``horizon`` updates; below 1: nobody knows."""
-    cls = find_class("lr_scheduler", settings)
-    given = arguments("lr_scheduler", settings)
+    cls, given = SCHEDULE.read(settings)
     fraction = float(settings.get("warmup_fraction") or 0)
     warmup = int(settings.get("warmup_steps") or round(fraction * horizon))
     missing = HORIZON.get(cls.__name__)
@@ -250,57 +282,12 @@ def check_timing(settings: Settings) -> None:
         raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
 
 
-def arguments(key: str, settings: Settings) -> dict[str, Any]:
-    """Take those of the settings that are for the class."""
-    return {name: value for name, value in settings.items() if name not in KEYS[key]}
-
-
-def find_class(key: str, settings: Settings) -> Any:
-    """Find the class that settings name."""
-    home, content, base = HOMES[key]
-    named = {n: c for n, c in content.items() if inspect.isclass(c) and issubclass(c, base)}
-    choices = sorted(name for name, cls in named.items() if cls is not base)
-    name = settings.get("name")
-    if not isinstance(name, str):
-        example = "AdamW" if key == "optimizer" else "CosineAnnealingLR"
-        raise ValueError(f"{key}.name: missing. Give one of {home}, such as {example}.")
-    module, _, attribute = name.rpartition(".")
-    if not module and name not in choices:
-        raise ValueError(f"{key}.name: {home} has no `{name}`. {suggest(name, choices)}")
-    try:
-        cls = getattr(importlib.import_module(module), attribute) if module else named[name]
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{key}.name: cannot import `{name}` ({error}).") from None
-    if not (inspect.isclass(cls) and issubclass(cls, base)):
-        raise ValueError(f"{key}.name: `{name}` is no {base.__name__}.")
-    return cls
-
-
-def check_arguments(key: str, cls: type, given: Settings) -> None:
-    """Check the arguments of a class by their names, and that those are numbers that should be."""
-    parameters = inspect.signature(cls).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    options = {name: p for name, p in parameters.items() if name not in ("params", "optimizer")}
-    for name in given:
-        if name not in options:
-            hint = suggest(name, [*KEYS[key], *options])
-            raise ValueError(f"{key}.{name}: {cls.__name__} has no such option. {hint}")
-    for name, parameter in options.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise ValueError(f"{key}.{name}: {cls.__name__} needs it.")
-        value = given.get(name, 0.0)
-        if isinstance(parameter.default, (int, float)) and not isinstance(value, (int, float)):
-            raise ValueError(f"{key}.{name}: {value!r} is no number.")
-
-
 def try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
     """Build the optimizer over a weight and a bias, in two groups, and take a step.
 
     Where no device is known yet, on the CPU, and without ``capturable``, which that has not.
     """
-    cls = find_class("optimizer", settings)
-    given = arguments("optimizer", settings)
+    cls, given = OPTIMIZER.read(settings)
     if device is None:
         given.pop("capturable", None)
     parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((2, 2), (2,))]

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..errors.checks import warn
 from ..models import optimizers as optim
-from ..runs.run import is_rank_zero
+from ..runs.folder import is_rank_zero
 from ..runs.safe_yaml import flatten
 
 # Settings that change what a resumed run comes to, but for those that change how fast.

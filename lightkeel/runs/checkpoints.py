@@ -1,14 +1,11 @@
 """Checkpoints as files: written whole or not at all, and opened as plain values."""
 
-import hashlib
 import io
-import os
 import pickle
 import re
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn.parameter import is_lazy
 
-from .find import SEAL, SEAL_LENGTH, UNZIPPABLE, damage
+from .files import replace
+from .find import UNZIPPABLE, damage
 
 # What reading a damaged checkpoint may raise, beside `pickle.UnpicklingError`.
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -43,21 +41,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):  # not a file of this machine
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        whole = Path(path)
-        part = whole.with_name(f"{whole.name}.part")
-        buffer = io.BytesIO()
+        whole, buffer = Path(path), io.BytesIO()
         torch.save(plain(checkpoint), buffer)
         try:
             whole.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                for piece in sealed(buffer.getbuffer()):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, whole)
-            flush_folder(whole.parent)
+            replace(whole, buffer.getbuffer(), on_disk=True)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise OSError(
                 f"{whole} cannot be written ({error.strerror}). The checkpoints there are as they "
                 f"were.\nMake room, then go on with --resume {whole.parent.parent}"
@@ -65,14 +54,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def plain(tree: Any, key: str = "") -> Any:
-    """Return nested containers with the values of numpy as plain ones and as tensors.
-
-    Args:
-        tree: What is to be written; it is not changed.
-        key: Where it stands in the checkpoint.
+    """Return nested containers, of which none is changed, with plain values for those of numpy.
 
     Raises:
-        ValueError: A value could not be read back without running code.
+        ValueError: A value could not be read back without running code; ``key`` is where it stands.
     """
     if tree is None or type(tree) in (str, int, float, bool) or isinstance(tree, torch.Tensor):
         return tree
@@ -121,35 +106,17 @@ def save_model(model: LightningModule, path: Path, class_names: list[str] | None
     WholeCheckpointIO().save_checkpoint(checkpoint, path)
 
 
-def sealed(archive: memoryview) -> Iterator[bytes | memoryview]:
-    """Yield a zip archive, as torch writes, in pieces, with its checksum as comment.
-
-    An archive ends with the length of its comment, in two bytes, and the comment.
-    """
-    checksum = hashlib.sha256()
-    for piece in (archive[:-2], SEAL_LENGTH.to_bytes(2, "little")):
-        checksum.update(piece)
-        yield piece
-    yield SEAL + checksum.hexdigest().encode()
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that holds plain values only.
 
     Raises:
         ValueError: It is cut short or changed, no checkpoint, or holds objects that would run code.
     """
-    if zipfile.is_zipfile(path) and (reason := damage(path)):
+    try:
+        reason = damage(path) if zipfile.is_zipfile(path) else None
+    except zipfile.BadZipFile as error:  # of `is_zipfile`, which cannot tell
+        reason = str(error)
+    if reason:
         raise ValueError(f"RUN {path}: is damaged ({reason}).\nUse another checkpoint of the run.")
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -178,18 +145,13 @@ def check_when_loaded(path: Path, model: LightningModule) -> None:
     By then the model is whole, which may have layers made in ``setup`` or ``configure_model``, and
     its ``on_load_checkpoint`` has changed in the checkpoint what it likes.
     """
-    hook = partial(_load_checked, path, model, model.on_load_checkpoint)
-    model.on_load_checkpoint = hook  # type: ignore[method-assign]
+    before = model.on_load_checkpoint
 
+    def load_checked(checkpoint: dict[str, Any]) -> None:
+        before(checkpoint)
+        check_matches(path, checkpoint, model)
 
-def _load_checked(
-    path: Path,
-    model: LightningModule,
-    on_load_checkpoint: Callable[[dict[str, Any]], None],
-    checkpoint: dict[str, Any],
-) -> None:
-    on_load_checkpoint(checkpoint)
-    check_matches(path, checkpoint, model)
+    model.on_load_checkpoint = load_checked  # type: ignore[method-assign]
 
 
 def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
@@ -199,19 +161,16 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
     size follows from their first input have any.
     """
     there, here = checkpoint["state_dict"], model.state_dict()
-    wrong = [n for n in here if n not in there] + [n for n in there if n not in here]
-    wrong = wrong if model.strict_loading else []
-    sized = [name for name in here if name in there and not is_lazy(here[name])]
-    shapes = [n for n in sized if here[n].shape != getattr(there[n], "shape", None)]
-    if wrong or shapes:
-        name = (shapes or wrong)[0]
-        found = tuple(getattr(there[name], "shape", ())) if name in there else "missing"
-        wanted = "unknown" if name not in here else "of any size"
-        if name in here and not is_lazy(here[name]):
-            wanted = str(tuple(here[name].shape))
+    sized = {n: "of any size" if is_lazy(p) else tuple(p.shape) for n, p in here.items()}
+    shapes = {n: tuple(getattr(p, "shape", [type(p).__name__])) for n, p in there.items()}
+    wrong = [n for n in sized if n in shapes and sized[n] not in (shapes[n], "of any size")]
+    if model.strict_loading:
+        wrong += [n for n in sized if n not in shapes] + [n for n in shapes if n not in sized]
+    if wrong:
+        found, wanted = shapes.get(wrong[0], "missing"), sized.get(wrong[0], "unknown")
         raise ValueError(
             f"RUN {path}: is a checkpoint of another model than {type(model).__name__} as "
-            f"configured: `{name}` is {found} there and {wanted} here.\n"
+            f"configured: `{wrong[0]}` is {found} there and {wanted} here.\n"
             "Give the configuration it was trained with."
         )
 
@@ -234,11 +193,8 @@ def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
     Raises:
         ValueError: There are others, or the data keeps to numbers of its own.
     """
-    known = checkpoint.get("class_names")
-    if not isinstance(known, list):
-        return
-    here = getattr(data, "class_names", None)
-    if not here or list(here) == known:
+    known, here = checkpoint.get("class_names"), getattr(data, "class_names", None)
+    if not isinstance(known, list) or not here or list(here) == known:
         return
     if unknown := [name for name in here if name not in known]:
         raise ValueError(
@@ -262,20 +218,21 @@ def _listed(names: Sequence[Any], most: int = 10) -> str:
 
 def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
     """Raise ``ValueError`` where nothing of the run that a checkpoint belongs to is left to do."""
+    folder = path.parent.parent
     try:
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         steps = checkpoint["global_step"]
     except (LookupError, TypeError):
         raise ValueError(
-            f"--resume {path.parent.parent}: {path.name} does not tell how far the run has come. "
+            f"--resume {folder}: {path.name} does not tell how far the run has come. "
             "Resume from a checkpoint that this project wrote in training."
         ) from None
-    if not (path.parent.parent / "metrics.json").exists():
+    if not (folder / "metrics.json").exists():
         return  # if nothing is left to train, it was killed before its end
     limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
     for name, (done, limit) in limits.items():
         if limit is not None and limit != -1 and done >= limit:
             raise ValueError(
-                f"--resume {path.parent.parent}: is done, with {epochs} epochs and {steps} steps. "
+                f"--resume {folder}: is done, with {epochs} epochs and {steps} steps. "
                 f"Set trainer.{name} to more than {done} to go on."
             )

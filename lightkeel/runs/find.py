@@ -1,7 +1,7 @@
 """Where the configs and runs are that a command line names."""
 
 import argparse
-import hashlib
+import os
 import struct
 import zipfile
 import zlib
@@ -17,8 +17,7 @@ from ..project import current
 
 CHECKPOINTS = "checkpoints"
 FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
-SEAL = b"sha256:"
-SEAL_LENGTH = len(SEAL) + 64
+DOS_FOLDER = 0x10  # of the attributes of a file
 
 # What reading a damaged archive may raise.
 UNZIPPABLE: tuple[type[Exception], ...] = (
@@ -36,12 +35,8 @@ class Run(NamedTuple):
     def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
         """List the options that build what was trained: its configuration, ``configs`` over it.
 
-        Args:
-            configs: Names or paths.
-            needed: Whether it is an error that there is none.
-
         Raises:
-            InputError: It has none, and none is given.
+            InputError: It has none, none is given, and one is ``needed``.
         """
         own = [] if self.folder is None else [str(self.folder / "config.yaml")]
         own = [config for config in own if Path(config).is_file()]
@@ -55,18 +50,12 @@ class Run(NamedTuple):
 
 def expand_home(path: str | Path) -> Path:
     """Read ``~`` as a shell does, which leaves that of ``--runs_dir=~/runs`` as it is."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # of a user that is not there: a name like any other
-        return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of nobody is a name like any other
 
 
 def exists(path: Path) -> bool:
     """Tell whether there is such a file or folder; of a name that is too long, there is none."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def find_config(name: str) -> Path:
@@ -101,11 +90,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
     """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
 
-    Args:
-        spec: The run.
-        runs_dir: Folder of all runs.
-        checkpoint: Of a run folder, which one: ``best``, or failing that ``last``; or ``last``.
-        option: What it was given as.
+    Of a folder it is the checkpoint ``best``, or failing that ``last``; or ``last``.
 
     Raises:
         InputError: There is no such run, or no checkpoint in it.
@@ -148,29 +133,24 @@ def check_output(output: Path) -> None:
 def damage(path: Path) -> str | None:
     """Say what is wrong with a file that should be a checkpoint; None: it is whole.
 
-    A checkpoint of this project ends with its checksum (see ``sealed`` in ``checkpoints.py``); of
-    another, each part has one (CRC-32).
+    Each part of the archive that torch writes has a checksum (CRC-32).
     """
     status = path.stat()
     return _damage(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _damage(path: Path, *version: int) -> str | None:
+def _damage(path: Path, size: int, mtime_ns: int) -> str | None:
     try:
-        with path.open("rb") as content, zipfile.ZipFile(content) as file:
+        with zipfile.ZipFile(path) as file:
             parts = file.infolist()
             stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-            if not stored or sum(part.file_size for part in parts) > version[0]:
+            if not stored or sum(part.file_size for part in parts) > size:
                 return "compressed, and may unpack to any size"
-            if file.comment.startswith(SEAL):
-                content.seek(0)
-                left, checksum = version[0] - SEAL_LENGTH, hashlib.sha256()
-                while left > 0 and (piece := content.read(min(left, 2**20))):
-                    checksum.update(piece)
-                    left -= len(piece)
-                is_whole = file.comment[len(SEAL) :] == checksum.hexdigest().encode()
-                return None if is_whole else "bad checksum"
+            # Of two with one name one is not tested; a folder is read as nothing.
+            names = {part.filename for part in parts if not part.external_attr & DOS_FOLDER}
+            if len(names) < len(parts):
+                return "a part is there twice, or as a folder"
             damaged = file.testzip()
     except UNZIPPABLE as error:
         return str(error) or type(error).__name__
@@ -189,11 +169,7 @@ def list_runs(runs_dir: Path) -> list[Path]:
 def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
     """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
 
-    Args:
-        spec: Its value.
-        runs_dir: Folder of all runs.
-        experiment: Whose unfinished runs ``auto`` means.
-        run_name: The only one of them that it means, where given.
+    ``auto`` is the newest unfinished run of the experiment, or the one of a name.
 
     Raises:
         InputError: A run is named that is not there.

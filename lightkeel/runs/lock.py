@@ -1,20 +1,18 @@
 """The lock by which a run keeps its folder to itself for as long as its process lives.
 
-The system releases it when the process is gone, however that ended.
+The system releases it when the process is gone, however that ended. Where a file system has no
+locks, a folder is not locked.
 """
 
 import errno
+import fcntl
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-
-if sys.platform != "win32":
-    import fcntl
 
 NAME = ".lock"
 PATIENCE_S = 0.2  # a look at a lock, as by the list of runs, holds it for microseconds
@@ -28,8 +26,7 @@ _held: set[int] = set()
 def take(folder: Path) -> int:
     """Lock a folder, and return what ``release`` needs.
 
-    A process that was forked off this one does not hold the lock, nor does what it starts. Where
-    the file system has no locks, the folder is not locked.
+    A process that was forked off this one does not hold the lock, nor does what it starts.
 
     Raises:
         BlockingIOError: A process that lives has locked it.
@@ -66,7 +63,7 @@ def release(folder: Path, descriptor: int) -> None:
 def is_held(folder: Path) -> bool | None:
     """Tell whether a process that lives has locked a folder; None where that is not known."""
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -107,10 +104,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _flock(descriptor: int, exclusive: bool, waits: bool = False) -> bool:
     """Lock an open file; False where the file system has no locks."""
-    if sys.platform == "win32":
-        return False
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         fcntl.flock(descriptor, kind if waits else kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in UNSUPPORTED:
@@ -128,12 +123,8 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @cache
 def _close_in_children() -> None:
-    """Have a forked process, such as a worker that loads data, let go of all locks.
-
-    It may live on for seconds when the process that forked it is killed.
-    """
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_close_all)
+    """Have a forked process, such as a loader's worker, which may outlive this one, let go."""
+    os.register_at_fork(after_in_child=_close_all)
 
 
 def _close_all() -> None:

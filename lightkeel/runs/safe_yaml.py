@@ -1,35 +1,41 @@
-"""Read YAML from anybody: it cannot run code, become far more than is written, or lose a part."""
+"""Read YAML of plain values, in which no key is given twice."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-MOST_NODES = 100_000  # values, with each alias written out
-
 
 class ContentError(Exception):
-    """YAML that is valid, but small as written alone and not as values; or with a key twice."""
+    """YAML that is valid, and in which a part would be lost or without an end."""
 
 
-def load(text: str) -> Any:
+class WithoutAliases(yaml.SafeLoader):
+    """Refuse aliases, of which a few can stand for very many values; no run writes any."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
+def load(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
     """Read YAML that holds plain values only.
 
     Raises:
         yaml.YAMLError: It is no YAML, or names something else than plain values.
-        ContentError: It would be far larger than it is written, or has a key twice.
+        ContentError: It has a key twice.
     """
-    loader = yaml.SafeLoader(text)
+    loader = loader_class(text)
     try:
         node = loader.get_single_node()
-        check_node(node)
+        check_keys(node)
         return None if node is None else loader.construct_document(node)
     except RecursionError:
-        raise refusal("it is nested too deeply") from None
+        raise yaml.MarkedYAMLError(problem="it is nested too deeply") from None
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # such as `!!int x`
-        raise refusal(
-            str(error).splitlines()[0] if str(error) else "a value has a wrong tag"
-        ) from None
+        problem = next(iter(str(error).splitlines()), "a value has a wrong tag")
+        raise yaml.MarkedYAMLError(problem=problem) from None
     finally:
         loader.dispose()
 
@@ -37,60 +43,32 @@ def load(text: str) -> Any:
 def check(text: str) -> None:
     """Raise ``ContentError`` as ``load`` does, and leave it to another to read the values."""
     if any(mark in text for mark in "*{\n"):  # without, there is neither alias nor second key
-        check_node(yaml.compose(text, yaml.SafeLoader))
+        check_keys(yaml.compose(text, yaml.SafeLoader))
 
 
-def check_node(node: yaml.Node | None) -> None:
-    """Raise ``ContentError`` where aliases stand for very many values, or a key is there twice."""
-    if node is not None:
-        if expanded(node, {}) > MOST_NODES:
-            raise ContentError(f"its aliases stand for more than {MOST_NODES:,} values")
-        check_keys(node, "", {})
+def check_keys(node: yaml.Node | None) -> None:
+    """Raise ``ContentError`` for a key that is given twice, be it once with dots."""
+    try:
+        _check(node, "", {})
+    except RecursionError:
+        raise ContentError("an alias stands for what it is in") from None
 
 
-def check_keys(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
-    """Raise ``ContentError`` for a key that is given twice, be it once with dots.
-
-    Args:
-        node: What is looked through.
-        path: Where it is: its keys with dots, as options have them.
-        lines: Where the keys so far are given, by their paths.
-    """
+def _check(node: yaml.Node | None, path: str, lines: dict[str, int]) -> None:
+    """Check keys below ``path``, as options have it; ``lines`` says where each was given so far."""
     if isinstance(node, yaml.SequenceNode):
         for number, part in enumerate(node.value):
-            check_keys(part, f"{path}[{number}]", lines)
+            _check(part, f"{path}[{number}]", lines)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                 continue
             name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
             if name in lines:
-                raise ContentError(
-                    f"line {line}: `{name}` is given twice, first in line {lines[name]}"
-                )
+                twice = f"`{name}` is given twice, first in line {lines[name]}"
+                raise ContentError(f"line {line}: {twice}")
             lines[name] = line
-            check_keys(value, name, lines)
-
-
-def expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Count the nodes in a tree as if each alias were written out.
-
-    Args:
-        node: The root.
-        sizes: Counts known so far, by the identities of nodes.
-    """
-    if id(node) not in sizes:
-        sizes[id(node)] = MOST_NODES + 1  # while it is being counted: it would hold itself
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        if isinstance(node, yaml.MappingNode):
-            parts = [part for pair in parts for part in pair]
-        sizes[id(node)] = 1 + sum(expanded(part, sizes) for part in parts)
-    return sizes[id(node)]
-
-
-def refusal(problem: str) -> yaml.MarkedYAMLError:
-    """Say what is wrong with YAML, as its own parser would."""
-    return yaml.MarkedYAMLError(problem=problem)
+            _check(value, name, lines)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,37 +15,20 @@ NAME = "status.json"
 LAST = "checkpoints/last.ckpt"
 STATES = ("running", "done", "failed", "stopped")
 KILLED = "killed"  # what is wrong with a run whose process is gone without a word
-KINDS: dict[str, tuple[type, ...]] = {
-    "state": (str,),
-    "started": (str,),
-    "session_started": (str,),
-    "ended": (str, type(None)),
-    "seconds": (int, float),
-    "error": (str, type(None)),
-}
 
 
 class Status(NamedTuple):
-    """What ``status.json`` holds.
+    """What ``status.json`` holds; times are UTC."""
 
-    Args:
-        state: One of ``STATES``.
-        started: When the run began first, UTC.
-        session_started: When it was last resumed.
-        ended: When it ended; None while it is running.
-        seconds: Spent before this session, and in it once that has ended.
-        error: One line.
-    """
-
-    state: str
+    state: str  # of `STATES`
     started: str
-    session_started: str
-    ended: str | None
-    seconds: float
-    error: str | None
+    session_started: str  # when it was last resumed
+    ended: str | None  # None while it is running
+    seconds: float  # before this session, and in it once that has ended
+    error: str | None  # one line
 
 
-class Progress(NamedTuple):
+class RunState(NamedTuple):
     """How a run gets on as far as can be told from outside; ``seconds`` up to now."""
 
     state: str
@@ -57,8 +40,7 @@ class Progress(NamedTuple):
 def begin(folder: Path) -> None:
     """Write that a run is under way."""
     before, now = read(folder), utc_now()
-    seconds = spent(folder, before) if before else 0.0
-    started = before.started if before else now
+    started, seconds = (before.started, spent(folder, before)) if before else (now, 0.0)
     _write(folder, Status("running", started, now, None, seconds, None))
 
 
@@ -66,24 +48,17 @@ def begin(folder: Path) -> None:
 def recorded(
     folder: Path, explain: Callable[[BaseException], str | None]
 ) -> Iterator[Callable[[], None]]:
-    """Write how a run ends that has begun in this block, and which nobody else writes to.
+    """Write how a run ends that has begun in this block; yields what to call when it is done.
 
-    Args:
-        folder: Folder of the run.
-        explain: Says what an exception means to the person who gave the input, or None.
-
-    Yields:
-        What to call when the run is done.
+    ``explain`` says what an exception means to the person who gave the input, or None.
     """
     end = partial(_end, folder, read(folder))
     try:
         yield partial(end, "done")
-    except SystemExit as stop:
-        was_asked = stop.code in (None, 0) or (isinstance(stop.code, int) and stop.code > 128)
-        end("stopped" if was_asked else "failed", None if was_asked else str(stop.code))
-        raise
-    except KeyboardInterrupt:
-        end("stopped")
+    except (SystemExit, KeyboardInterrupt) as stop:
+        code = stop.code if isinstance(stop, SystemExit) else None
+        was_asked = code in (None, 0) or (isinstance(code, int) and code > 128)
+        end("stopped" if was_asked else "failed", None if was_asked else str(code))
         raise
     except Exception as error:
         end("failed", explain(error) or f"{type(error).__name__}: {error}")
@@ -92,37 +67,31 @@ def recorded(
 
 def _end(folder: Path, before: Status | None, state: str, error: str | None = None) -> None:
     status = read(folder)
-    if status is None:
-        return
     has_begun = status != before
-    if has_begun or state == "done":  # there may have been nothing left to train
-        # By now the test has written metrics, but no checkpoint.
-        until = time.time() if has_begun else changed(folder / LAST)
-        seconds = spent(folder, status, until)
-        lines = (error or "").strip().splitlines()
-        ended = status._replace(state=state, ended=utc_now(), seconds=round(seconds, 3))
-        _write(folder, ended._replace(error=lines[0] if lines else None))
+    if status and (has_begun or state == "done"):  # there may have been nothing left to train
+        seconds = round(spent(folder, status, time.time() if has_begun else None), 3)
+        line = next(iter((error or "").strip().splitlines()), None)
+        _write(folder, Status(state, *status[1:3], utc_now(), seconds, line))
 
 
 def read(folder: Path) -> Status | None:
     """Read the status of a run; None where there is none that can be understood."""
     content = read_json(folder / NAME)
     try:
-        _unix(content["session_started"])
-        is_sound = content["state"] in STATES and 0 <= content["seconds"] < float("inf")
-        if is_sound and all(isinstance(content[name], kinds) for name, kinds in KINDS.items()):
-            return Status(**{name: content[name] for name in Status._fields})
+        found = Status(*(content[name] for name in Status._fields))
+        _unix(found.session_started)
+        is_sound = found.state in STATES and 0 <= found.seconds < float("inf")
+        return found if is_sound and isinstance(found.error, (str, type(None))) else None
     except (LookupError, TypeError, ValueError, OverflowError):
-        pass  # damaged, or another program's
-    return None
+        return None  # damaged, or another program's
 
 
-def look(folder: Path) -> Progress:
+def look(folder: Path) -> RunState:
     """Find out how a run gets on; a process that was killed has not said so."""
     status = read(folder)
     metrics = folder / "metrics.json"  # there once a run is done
     if status is None:
-        return Progress("done" if metrics.is_file() else "stopped")
+        return RunState("done" if metrics.is_file() else "stopped")
     state, error, until = status.state, status.error, None
     if state == "running" and metrics.is_file():
         state, until = "done", changed(metrics)
@@ -130,21 +99,14 @@ def look(folder: Path) -> Progress:
         state, error = "failed", KILLED
     elif state == "running":
         until = time.time()
-    return Progress(state, error, spent(folder, status, until), _unix(status.session_started))
+    return RunState(state, error, spent(folder, status, until), _unix(status.session_started))
 
 
 def spent(folder: Path, status: Status, until: float | None = None) -> float:
-    """Count the seconds of all sessions.
-
-    Args:
-        folder: Folder of the run.
-        status: What was written last.
-        until: End of a session that has not written it, Unix time; else when it last wrote at all.
-    """
+    """Count the seconds of all sessions, the last ``until`` a Unix time or its last checkpoint."""
     if status.state != "running":
         return status.seconds
-    if until is None:
-        until = max(changed(folder / name) for name in ("metrics.csv", LAST))
+    until = changed(folder / LAST) if until is None else until
     return status.seconds + max(until - _unix(status.session_started), 0.0)
 
 

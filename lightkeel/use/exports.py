@@ -2,39 +2,34 @@
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors.bad_input import InputError
-from ..options.explain import explained
-from ..runs import run
+from ..errors.explain import explained
 from ..runs.checkpoints import check_matches, save_model
 from ..runs.find import Run
-from . import paddle as paddle_weights
+from ..runs.output import print_table
+from . import paddle
 from .predictor import Predictor, build, load_run
 
 Compute = Callable[[Tensor], Tensor]
 BATCHES = (1, 2, 7)  # sizes of those that a file is compared on
+ANY_NUMBER = ({0: torch.export.Dim("batch")},)  # of samples
 TOLERANCE = 1e-4  # largest difference from the model, as a share of the largest output
 
 
 @explained()
 def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffix: str) -> None:
-    """Write the model of a run in a format, once the file has been compared with it.
+    """Write the model of a run or a lone file in a format, once it has been compared with that.
 
-    Args:
-        found: The run, or a lone checkpoint or file of weights.
-        configs: What the model of a lone file was trained with.
-        format_: One of ``WRITERS``.
-        output: The file.
-        suffix: What files of the format end in.
+    ``configs`` are what the model of a lone file was trained with; ``format_`` is one of
+    ``WRITERS``, whose files end in ``suffix``.
     """
     if output.exists() and not output.is_file():
         raise InputError(f"--output {output}: is no file, but a device or a pipe. Choose another.")
@@ -54,16 +49,11 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
     rows = [("file", str(output)), ("size", f"{output.stat().st_size:,} bytes")]
     rows += [("made from", str(found.checkpoint))]
     rows += [("largest difference", f"{difference:.2g}, on {sum(BATCHES)} random samples")]
-    run.print_table(f"{format_} export of {type(predictor.model).__name__}", rows)
+    print_table(f"{format_} export of {type(predictor.model).__name__}", rows)
 
 
 def compare(predictor: Predictor, compute: Compute) -> float:
-    """Return the largest difference between a file's outputs and the model's on random samples.
-
-    Raises:
-        ValueError: The model gives no numbers.
-        RuntimeError: It is more than rounding explains.
-    """
+    """Return the largest difference between a file's outputs and the model's on random samples."""
     largest = 0.0
     for number, size in enumerate(BATCHES):
         samples = predictor.random_samples(size, seed=number)
@@ -84,12 +74,12 @@ def write_onnx(predictor: Predictor, path: Path) -> Compute:
     import onnxruntime
 
     names = ["values" if predictor.class_names is None else "probabilities"]
-    samples, shapes = example(predictor)
     program = torch.onnx.export(
-        *(predictor, (samples,)),
+        predictor,
+        (predictor.random_samples(2),),
         input_names=["samples"],
         output_names=names,
-        dynamic_shapes=shapes,
+        dynamic_shapes=ANY_NUMBER,
         dynamo=True,
         verbose=False,
     )
@@ -102,8 +92,8 @@ def write_onnx(predictor: Predictor, path: Path) -> Compute:
 
 def write_torch(predictor: Predictor, path: Path) -> Compute:
     """Write a program of ``torch.export``."""
-    samples, shapes = example(predictor)
-    program = torch.export.export(predictor, (samples,), dynamic_shapes=shapes)
+    samples = (predictor.random_samples(2),)
+    program = torch.export.export(predictor, samples, dynamic_shapes=ANY_NUMBER)
     torch.export.save(program, path, extra_files=metadata(predictor))
     compute: Compute = torch.export.load(path).module()
     return compute
@@ -120,25 +110,6 @@ def write_safetensors(predictor: Predictor, path: Path) -> Compute:
     return again
 
 
-def write_paddle(predictor: Predictor, path: Path) -> Compute:
-    """Write the weights of the network as a state dict of the same network in Paddle."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No ccache found")  # nothing is compiled here
-        import paddle
-
-    network = paddle_weights.network_of(predictor.model)
-    paddle_weights.write(path, paddle_weights.to_paddle(network))
-    same = paddle_weights.paddle_network(network)
-    same.set_state_dict(paddle.load(str(path)))
-    same.eval()
-
-    def compute(samples: Tensor) -> Tensor:
-        outputs = same(paddle.to_tensor(predictor.preprocess(samples).numpy()))
-        return predictor.finish(torch.from_numpy(outputs.numpy()))
-
-    return compute
-
-
 def write_ckpt(predictor: Predictor, path: Path) -> Compute:
     """Write a checkpoint without what only training needs."""
     save_model(predictor.model, path, predictor.class_names)
@@ -147,11 +118,7 @@ def write_ckpt(predictor: Predictor, path: Path) -> Compute:
 
 
 def read_safetensors(path: Path, predictor: Predictor) -> dict[str, Tensor]:
-    """Read weights under their names in the model, and the names of classes.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Read weights under their names in the model, and the names of classes."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -162,22 +129,7 @@ def read_safetensors(path: Path, predictor: Predictor) -> dict[str, Tensor]:
         raise ValueError(f"RUN {path}: is no file of weights ({error}).") from None
 
 
-def read_paddle(path: Path, predictor: Predictor) -> dict[str, Tensor]:
-    """Read weights of the same network in Paddle, and name them as in the model.
-
-    Raises:
-        ValueError: They are of another network, or the file is damaged.
-    """
-    network = paddle_weights.network_of(predictor.model)
-    state = paddle_weights.read(path)
-    try:
-        weights = paddle_weights.from_paddle(state, network)
-    except ValueError as error:
-        raise ValueError(f"RUN {path}: is not of this model: {error}") from None
-    return {f"network.{name}": weight for name, weight in weights.items()}
-
-
-READERS = {".safetensors": read_safetensors, ".pdparams": read_paddle}
+READERS = {".safetensors": read_safetensors, ".pdparams": paddle.read_weights}
 
 
 def load_weights(found: Run, configs: Sequence[str]) -> Predictor:
@@ -190,29 +142,21 @@ def load_weights(found: Run, configs: Sequence[str]) -> Predictor:
     return predictor
 
 
-def example(predictor: Predictor) -> tuple[Tensor, Any]:
-    """Make samples to trace a model with, and say that their number may be any."""
-    return predictor.random_samples(2), ({0: torch.export.Dim("batch")},)
-
-
 def metadata(predictor: Predictor) -> dict[str, str]:
     """Say in strings what a file holds."""
     model = predictor.model
-    settings = {name: value for name, value in model.hparams.items() if not name.startswith("_")}
-    return {
-        "model": type(model).__name__,
-        "settings": json.dumps(settings),
-        "class_names": json.dumps(predictor.class_names),
-        "preprocessing": json.dumps(
-            {name: value.tolist() for name, value in predictor.preprocess.named_buffers()}
-        ),
+    held = {
+        "settings": {name: v for name, v in model.hparams.items() if not name.startswith("_")},
+        "class_names": predictor.class_names,
+        "preprocessing": {name: v.tolist() for name, v in predictor.preprocess.named_buffers()},
     }
+    return {"model": type(model).__name__} | {name: json.dumps(v) for name, v in held.items()}
 
 
 WRITERS: dict[str, Callable[[Predictor, Path], Compute]] = {
     "onnx": write_onnx,
     "torch": write_torch,
     "safetensors": write_safetensors,
-    "paddle": write_paddle,
+    "paddle": paddle.export,
     "ckpt": write_ckpt,
 }

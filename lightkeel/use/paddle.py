@@ -4,7 +4,8 @@ A ``.pdparams`` file, as ``paddle.save`` writes it, is a pickled dictionary of N
 """
 
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Layers that both frameworks have; all others would need a translation of their own.
-TRANSLATED = (
-    *(nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU, nn.Tanh, nn.Identity),
-    *(nn.Flatten, nn.Dropout),
-)
+from .predictor import Predictor
+
+PLACES = ("stride", "padding", "dilation", "groups")
+# Layers that both frameworks have, the name in Paddle, and what it takes there, in order.
+LAYERS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+    nn.Linear: ("Linear", ("in_features", "out_features")),
+    nn.Conv2d: ("Conv2D", ("in_channels", "out_channels", "kernel_size", *PLACES)),
+    nn.BatchNorm2d: ("BatchNorm2D", ("num_features",)),
+    nn.MaxPool2d: ("MaxPool2D", ("kernel_size", "stride", "padding")),
+    nn.ReLU: ("ReLU", ()),
+    nn.Tanh: ("Tanh", ()),
+    nn.Identity: ("Identity", ()),
+    nn.Flatten: ("Flatten", ("start_dim", "end_dim")),
+    nn.Dropout: ("Dropout", ("p",)),
+}
 PADDLE_NAMES = {"running_mean": "_mean", "running_var": "_variance"}
 NO_WEIGHT = "num_batches_tracked"  # Paddle does not count them
 # All that arrays are made of in a pickle; anything else could run code.
@@ -39,19 +50,44 @@ class ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def network_of(model: nn.Module) -> nn.Sequential:
-    """Return the network of a model if it is a sequence of layers that Paddle has too.
+def export(predictor: Predictor, path: Path) -> Callable[[Tensor], Tensor]:
+    """Write the weights of the network as a state dict of the same network in Paddle."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No ccache found")  # nothing is compiled here
+        import paddle
 
-    Raises:
-        ValueError: It is not.
-    """
-    network = getattr(model, "network", None)
+    network = network_of(predictor.model)
+    write(path, to_paddle(network))
+    same = paddle_network(network)
+    same.set_state_dict(paddle.load(str(path)))
+    same.eval()
+
+    def compute(samples: Tensor) -> Tensor:
+        outputs = same(paddle.to_tensor(predictor.preprocess(samples).numpy()))
+        return predictor.finish(torch.from_numpy(outputs.numpy()))
+
+    return compute
+
+
+def read_weights(path: Path, predictor: Predictor) -> dict[str, Tensor]:
+    """Read weights of the same network in Paddle, and name them as in the model."""
+    network, state = network_of(predictor.model), read(path)
+    try:
+        weights = from_paddle(state, network)
+    except ValueError as error:
+        raise ValueError(f"RUN {path}: is not of this model: {error}") from None
+    return {f"network.{name}": weight for name, weight in weights.items()}
+
+
+def network_of(model: nn.Module) -> nn.Sequential:
+    """Return the network of a model, if it is a sequence of layers that Paddle has too."""
+    network, what = getattr(model, "network", None), "is no sequence"
     if isinstance(network, nn.Sequential):
-        odd = [type(layer).__name__ for layer in network if type(layer) not in TRANSLATED]
+        odd = [type(layer).__name__ for layer in network if type(layer) not in LAYERS]
         if not odd:
             return network
-    what = f"has a layer {odd[0]}" if isinstance(network, nn.Sequential) else "is no sequence"
-    known = ", ".join(layer.__name__ for layer in TRANSLATED)
+        what = f"has a layer {odd[0]}"
+    known = ", ".join(layer.__name__ for layer in LAYERS)
     raise ValueError(f"model: the network {what}. For Paddle, it is to be made of {known}.")
 
 
@@ -65,11 +101,7 @@ def to_paddle(network: nn.Sequential) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def from_paddle(state: Mapping[str, Any], network: nn.Sequential) -> dict[str, Tensor]:
-    """Translate weights back, for a network of the same layers.
-
-    Raises:
-        ValueError: They are of other layers.
-    """
+    """Translate weights back, for a network of the same layers."""
     found: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         if name.endswith(NO_WEIGHT):
@@ -94,11 +126,7 @@ def write(path: Path, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of weights that ``write`` or ``paddle.save`` has written.
-
-    Raises:
-        ValueError: It is no such file, or holds objects that would run code.
-    """
+    """Read a file that ``write`` or ``paddle.save`` has written; refuse what would run code."""
     try:
         with path.open("rb") as file:
             state = ArraysOnly(file).load()
@@ -130,22 +158,10 @@ def _turned(network: nn.Sequential, name: str, tensor: Tensor) -> Tensor:
 
 
 def _layer(paddle_nn: Any, layer: Any) -> Any:
-    bias = None if getattr(layer, "bias", None) is not None else False
-    match layer:
-        case nn.Linear():
-            return paddle_nn.Linear(layer.in_features, layer.out_features, bias_attr=bias)
-        case nn.Conv2d():
-            sizes = (layer.in_channels, layer.out_channels, layer.kernel_size)
-            places = (layer.stride, layer.padding, layer.dilation, layer.groups)
-            return paddle_nn.Conv2D(*sizes, *places, bias_attr=bias)
-        case nn.BatchNorm2d():
-            # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
-            momentum = 1 - (layer.momentum or 0.0)
-            return paddle_nn.BatchNorm2D(layer.num_features, momentum, layer.eps)
-        case nn.MaxPool2d():
-            return paddle_nn.MaxPool2D(layer.kernel_size, layer.stride, layer.padding)
-        case nn.Flatten():
-            return paddle_nn.Flatten(layer.start_dim, layer.end_dim)
-        case nn.Dropout():
-            return paddle_nn.Dropout(layer.p)
-    return getattr(paddle_nn, type(layer).__name__)()
+    name, settings = LAYERS[type(layer)]
+    values = [getattr(layer, setting) for setting in settings]
+    if name == "BatchNorm2D":
+        # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
+        values += [1 - (layer.momentum or 0.0), layer.eps]
+    without_bias = name in ("Linear", "Conv2D") and layer.bias is None
+    return getattr(paddle_nn, name)(*values, **({"bias_attr": False} if without_bias else {}))

@@ -3,9 +3,10 @@
 import csv
 import json
 import sys
+from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -17,96 +18,75 @@ from torch import Tensor
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest, warn
-from ..options.explain import explained, too_large
-from ..runs.files import standard_output
+from ..errors.explain import explained, too_large
 from ..runs.find import Run
+from ..runs.output import standard_output
 from .predictor import Predictor, load_run
 
 
-class Settings(NamedTuple):
-    """How predictions are made and written.
+class ReadSample(NamedTuple):
+    """A sample that was read, or why it could not be."""
 
-    ``format`` is ``csv`` or ``jsonl``; ``top_k`` counts the likeliest classes of a row; ``columns``
-    are those of a CSV file that hold the features, all where not given; ``header`` tells whether
-    its first row names them: ``yes``, ``no``, or ``auto``, if no number is in it.
-    """
-
-    format: str
-    top_k: int = 1
-    columns: list[str] | None = None
-    batch_size: int = 64
-    device: torch.device = torch.device("cpu")
-    header: str | None = None
-
-
-class Sample(NamedTuple):
-    """A sample that was read, or why it could not be.
-
-    ``origin`` is what its row begins with: the file, and of a table the row.
-    """
-
-    origin: list[str | int]
+    origin: list[str | int]  # what its row begins with: the file, and of a table the row
     value: Tensor | None
     error: str = ""
 
 
-class Counts:
-    """How many rows have been written, and how many samples could not be read."""
-
-    rows = 0
-    errors = 0
-
-
 @explained()
-def predict(
-    run: Run,
-    configs: Sequence[str],
-    inputs: Sequence[Path],
-    output: Path | None,
-    settings: Settings,
-) -> None:
-    """Write what the model of a run predicts for files, to a file or to standard output."""
-    predictor = load_run(run, configs)
-    check_top_k(predictor, settings.top_k)
-    files = find_images(predictor, inputs) if predictor.takes_images else inputs
+def predict(run: Run, options: Namespace) -> None:
+    """Write what the model of a run predicts for files.
+
+    ``options`` are those of the command, where ``format`` is ``csv`` or ``jsonl``, and ``columns``
+    a list of the columns of a CSV file that hold the features, None for all.
+    """
+    device, output = find_device(options.device), options.output
+    predictor = load_run(run, options.config)
+    names = predictor.class_names
+    if options.top_k > len(names or [""]):
+        has = len(names) if names else "none"
+        raise InputError(f"--top_k {options.top_k}: is more than the model has classes, {has}.")
+    images = predictor.takes_images
+    files: list[Path] = find_images(predictor, options.inputs) if images else options.inputs
     if output is not None and output.resolve() in [file.resolve() for file in files]:
         raise InputError(f"--output {output}: is an input. Choose another file.")
-    samples: Iterable[Sample]
-    if predictor.takes_images:
+    samples: Iterable[ReadSample]
+    if images:
         for name in ("columns", "header"):
-            if getattr(settings, name) is not None:
+            if getattr(options, name) is not None:
                 raise InputError(f"--{name}: is for CSV files, and the model takes images.")
-        samples, total = read_images(predictor, files, settings.batch_size), len(files)
+        samples, total = read_images(predictor, files, options.batch_size), len(files)
     else:
-        tables = [Table(path, predictor, settings.columns, settings.header) for path in files]
-        samples, total = (sample for table in tables for sample in table.read()), None
+        tables = [Table(path, predictor, options.columns, options.header) for path in files]
+        samples, total = chain.from_iterable(table.read() for table in tables), None
     if sys.stderr.isatty():
         console = Console(stderr=True)
         samples = track(samples, "predicting", total, console=console, transient=True)
-    counts = Counts()
+    counts: Counter[str] = Counter()
     try:
-        predictor.to(settings.device)
-        with writing(output) as file:
-            write_rows(predictor, samples, file, settings, counts)
+        predictor.to(device)
+        opened = None if output is None else output.open("w", encoding="utf-8", newline="")
+        with opened or standard_output() as file:
+            write_rows(predictor, samples, file, options, counts)
     except torch.OutOfMemoryError as error:
-        size, remedy = settings.batch_size, "Use a smaller --batch_size, or --device cpu."
+        size, remedy = options.batch_size, "Use a smaller --batch_size, or --device cpu."
         raise InputError(too_large(f"--batch_size: {size}", error, remedy)) from error
+    except OSError as error:
+        if output is None:
+            raise
+        raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
     except KeyboardInterrupt:
-        print(f"stopped after {counts.rows} rows, which are written", file=sys.stderr)
+        print(f"stopped after {counts['rows']} rows, which are written", file=sys.stderr)
         raise
-    unread = f"{counts.errors} of {counts.rows} could not be read: see `error` in their rows."
-    if counts.errors and counts.errors == counts.rows:
-        raise InputError(f"INPUT: {unread}")
-    if counts.errors:
+    if counts["errors"]:
+        share = f"{counts['errors']} of {counts['rows']}"
+        unread = f"{share} could not be read: see `error` in their rows."
+        if counts["errors"] == counts["rows"]:
+            raise InputError(f"INPUT: {unread}")
         warn(unread)
 
 
 def find_device(name: str) -> torch.device:
-    """Find the device that ``--device`` names; ``auto``: the first GPU of CUDA, or the CPU.
-
-    Raises:
-        InputError: There is none of that name.
-    """
+    """Find the device that ``--device`` names; ``auto``: the first GPU of CUDA, or the CPU."""
     names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     names += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
@@ -117,19 +97,8 @@ def find_device(name: str) -> torch.device:
     return torch.device(chosen)
 
 
-def check_top_k(predictor: Predictor, top_k: int) -> None:
-    """Raise ``InputError`` where there are not as many classes."""
-    if top_k > len(predictor.class_names or [""]):
-        has = f"{len(predictor.class_names)}" if predictor.class_names else "none"
-        raise InputError(f"--top_k {top_k}: is more than the model has classes, {has}.")
-
-
 def find_images(predictor: Predictor, inputs: Sequence[Path]) -> list[Path]:
-    """List the image files that are meant by files and folders.
-
-    Raises:
-        InputError: A folder holds none.
-    """
+    """List the image files that are meant by files and folders."""
     files: list[Path] = []
     for path in inputs:
         found = predictor.data.find_images(path) if path.is_dir() else [path]
@@ -139,14 +108,14 @@ def find_images(predictor: Predictor, inputs: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_images(predictor: Predictor, files: Sequence[Path], ahead: int) -> Iterator[Sample]:
+def read_images(predictor: Predictor, files: Sequence[Path], ahead: int) -> Iterator[ReadSample]:
     """Read images in threads, in their order, no more than ``ahead`` before they are asked for."""
 
-    def read(file: Path) -> Sample:
+    def read(file: Path) -> ReadSample:
         try:
-            return Sample([shown(file)], predictor.read(file))
+            return ReadSample([shown(file)], predictor.read(file))
         except ValueError as error:
-            return Sample([shown(file)], None, str(error))
+            return ReadSample([shown(file)], None, str(error))
 
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(read, file) for file in files[:ahead]]
@@ -162,69 +131,64 @@ class Table:
     Args:
         path: The file, or ``-`` for standard input.
         predictor: Whose samples they are.
-        columns: Names of those columns that are features, in order; all where not given. Without
-            names in the file they are 1, 2, 3 ...
-        header: See ``Settings``.
-
-    Raises:
-        InputError: It is no such file.
+        columns: Names of those that are features, in order; all where not given. Without names in
+            the file they are 1, 2, 3 ...
+        header: Whether the first row names them: ``yes``, ``no``, or, where no number is in it,
+            ``auto``.
     """
 
     def __init__(
-        self,
-        path: Path,
-        predictor: Predictor,
-        columns: list[str] | None,
-        header: str | None = None,
+        self, path: Path, predictor: Predictor, columns: list[str] | None, header: str | None
     ) -> None:
         self.path = path
         model, wanted = type(predictor.model).__name__, predictor.num_features
         if path.is_dir():
             raise InputError(f"INPUT {path}: is a folder, and {model} takes CSV files of numbers.")
-        self._rows = self._open()  # once: a pipe cannot be read again
-        self._first = next(self._rows, None)
-        if self._first is None:
+        self.rows = self._open()  # once: a pipe cannot be read again
+        first = next(self.rows, None)
+        if first is None:
             raise InputError(f"INPUT {path}: is empty.")
-        first = self._first
         self.width = len(first)
         guessed = not any(is_number(text) for text in first)
-        self.has_names = guessed if header in (None, "auto") else header == "yes"
-        names = first if self.has_names else [str(number + 1) for number in range(len(first))]
-        names = [name.strip() for name in names]
+        has_names = guessed if header in (None, "auto") else header == "yes"
+        if not has_names:
+            self.rows = chain([first], self.rows)
+        texts = [text.strip() for text in first]
+        names = texts if has_names else [str(number) for number in range(1, self.width + 1)]
         for name in columns or []:
             if names.count(name) != 1:
                 has = f"{path} has {names.count(name) or 'none'}"
                 hint = suggest(name, names, True)
-                if not self.has_names and name in (text.strip() for text in first):
+                if not has_names and name in texts:
                     hint = "Its first row is taken for values: give --header yes."
                 raise InputError(f"--columns {name}: {has}. {hint}")
-        places = [names.index(name) for name in columns] if columns else range(len(names))
-        self.places = list(places)
+        self.places = [names.index(n) for n in columns] if columns else list(range(self.width))
         if len(self.places) != wanted:
             mark = next((mark for mark in ";\t|" if any(mark in text for text in first)), None)
             fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
             columns_of = f"{len(self.places)} columns, but {model} takes {wanted}"
             raise InputError(f"INPUT {path}: has {columns_of}. {fix}")
 
-    def read(self) -> Iterator[Sample]:
+    def read(self) -> Iterator[ReadSample]:
         """Read the rows, numbered from 1."""
-        assert self._first is not None
-        rows = self._rows if self.has_names else chain([self._first], self._rows)
-        for number, row in enumerate(rows, 1):
-            yield self._sample([shown(self.path), number], row)
+        for number, row in enumerate(self.rows, 1):
+            texts = [row[place] for place in self.places] if len(row) == self.width else []
+            error = self._error(row, texts)
+            value = None if error else torch.tensor([float(text) for text in texts])
+            yield ReadSample([shown(self.path), number], value, error)
 
-    def _sample(self, origin: list[str | int], row: list[str]) -> Sample:
+    def _error(self, row: list[str], texts: list[str]) -> str:
+        """Say what is wrong with a row of which ``texts`` are to be numbers."""
         if len(row) != self.width:
             lines = 1 + sum(text.count("\n") for text in row)
             quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
             few = "few" if len(row) < self.width else "many"
             what = f"it has {len(row)} columns, too {few}: the first row has {self.width}"
-            return Sample(origin, None, f"{what}{quote}")
-        texts = [row[place] for place in self.places]
+            return f"{what}{quote}"
         for text in texts:
             if not is_number(text) or not abs(float(text)) <= torch.finfo().max:
-                return Sample(origin, None, f"{text[:40]!r} is no finite number")
-        return Sample(origin, torch.tensor([float(text) for text in texts]))
+                return f"{text[:40]!r} is no finite number"
+        return ""
 
     def _open(self) -> Iterator[list[str]]:
         """Read rows that are not blank; of one that is no CSV, what is wrong with it."""
@@ -256,20 +220,20 @@ def is_number(text: str) -> bool:
 
 def write_rows(
     predictor: Predictor,
-    samples: Iterable[Sample],
+    samples: Iterable[ReadSample],
     file: TextIO,
-    settings: Settings,
-    counts: Counts,
+    options: Namespace,
+    counts: Counter[str],
 ) -> None:
-    """Write a row for each sample, and count them."""
-    samples, is_csv = iter(samples), settings.format == "csv"
-    columns = column_names(predictor, settings.top_k)
+    """Write a row for each sample, and count ``rows`` and ``errors``."""
+    samples, is_csv = iter(samples), options.format == "csv"
+    columns = column_names(predictor, options.top_k)
     writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
     if is_csv:
         writer.writeheader()
-    while batch := list(islice(samples, settings.batch_size)):
+    while batch := list(islice(samples, options.batch_size)):
         read = [sample.value for sample in batch if sample.value is not None]
-        results = iter(run_model(predictor, read, settings.top_k))
+        results = iter(run_model(predictor, read, options.top_k))
         for sample in batch:
             found = [] if sample.value is None else next(results)
             error = sample.error or ("" if found else "the model gives NaN or infinity for it")
@@ -279,9 +243,9 @@ def write_rows(
                 writer.writerow(row)
             else:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            counts.errors += bool(error)
+            counts["errors"] += bool(error)
         file.flush()
-        counts.rows += len(batch)
+        counts["rows"] += len(batch)
 
 
 def column_names(predictor: Predictor, top_k: int) -> list[str]:
@@ -325,21 +289,3 @@ def shown(path: Path) -> str:
 def rounded(value: float) -> float:
     """Leave out the digits that a float32 does not have."""
     return float(f"{value:.7g}")
-
-
-@contextmanager
-def writing(path: Path | None) -> Iterator[TextIO]:
-    """Open a file, or standard output.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-    if path is None:
-        with standard_output() as output:
-            yield output
-        return
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -16,9 +15,9 @@ from ..runs import checkpoints
 from ..runs.find import Run, find_run
 
 
-# A LightningModule keeps its `device` and `dtype` apart from its weights', and a plain module that
-# holds it would move them and not tell it: this base, which is private, tells all modules within.
-class Predictor(_DeviceDtypeModuleMixin):
+# A LightningModule, whose `device` does not follow its weights when a plain module that holds it is
+# moved: one that is a LightningModule too tells all those within.
+class Predictor(LightningModule):
     """A model with its preprocessing.
 
     Takes samples as their source holds them: images (B, H, W, 3) uint8, or rows (B, F) float32.
@@ -40,8 +39,7 @@ class Predictor(_DeviceDtypeModuleMixin):
         self.preprocess = preprocess
         self.data = data
         number = model.hparams.get("num_classes")
-        numbers = None if number is None else [str(place) for place in range(number)]
-        self.class_names: list[str] | None = numbers
+        self.class_names = None if number is None else [str(place) for place in range(number)]
         self._gives_probabilities = False
         self.eval().requires_grad_(False)
         if not self.takes_images and self.num_features is None:
@@ -56,11 +54,7 @@ class Predictor(_DeviceDtypeModuleMixin):
             self._gives_probabilities = bool((outputs >= 0).all() and off < 1e-4)
 
     def name_classes(self, names: Any) -> None:
-        """Give classes the names in a list; without one, they keep theirs.
-
-        Raises:
-            ValueError: It has not one for each.
-        """
+        """Give classes the names in a list, one for each; without one, they keep theirs."""
         if names is None or self.class_names is None:
             return
         number = len(self.class_names)
@@ -109,9 +103,6 @@ class Predictor(_DeviceDtypeModuleMixin):
 class ModelCLI(ProjectCLI):
     """The model and data of a configuration, on the CPU, whatever it was trained on."""
 
-    def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, training=False)
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
 
@@ -148,12 +139,8 @@ def load_run(run: Run, configs: Sequence[str] = ()) -> Predictor:
 
 
 def build(args: Sequence[str]) -> Predictor:
-    """Build the model that arguments of the command line ask for, with its first weights.
-
-    Raises:
-        InputError: The data or the model do not tell how samples become inputs.
-    """
-    cli = ModelCLI(args)
+    """Build the model that arguments of the command line ask for, with its first weights."""
+    cli = ModelCLI(args, training=False)
     data = cli.datamodule
     if not hasattr(data, "preprocessing"):
         raise InputError(

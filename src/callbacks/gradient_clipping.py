@@ -4,12 +4,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import FSDPStrategy
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from lightkeel import is_row_due
+from lightkeel import is_row_due, whole
 
 
 class GradientClipping(Callback):
@@ -60,22 +58,17 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = clipped = torch.tensor(torch.nan)  # of a step that is left out
+        norm = size = torch.tensor(torch.nan)  # of a step that is left out
+        if gradients:
+            norm = size = get_total_norm(gradients)
         if gradients and self.max_norm is not None:
-            norm = get_total_norm(gradients)
-            clipped = (norm > self.max_norm).float()
             clip_grads_with_norm_(parameters, self.max_norm, norm)
         elif gradients and self.max_value is not None:
-            norm = get_total_norm(gradients)
-            clipped = (get_total_norm(gradients, torch.inf) > self.max_value).float()
+            size = get_total_norm(gradients, torch.inf)
             clip_grad_value_(parameters, self.max_value)
         if is_row_due(trainer, pl_module):
             several = len(trainer.optimizers) > 1
             number = f"/{trainer.optimizers.index(optimizer)}" if several else ""
-            values = {f"grad/norm{number}": norm, f"grad/clipped{number}": clipped}
-            pl_module.log_dict({name: whole(value) for name, value in values.items()})
-
-
-def whole(value: Tensor) -> Tensor:
-    """Gather what is computed from sharded gradients: each rank has seen its own part."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+            is_clipped = whole(size) > (self.max_norm or self.max_value)
+            pl_module.log(f"grad/norm{number}", whole(norm))
+            pl_module.log(f"grad/clipped{number}", is_clipped.float())

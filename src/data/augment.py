@@ -19,9 +19,9 @@ def random_crop(images: Tensor, draws: Tensor, pad_px: int = 2) -> Tensor:
     if not 0 <= pad_px < min(height, width):
         raise ValueError(f"pad_px: {pad_px} is not in [0, {min(height, width)}).")
     shifts = (draws[:, :2] * (2 * pad_px + 1)).long() - pad_px
-    rows = _reflect(_places(height, images) + shifts[:, :1], height)
-    columns = _reflect(_places(width, images) + shifts[:, 1:], width)
-    return _gather(images, rows, columns)
+    rows, columns = _reflected(shifts[:, :1], height), _reflected(shifts[:, 1:], width)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[batch, rows[:, :, None], columns[:, None, :]]
 
 
 def horizontal_flip(images: Tensor, draws: Tensor, probability: float = 0.5) -> Tensor:
@@ -32,11 +32,8 @@ def horizontal_flip(images: Tensor, draws: Tensor, probability: float = 0.5) -> 
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability: {probability} is not in [0, 1].")
-    _, height, width, _ = images.shape
-    rows = _places(height, images).expand(len(images), -1)
-    columns = _places(width, images)
-    columns = torch.where(draws[:, :1] < probability, width - 1 - columns, columns)
-    return _gather(images, rows, columns)
+    chosen = draws[:, 0] < probability
+    return torch.where(chosen[:, None, None, None], images.flip(2), images)
 
 
 def alternating_flip(images: Tensor, draws: Tensor) -> Tensor:
@@ -48,16 +45,7 @@ def alternating_flip(images: Tensor, draws: Tensor) -> Tensor:
     return horizontal_flip(images, draws, 0.5)
 
 
-def _places(length: int, images: Tensor) -> Tensor:
-    return torch.arange(length, device=images.device)[None]
-
-
-def _reflect(places: Tensor, length: int) -> Tensor:
-    places = places.abs()
+def _reflected(shifts: Tensor, length: int) -> Tensor:
+    """Count ``length`` places from shifts (B, 1), back again beyond an edge: (B, length)."""
+    places = (torch.arange(length, device=shifts.device) + shifts).abs()
     return torch.where(places < length, places, 2 * (length - 1) - places)
-
-
-def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pick pixels: (B, H, W, C), (B, H), (B, W) -> (B, H, W, C)."""
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[batch, rows[:, :, None], columns[:, None, :]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel import at_least, whitening_filters
+from lightkeel import at_least, check_share, whitening_filters
 
 from .supervised import SupervisedModule
 
@@ -52,14 +52,13 @@ class FastCNN(SupervisedModule):
         sure_above: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        at_least(1, num_classes=num_classes)
         at_least(26, image_size_px=image_size_px)
-        at_least(1, **{f"widths[{i}]": width for i, width in enumerate(widths)})
+        numbers = {f"widths[{i}]": width for i, width in enumerate(widths)}
+        at_least(1, num_classes=num_classes, **numbers)
         at_least(0, whiten_bias_epochs=whiten_bias_epochs)
         if len(widths) != 3:
             raise ValueError(f"widths: {list(widths)} are not three.")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing: {label_smoothing} is not in [0, 1).")
+        check_share(label_smoothing=label_smoothing)
         if test_time not in ("none", "mirror", "translate"):
             raise ValueError(f"test_time: {test_time!r} is none of `none`, `mirror`, `translate`.")
         if not 0 <= sure_above <= 1:
@@ -94,7 +93,7 @@ class FastCNN(SupervisedModule):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, K) of images (B, 3, H, W); of several views of each in evaluation."""
         if self.training or self.test_time == "none":
-            return self.network(images)
+            return super().forward(images)
         outputs = self.mirrored(images)
         if self.test_time == "translate":
             unsure = outputs.softmax(1).amax(1) <= self.sure_above
@@ -106,7 +105,7 @@ class FastCNN(SupervisedModule):
 
     def mirrored(self, images: Tensor) -> Tensor:
         """Mean class scores of images and their mirror images."""
-        return (self.network(images) + self.network(images.flip(3))) / 2
+        return (super().forward(images) + super().forward(images.flip(3))) / 2
 
     def shifted(self, images: Tensor) -> Tensor:
         """Mean class scores of images shifted by a pixel, up and left or down and right."""

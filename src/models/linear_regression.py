@@ -37,7 +37,7 @@ class LinearRegression(SupervisedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (B,) for rows (B, F)."""
-        y = self.network(x)  # (B, 1)
+        y: Tensor = self.network(x)  # (B, 1)
         return y.flatten()  # (B,)
 
     def on_test_start(self) -> None:
@@ -49,29 +49,30 @@ class LinearRegression(SupervisedModule):
         return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        for name, found, true in zip(("weight", "bias"), self.fitted(), self.truth(), strict=True):
-            if true is not None:
-                self.log(f"test/{name}_error", (found - true).abs().max(), sync_dist=True)
+        (weights, bias), truth = self.fitted(), self.truth()
+        if truth is not None:
+            self.log("test/weight_error", (weights - truth[0]).abs().max(), sync_dist=True)
+            self.log("test/bias_error", (bias - truth[1]).abs().max(), sync_dist=True)
 
     def fitted(self) -> tuple[Tensor, Tensor]:
         """Weights (F,) and bias (1,); where they are sharded, all ranks must ask together."""
         weight, bias = map(whole, self.network.parameters())
         return weight[0], bias
 
-    def truth(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def truth(self) -> tuple[Tensor, Tensor] | None:
         """Weights (F,) and bias () of data that knows them."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "true_weights"):
-            return None, None
+            return None
         return data.true_weights.to(self.device), data.true_bias.to(self.device)
 
     def report(self) -> dict[str, str]:
         """Rows for the table at the end of a run: the weights found, beside the true ones."""
         if self.hparams["num_features"] > 8:
             return {}
-        truth = ["" if true is None else f"  (true {listed(true)})" for true in self.truth()]
-        weights, bias = map(listed, self.fitted())
-        return {"weights": weights + truth[0], "bias": bias + truth[1]}
+        found, truth = [listed(values) for values in self.fitted()], self.truth()
+        beside = [f"  (true {listed(values)})" for values in truth] if truth else ["", ""]
+        return {"weights": found[0] + beside[0], "bias": found[1] + beside[1]}
 
     def panels(self) -> list[Panel]:
         """Show the fit on test data, for the picture at the end of a run."""
@@ -79,7 +80,7 @@ class LinearRegression(SupervisedModule):
         if not self.tested:
             return []
         x, y = (torch.cat(parts)[:MOST_SHOWN] for parts in zip(*self.tested, strict=True))
-        return line_panels(x, y, {n: (w, b) for n, (w, b) in lines.items() if w is not None})
+        return line_panels(x, y, {name: line for name, line in lines.items() if line})
 
 
 def listed(values: Tensor) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightkeel import at_least
+from lightkeel import at_least, check_share
 
 from .supervised import SupervisedModule
 
@@ -51,9 +51,7 @@ class SimpleCNN(SupervisedModule):
         at_least(1, num_classes=num_classes, in_channels=in_channels)
         at_least(1, hidden_features=hidden_features)
         at_least(1, **{f"channels[{i}]": width for i, width in enumerate(channels)})
-        for name, share in {"dropout": dropout, "label_smoothing": label_smoothing}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}: {share} is not in [0, 1).")
+        check_share(dropout=dropout, label_smoothing=label_smoothing)
         if activation not in ("relu", "identity"):
             raise ValueError(f"activation: {activation!r} is neither `relu` nor `identity`.")
         activate = nn.ReLU if activation == "relu" else nn.Identity
@@ -69,19 +67,23 @@ class SimpleCNN(SupervisedModule):
         layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(flat, hidden_features), activate()]
         layers += [nn.Dropout(dropout), nn.Linear(hidden_features, num_classes)]
         super().__init__(
-            network=nn.Sequential(*layers).to(memory_format=torch.channels_last),
+            network=ConvNet(*layers).to(memory_format=torch.channels_last),
             loss=partial(F.cross_entropy, label_smoothing=label_smoothing),
             metrics={"acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)},
             **kwargs,
         )
         self.save_hyperparameters()
 
+
+class ConvNet(nn.Sequential):
+    """The layers of ``SimpleCNN``."""
+
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, K) of images (B, C, H, W)."""
-        *convolutions, flatten, drop, hidden, activate, drop_again, head = self.network.children()
+        *convolutions, flatten, drop, hidden, activate, drop_again, head = self
         x = images
-        for layer in convolutions:  # and pooling: H and W become S = (H - 2) / 2 each time
-            x = layer(x)  # at last (B, channels[-1], S, S)
+        for layer in convolutions:  # and pooling: H becomes (H - 2) / 2 each time, at last S
+            x = layer(x)  # (B, channels[-1], S, S)
         x = drop(flatten(x))  # (B, channels[-1] * S * S)
         x = drop_again(activate(hidden(x)))  # (B, hidden_features)
         scores: Tensor = head(x)  # (B, K)

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightkeel import check_optimizers, configure_optimizers
+from lightkeel import check_optimizers, configure_optimizers, initialize
 
 Batch = tuple[Tensor, Tensor]
 
@@ -94,21 +94,3 @@ class SupervisedModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure_optimizers(self, self.optimizer_settings, self.lr_scheduler_settings)
-
-
-def initialize(network: nn.Module, scheme: Literal["default", "xavier", "he"]) -> None:
-    """Initialize linear and convolution layers of ``network`` in place.
-
-    Raises:
-        ValueError: ``scheme`` is none of the three.
-    """
-    if scheme not in ("default", "xavier", "he"):
-        raise ValueError(f"weight_init: {scheme!r} is none of `default`, `xavier`, `he`.")
-    for layer in network.modules() if scheme != "default" else ():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            if scheme == "xavier":
-                nn.init.xavier_uniform_(layer.weight)
-            else:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -222,7 +222,7 @@ CASES: list[tuple[str, list[str], str]] = [
         "best of a metric that is never logged",
         ["--callbacks.checkpoint.monitor", "val/los"],
         "callbacks.checkpoint.monitor: `val/los` is never logged. Did you mean `val/loss`? "
-        "Available: train/acc, train/loss, val/acc, val/loss.",
+        "Available: val/acc, val/loss.",
     ),
     (
         "early stopping without a metric",

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightkeel.callbacks.plots import Plots
 from lightkeel.runs import status
-from lightkeel.runs.run import TensorBoard
+from lightkeel.runs.loggers import TensorBoard
 from src.train import main as train
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel

@@ -32,7 +32,7 @@ from lightkeel.callbacks.checkpoint import Checkpoint
 from lightkeel.callbacks.graceful_stop import GracefulStop
 from lightkeel.fit.exact_resume import ExactResume
 from lightkeel.fit.run_files import RunFiles
-from lightkeel.runs.run import MetricsCSV
+from lightkeel.runs.loggers import MetricsCSV
 from tests.lightkeel.fitting import fit
 from tests.lightkeel.soak import differences, flat
 
@@ -321,6 +321,7 @@ def train(
     loader: Callable[[], Any],
     *callbacks: Callback,
     ckpt_path: Path | None = None,
+    checkpoint: Callback | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train, and return all that must be the same in a resumed run."""
@@ -333,7 +334,7 @@ def train(
         module,
         Loaders(loader),
         *(RunFiles(folder, ""), ExactResume(), *callbacks, own),
-        Checkpoint(every_n_steps=2),
+        checkpoint or Checkpoint(every_n_steps=2),
         logger=logger,
         ckpt_path=ckpt_path,
         **{"max_epochs": 2, "limit_val_batches": 3, "log_every_n_steps": 2, **options},
@@ -382,6 +383,45 @@ def test_resumed_from_each_checkpoint(
         last = run / "checkpoints" / (copy / "which").read_text()
         found = train(run, model, loader, ckpt_path=last, **options)
         assert_same(expected, found, f"{copy.name}, {last.name}")
+
+
+class SavesAsAsked(Callback):
+    """A person's own, who asks between two batches and when an epoch has ended."""
+
+    def on_between_batches(self, trainer: Trainer) -> None:
+        self.save(trainer)
+
+    def write_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        if trainer.global_step % 4 == 2:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            trainer.save_checkpoint(folder / f"{trainer.global_step}.ckpt", weights_only=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resumed_from_a_checkpoint_of_any_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, copies = tmp_path / "run", dict[int, Path]()
+    write = Trainer.save_checkpoint
+
+    def write_and_copy(self: Trainer, path: Any, *args: Any, **kwargs: Any) -> None:
+        write(self, path, *args, **kwargs)
+        copies[self.global_step] = tmp_path / f"copy {self.global_step}"
+        shutil.copytree(run, copies[self.global_step], dirs_exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", write_and_copy)
+        expected = train(run, DrawsInHooks, shuffled, checkpoint=SavesAsAsked())
+    assert [*copies] == [2, 6, 10]
+    for step, copy in copies.items():
+        shutil.rmtree(run)
+        shutil.copytree(copy, run)
+        last = run / "checkpoints" / f"{step}.ckpt"
+        found = train(run, DrawsInHooks, shuffled, ckpt_path=last, checkpoint=SavesAsAsked())
+        assert_same(expected, found, str(step))
 
 
 class DrawsInValidation(DrawsInHooks, KeepsThings):

@@ -1,5 +1,6 @@
 """Whatever is in configs, on the command line and in checkpoints: no traceback, no half a file."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 import torch
 import yaml
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
 
-from lightkeel.options.names import parser_options
 from lightkeel.use import paddle as paddle_weights
 from lightkeel.use.predictor import load
 from src import evaluate, export, predict, train
@@ -37,8 +38,7 @@ COSTLY |= {"overfit_batches", "benchmark", "detect_anomaly", "default_root_dir"}
 
 
 def options() -> list[str]:
-    names, _ = parser_options() or (set(), {})
-    own = {name for name in names if name.startswith("trainer.")}
+    own = {f"trainer.{name}" for name in inspect.signature(Trainer).parameters}
     own -= {f"trainer.{name}" for name in COSTLY}
     own |= {f"{part}.{name}" for part, found in OPTIONS.items() for name in found}
     own |= {f"callbacks.{name}" for name in ("lr_monitor", "throughput", "layer_check", "none")}

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from torch import nn
 
 from lightkeel.callbacks.nonfinite import nonfinite_weights
 from lightkeel.callbacks.progress import Progress
 from lightkeel.use.predictor import load
 from src import data, predict
-from src.callbacks import GradientClipping
 from src.train import main as train
 from tests.lightkeel.commands import (
     TRAIN,
@@ -134,16 +134,16 @@ def test_gradients_are_not_accumulated_over_cuda_graphs(
 ) -> None:
     compiled: list[str] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled.append(mode))
-    args = [*ON_GPU, "--model.compile_mode", mode, "--runs_dir", str(tmp_path)]
+    args = [*ON_GPU, "--callbacks.compile.mode", mode, "--runs_dir", str(tmp_path)]
     assert train(args) == 0
-    assert compiled == [mode]
+    assert compiled == [mode, mode]  # the model and its network
     args += ["--callbacks.gradient_accumulation.batches", "2"]
     if mode == "max-autotune-no-cudagraphs":
         assert train(args) == 0
     else:
         message = (
-            f"model.compile_mode: {mode} uses CUDA graphs, in which each batch would overwrite the "
-            "gradients of the one before, which are to be accumulated.\n"
+            f"callbacks.compile.mode: {mode} uses CUDA graphs, in which each batch would overwrite "
+            "the gradients of the one before, which are to be accumulated.\n"
             "  Use `default` or `max-autotune-no-cudagraphs`, or accumulate over one batch."
         )
         fails(train, args, message, capsys)
@@ -182,22 +182,27 @@ def test_predictor_tells_its_modules_where_they_are(
     assert predictor.double().model.dtype == torch.float64
 
 
-def test_checkpoints_read_norms_and_weights_at_once(
+def test_checkpoints_read_weights_at_once(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    if gpu is None:
+        pytest.skip("only a pretended GPU tells when the host waits")
+    assert nonfinite_weights(torch.nn.Linear(3, 3).to("cuda")) is None
+    assert len(gpu.waits) == 1
+
+
+def test_progress_reads_values_where_a_row_is_read(
     gpu: PretendedGPU | None, tmp_path: Path
 ) -> None:
     if gpu is None:
         pytest.skip("only a pretended GPU tells when the host waits")
-    clipping, layer = GradientClipping(max_norm=1.0), torch.nn.Linear(3, 3).to("cuda")
-    clipping._norms = clipping._sizes = [torch.ones((), device="cuda") for _ in range(10)]
-    clipping.state_dict()
-    assert len(gpu.waits) == 1
-    assert nonfinite_weights(layer) is None
-    assert len(gpu.waits) == 2
+    found, waits = list[int](), gpu.waits
 
+    class Count(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            found.append(len([wait for wait in waits if wait.file.endswith("progress.py")]))
 
-def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -> None:
-    if gpu is None:
-        pytest.skip("only a pretended GPU tells when the host waits")
+        def on_train_end(self, *args: Any) -> None:
+            self.on_train_batch_start()
+
     progress = Progress(interval_s=0)  # a line each step
     model = Line(optimizer={"name": "SGD", "lr": 0.0})
     data_ = Given(torch.zeros(6, 1), torch.ones(6), batch_size=1)
@@ -206,9 +211,10 @@ def test_progress_reads_a_value_once(gpu: PretendedGPU | None, tmp_path: Path) -
         "val_check_interval": 2,
         "log_every_n_steps": 2,
     }
-    fit(tmp_path, model, data_, progress, accelerator="gpu", enable_progress_bar=True, **options)
-    shown = [wait for wait in gpu.waits if wait.file.endswith("progress.py")]
-    assert len(shown) == 3  # the loss of each validation
+    callbacks = (Count(), progress)
+    fit(tmp_path, model, data_, *callbacks, accelerator="gpu", enable_progress_bar=True, **options)
+    # The loss of a step, and from the second row on that of validation.
+    assert found == [0, 0, 1, 1, 3, 3, 5]
 
 
 @pytest.mark.slow

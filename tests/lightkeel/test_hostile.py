@@ -94,7 +94,7 @@ def test_flipped_bit(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> No
     content = bytearray(path.read_bytes())
     content[content.index(weights.numpy().tobytes()) + 5] ^= 1
     path.write_bytes(content)
-    refuses(unfinished, content, f"RUN {{path}}: is damaged (bad checksum).\n{OTHER}", capsys)
+    refuses(unfinished, content, "RUN {path}: is damaged (bad checksum of …", capsys)
 
 
 def test_compressed_checkpoint(
@@ -190,13 +190,6 @@ def test_pipes_are_not_waited_for(
     fails(evaluate.main, [str(pipe), *config], f"RUN {pipe}: no such file or folder.…", capsys)
 
 
-LAUGHS = ["a: &a [" + ", ".join(["lol"] * 9) + "]"] + [
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]"
-    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-]  # 9**9 = 387,420,489 of them
-BOMB = "its aliases stand for more than 100,000 values"
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -218,13 +211,14 @@ def test_configs(
     fails(train.main, ["--config", str(path)], message, capsys)
 
 
-@pytest.mark.parametrize("content", ["\n".join(LAUGHS), "model: &a [*a]", "model: &a {b: {c: *a}}"])
-def test_aliases_that_stand_for_too_much(
+@pytest.mark.parametrize("content", ["model: &a [*a]", "model: &a {b: {c: *a}}"])
+def test_aliases_without_an_end(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    fails(train.main, ["--config", str(path)], f"--config {path}: cannot be read ({BOMB}).", capsys)
+    message = f"--config {path}: cannot be read (an alias stands for what it is in)."
+    fails(train.main, ["--config", str(path)], message, capsys)
 
 
 def test_aliases_in_reason_are_allowed() -> None:
@@ -262,14 +256,10 @@ def test_keys_that_are_given_once() -> None:
 
 
 @pytest.mark.parametrize("place", ["config", "text", "file", "value", "callback"])
-@pytest.mark.parametrize("bomb", ["tag", "aliases"])
-def test_yaml_runs_nothing_and_stays_small(
-    place: str, bomb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_yaml_runs_nothing(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a config, in a text in it, in a file that an option names, and as an option's value."""
     folder = tmp_path / "made by the payload"
-    tag = f"!!python/object/apply:os.mkdir ['{folder}']"
-    content = {"tag": tag, "aliases": "{" + ", ".join(LAUGHS) + "}"}[bomb]
+    content = f"!!python/object/apply:os.mkdir ['{folder}']"
     path = tmp_path / "part.yaml"
     path.write_text(f"init_args: {content}")
     if place == "text":
@@ -283,13 +273,13 @@ def test_yaml_runs_nothing_and_stays_small(
     }[place]
     message = {
         "config": f"--config {path}: ",
-        "text": "" if bomb == "aliases" else "model.optimizer: ",
+        "text": "model.optimizer: ",
         "file": "model: ",
         "value": "model.optimizer: ",
         "callback": "callbacks: ",
     }[place]
-    message += f"cannot be read ({BOMB})." if bomb == "aliases" and place != "text" else "…"
-    fails(train.main, [*TINY, *args, "--runs_dir", str(tmp_path / "runs")], message, capsys)
+    args += ["--runs_dir", str(tmp_path / "runs")]
+    fails(train.main, [*TINY, *args], f"{message}…", capsys)
     assert not folder.exists()
     assert not (tmp_path / "runs").exists()
 

@@ -193,7 +193,7 @@ def test_compiled_network(tmp_path: Path) -> None:
     """Compiled, it trains to the same weights, under the same names."""
     args = [*TINY_IMAGES, "--runs_dir", str(tmp_path)]
     assert train.main([*args, "--run_name", "plain"]) == 0
-    assert train.main([*args, "--run_name", "compiled", "--model.compile_mode", "default"]) == 0
+    assert train.main([*args, "--run_name", "compiled", "--callbacks.compile", "Compile"]) == 0
     plain, compiled = (
         torch.load(tmp_path / "cifar10_synthetic" / name / "checkpoints/last.ckpt")["state_dict"]
         for name in ("plain", "compiled")

@@ -17,7 +17,7 @@ from lightkeel.runs import lock
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from src import lock
+from lightkeel.runs import lock
 lock.take(Path(sys.argv[1]))
 runs, begins = os.pipe()
 child = os.fork()

@@ -1,11 +1,13 @@
 """Misspelt options are refused before PyTorch is imported, and nothing that exists is refused."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import inf, nan
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +17,16 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightkeel.callbacks.table import classes
 from lightkeel.errors.bad_input import InputError, readable
 from lightkeel.fit.fit import train
-from lightkeel.options import names as options
+from lightkeel.options import cache
+from lightkeel.options.cache import Known
 from lightkeel.options.cli import ProjectCLI
-from lightkeel.options.names import check_finite, check_options, parser_options
-from lightkeel.options.signatures import find_class, parameters
+from lightkeel.options.names import check_options
+from lightkeel.options.parser import check_finite
+from lightkeel.project import Project, current
 from src import data, models
 from src.callbacks import Callbacks
 from tests.lightkeel.conftest import TINY
-from tests.lightkeel.places import DEFAULT_CONFIG, PACKAGE
+from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, PACKAGE
 from tests.lightkeel.small import experiments
 
 # All short names; and one class each that is there whatever becomes of the examples.
@@ -109,20 +113,55 @@ TYPOS: list[tuple[list[str] | str, str]] = [
         f"callbacks.checkpoint.monitr: Checkpoint {meant('monitor')}",
     ),
 ]
-if not options.is_mentioned("NoSuchClass"):  # no module of others could bring such a one
-    for key, _, short_name in (line.partition(" ") for line in CLASSES):
-        message = f"{key}: there is no class `{short_name}x`. Did you mean `{short_name}"
-        TYPOS += [([f"--{key}", f"{short_name}x"], message), (f"{key}: {short_name}x", message)]
+for key, _, short_name in (line.partition(" ") for line in CLASSES):
+    message = f"{key}: there is no class `{short_name}x`. Did you mean `{short_name}"
+    TYPOS += [([f"--{key}", f"{short_name}x"], message), (f"{key}: {short_name}x", message)]
+MISSING = "raise ImportError('missing')"
 
 
-def run(command: str, *args: str, folder: Path, at_import: str) -> tuple[int, str]:
+@pytest.fixture(scope="session")
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache after a command has been run once."""
+    folder = tmp_path_factory.mktemp("cache")
+    fill(folder, PACKAGE.parent)
+    return folder
+
+
+def fill(cache_home: Path, root: Path) -> None:
+    """Have the project in a folder print its configuration, and keep the parser's names."""
+    environment = {"XDG_CACHE_HOME": str(cache_home), "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run(
+        [sys.executable, "-m", f"{PACKAGE.name}.train", "--print_config"],
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        timeout=120,
+        check=True,
+    )
+    assert len(list(cache_home.glob("lightkeel/*.json"))) == 1
+
+
+@pytest.fixture
+def known(user_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Known:
+    """The names in that cache, which commands in this process then read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user_cache))
+    found = cache.read()
+    assert found is not None
+    classes = {path: part and (part[0], part[1]) for path, part in found.classes.items()}
+    return found._replace(classes=classes)
+
+
+def run(
+    command: str, *args: str, folder: Path, at_import: str, cache_home: Path
+) -> tuple[int, str]:
     """Run a command where PyTorch, NumPy and the parser do but one thing when imported."""
     for name in ("torch", "numpy", "jsonargparse"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "__init__.py").write_text(at_import)
+    path = os.pathsep.join([str(folder), str(PACKAGE.parent)])
     done = subprocess.run(
         [sys.executable, "-m", f"{PACKAGE.name}.{command}", *args],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(PACKAGE.parent)])},
+        env={**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(cache_home)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -134,6 +173,7 @@ def run(command: str, *args: str, folder: Path, at_import: str) -> tuple[int, st
 def test_nothing_heavy_is_needed(
     given: list[str] | str,
     message: str,
+    user_cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -143,8 +183,8 @@ def test_nothing_heavy_is_needed(
     args = given if isinstance(given, list) else ["--config", "mine.yaml"]
     if isinstance(given, str):
         Path("mine.yaml").write_text(given)
-    missing = "raise ImportError('missing')"
-    status, printed = run("train", *args, folder=tmp_path / "fakes", at_import=missing)
+    fakes = tmp_path / "fakes"
+    status, printed = run("train", *args, folder=fakes, at_import=MISSING, cache_home=user_cache)
     assert printed.startswith(f"error: {message}")
     assert status == 2
     with pytest.raises(SystemExit, match="2"), readable():
@@ -171,19 +211,121 @@ def test_nothing_heavy_is_needed(
     ],
 )
 def test_other_commands_need_nothing_heavy(
-    command: str, args: list[str], message: str, tiny_run: Path, tmp_path: Path
+    command: str, args: list[str], message: str, tiny_run: Path, user_cache: Path, tmp_path: Path
 ) -> None:
     given = [arg.format(run=tiny_run) for arg in args]
-    missing = "raise ImportError('missing')"
-    status, printed = run(command, *given, folder=tmp_path, at_import=missing)
+    status, printed = run(
+        command, *given, folder=tmp_path, at_import=MISSING, cache_home=user_cache
+    )
     assert printed.startswith(f"error: {message}")
     assert status == 2
 
 
 def test_ctrl_c_while_pytorch_is_imported(tiny_run: Path, tmp_path: Path) -> None:
-    pressed = "raise KeyboardInterrupt"
-    assert run("train", *TINY, folder=tmp_path / "a", at_import=pressed) == (130, "")
-    assert run("evaluate", str(tiny_run), folder=tmp_path / "b", at_import=pressed) == (130, "")
+    pressed: dict[str, Any] = {"at_import": "raise KeyboardInterrupt", "cache_home": tmp_path}
+    assert run("train", *TINY, folder=tmp_path / "a", **pressed) == (130, "")
+    assert run("evaluate", str(tiny_run), folder=tmp_path / "b", **pressed) == (130, "")
+
+
+def test_names_of_changed_sources_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new option reaches the parser, whose packages are missing here."""
+    project, home = tmp_path / "project", tmp_path / "cache"
+    shutil.copytree(PACKAGE, project / PACKAGE.name)
+    shutil.copytree(CONFIGS, project / CONFIGS.name)
+    fill(home, project)
+    monkeypatch.chdir(project)
+    place: dict[str, Any] = {"at_import": MISSING, "cache_home": home}
+    for path, added, options in (
+        (
+            "callbacks/__init__.py",
+            "    another: LRMonitor | None = None",
+            ["--callbacks.another.a"],
+        ),
+        ("models/supervised.py", "# Another argument", ["--model", MODEL, "--model.another"]),
+    ):
+        file = project / PACKAGE.name / path
+        before, times = file.read_text(), file.stat()
+        file.write_text(f"{before}{added}\n")
+        status, printed = run("train", *options, folder=tmp_path / "fakes", **place)
+        assert (status, printed.splitlines()[-1]) == (1, "ImportError: missing")
+        file.write_text(before)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        status, printed = run("train", *options, folder=tmp_path / "fakes", **place)
+        assert (status, "has no such option" in printed) == (2, True)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module of another project, whose names are kept in a cache of its own."""
+    before = current()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "BEGAN_NS", sys.maxsize)
+    (tmp_path / "own").mkdir()
+    file = tmp_path / "own" / "model.py"
+    file.write_text("A = 1")
+    Project("own", root=tmp_path)
+    yield file
+    before.use()
+
+
+NAMES = Known(["model"], {"model:": None}, {"model": ["A"]})
+
+
+def test_what_is_known_counts_until_something_changes(own: Path, tmp_path: Path) -> None:
+    assert cache.read() is None
+    cache.write(NAMES)
+    assert cache.read() == NAMES
+    own.write_text("A = 10")
+    assert cache.read() is None
+    cache.write(NAMES)
+    another = own.with_name("another.py")
+    another.touch()
+    assert cache.read() is None
+    another.unlink()
+    assert cache.read() == NAMES
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    for damaged in (file.read_bytes()[:-9], b"", b"[]", b"{}", b"\xff"):
+        file.write_bytes(damaged)
+        assert cache.read() is None
+    file.unlink()
+    file.mkdir()  # nothing can be written there
+    cache.write(NAMES)
+    assert cache.read() is None
+    assert [*file.parent.iterdir()] == [file]
+
+
+def test_names_of_other_packages_are_not_used(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installing one changes its folder."""
+    packages = own.parent.with_name("site-packages")
+    packages.mkdir()
+    monkeypatch.setattr(cache, "PACKAGES", [str(packages)])
+    cache.write(NAMES)
+    assert cache.read() == NAMES
+    (packages / "lightning-2.7.0.dist-info").mkdir()
+    os.utime(packages, ns=(0, 0))
+    assert cache.read() is None
+
+
+def test_sources_that_changed_while_they_were_imported(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "BEGAN_NS", own.stat().st_mtime_ns - 1)
+    cache.write(NAMES)
+    assert cache.read() is None
+
+
+def test_two_processes_keep_names_at_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is whole, or nothing."""
+    many = NAMES._replace(names=[f"trainer.{number}" for number in range(20_000)])
+    cache.write(many)
+    with ThreadPoolExecutor() as pool:
+        ids = iter(range(100))
+        monkeypatch.setattr(os, "getpid", lambda: next(ids))
+        done = [pool.submit(cache.write, many) for _ in range(20)]
+        while not all(one.done() for one in done):
+            assert cache.read() == many
 
 
 def taken(cls: type) -> set[str]:
@@ -207,35 +349,17 @@ def parser_names() -> set[str]:
     return {name for name in names if name.split(".")[-1] != "help"}
 
 
-def test_names_are_those_of_the_parser(parser_names: set[str]) -> None:
-    known = parser_options()
-    assert known is not None
-    names, classes = known
-    assert names == parser_names
-    certain = set()
+def test_names_are_those_of_the_parser(parser_names: set[str], known: Known) -> None:
+    assert set(known.names) == parser_names
     for name, cls in CALLBACKS.items():
-        found = classes[f"callbacks.{name}"]
-        takes = parameters(found) if found else None
-        if takes is not None:
-            assert takes == taken(cls)
-            certain.add(name)
-    # An owner's may be left to the parser, as those of other packages are.
-    assert {"nonfinite", "gradient_clipping", "checkpoint", "early_stopping", "plots"} <= certain
-
-
-OWN = {name: cls for name, cls in CLASSES.items() if cls.__module__.startswith(PACKAGE.name + ".")}
-
-
-@pytest.mark.parametrize("cls", OWN.values(), ids=OWN)
-def test_parameters_are_those_of_the_parser(cls: type) -> None:
-    found = find_class(
-        PACKAGE.joinpath(*cls.__module__.split(".")[1:]).with_suffix(".py"), cls.__name__
-    )
-    assert found is not None
-    assert parameters(found) in (None, taken(cls))
+        assert known.classes[f"callbacks.{name}:"] == (cls.__name__, sorted(taken(cls)))
+    for line, cls in CLASSES.items():
+        for path in (line.replace(" ", ":"), f"{cls.__module__}.{cls.__name__}"):
+            assert known.classes[path] == (cls.__name__, sorted(taken(cls)))
 
 
 @pytest.mark.parametrize("config", experiments())
+@pytest.mark.usefixtures("known")
 def test_no_option_is_refused(config: str, parser_names: set[str]) -> None:
     args = ["--config", DEFAULT_CONFIG, "--config", config]
     check_options(args)
@@ -276,72 +400,9 @@ def test_no_option_is_refused(config: str, parser_names: set[str]) -> None:
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("known")
 def test_what_is_not_certain_is_not_refused(args: list[str]) -> None:
     check_options(args)
-
-
-BASE = """
-class Base:
-    def __init__(self, one, two=2, *, three=3): ...
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("class A(Base): ...", {"one", "two", "three"}),
-        ("class A(Base):\n def __init__(self): ...", set()),
-        ("class Base(Base): ...\nA = 1\nfrom .own import Base as A", None),  # no such file
-        ("class Base(Base): ...\nclass A(Base): ...", {"one", "two", "three"}),
-        (
-            "class A(Base):\n def __init__(self, a, **k):\n  super().__init__(one=1, **k)",
-            {"a", "two", "three"},
-        ),
-        ("class A(Base):\n def __init__(self, **k):\n  super().__init__(1, **k)", None),
-        ("class A(Base):\n def __init__(self, **k):\n  Base.__init__(self, **k)", None),
-        ("class A(Base):\n def __init__(self, **k):\n  k.pop('a'); super().__init__(**k)", None),
-        ("class A(Base):\n def __init__(self, *a): ...", None),
-        ("class A(Base):\n @wrap\n def __init__(self): ...", None),
-        ("class A(Base):\n if 1:\n  def __init__(self): ...", None),
-        ("class A(Base):\n def __new__(cls, a): ...", None),
-        ("class A(Base):\n __init__ = make()", None),
-        ("class A(Base, Other): ...", None),
-        ("class A(Base, metaclass=Meta): ...", None),
-        ("class A(Other): ...", None),
-        ("@wrap\nclass A(Base): ...", None),
-        ("class A(Base): ...\nA = wrap(A)", None),
-        ("class A(Base): ...\nif 1:\n from other import A", None),
-        ("class A(Base): ...\nfrom other import *", None),
-        ("from other import Base\nclass A(Base): ...", None),
-        ("class A(Base:", None),
-    ],
-)
-def test_parameters(text: str, names: set[str] | None, tmp_path: Path) -> None:
-    """In one file, and with what stands above the class imported from another."""
-    (tmp_path / "base.py").write_text(BASE)
-    for number, above in enumerate((BASE, "from .base import Base\n")):
-        file = tmp_path / f"{number}.py"
-        file.write_text(above + text)
-        found = find_class(file, "A")
-        assert (parameters(found) if found else None) == names
-
-
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        ("import torch\nfrom torch.nn import Linear", False),
-        ("class Mine: ...", True),
-        ("import others", True),
-        ("def late():\n    from others.models import Any", True),
-    ],
-)
-def test_short_names_of_others(
-    text: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.py").write_text(text)
-    project = SimpleNamespace(package="own", root=tmp_path, folder=tmp_path)
-    monkeypatch.setattr(options, "current", lambda: project)
-    assert options.is_mentioned("Mine") == known
 
 
 class Unlimited:

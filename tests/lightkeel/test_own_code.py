@@ -15,8 +15,8 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightkeel.options import explain
-from lightkeel.options.names import resolve_configs
+from lightkeel.errors import explain
+from lightkeel.options.configs import resolve_configs
 from src import models
 from src.evaluate import main as evaluate
 from src.train import main as train
@@ -327,7 +327,7 @@ def test_arguments_of_another_class_are_dropped(write: Write, tmp_path: Path) ->
     ``num_features`` and ``val_batch_size`` are of the config's classes and of the new ones alike.
     """
     name = write(
-        f"{HEAD}{MODULE}\nfrom lightkeel import Checkpoint\n"
+        f"{HEAD}{MODULE}\nfrom src.callbacks import Checkpoint\n"
         "from tests.lightkeel.tiny import TinyData\n"
         "class Own(Checkpoint): ...\nclass Alike(TinyData): ..."
     )

@@ -22,7 +22,7 @@ from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel
 
 ON = ["--callbacks.plots", "Plots"]  # off in `tiny.yaml`
-HEADER = "step,epoch,lr,train/loss_step,train/loss,val/loss,test/loss\n"
+HEADER = "step,epoch,lr,train/loss_step,train/loss_epoch,val/loss,test/loss\n"
 NAN, INF = math.nan, math.inf
 
 

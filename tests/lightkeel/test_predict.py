@@ -269,6 +269,16 @@ def test_model_that_gives_probabilities(tiny_run: Path) -> None:
     torch.testing.assert_close(again(torch.tensor(ROWS)), expected(tiny_run))
 
 
+def test_model_knows_where_it_was_moved(tiny_run: Path) -> None:
+    """A LightningModule keeps its device and dtype itself, apart from its weights'."""
+    predictor = load(tiny_run)
+    predictor.to(torch.float64)
+    assert predictor.dtype == predictor.model.dtype == torch.float64
+    predictor.to("meta")
+    assert predictor.device == predictor.model.device == torch.device("meta")
+    assert {weight.device.type for weight in predictor.model.parameters()} == {"meta"}
+
+
 def test_python(tiny_run: Path) -> None:
     predictor = load(tiny_run)
     torch.testing.assert_close(predictor(torch.tensor(ROWS)), expected(tiny_run))

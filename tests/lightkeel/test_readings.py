@@ -1,4 +1,4 @@
-"""Readings of a step: in one row, where loggers and callbacks look for them."""
+"""What callbacks log of a step: in one row, where loggers and callbacks look for it."""
 
 import csv
 from pathlib import Path
@@ -6,22 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightkeel.callbacks import readings
+from lightkeel import is_row_due
 from lightkeel.fit.run_files import RunFiles
-from lightkeel.runs.run import MetricsCSV
+from lightkeel.runs.loggers import MetricsCSV
 from tests.lightkeel.fitting import Given, Line, Rows, fit
 
 
 class Reader(Callback):
-    """Write three readings after every second step."""
+    """Log three values of each step that a row is written of."""
 
-    def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
-        step = trainer.global_step + 1
-        if readings.due(trainer, step):
-            tensors = {"on device": torch.tensor(step / 4), "wide": torch.tensor(step)}
-            readings.write(trainer, step - 1, {"exact": 0.1, **tensors})
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, _: Any) -> None:
+        if is_row_due(trainer, module):
+            step = trainer.global_step + 1
+            exact = torch.tensor(0.1, dtype=torch.float64)
+            values: dict[str, Any] = {
+                "exact": exact,
+                "on device": torch.tensor(step / 4),
+                "wide": float(step),
+            }
+            module.log_dict(values)
 
 
 def data() -> Given:

@@ -22,12 +22,7 @@ FOREACH = "_foreach_"  # torch's operations on lists of tensors, documented as s
 # By file: what may not move to the two files, and why.
 ALLOWED: dict[str, set[str]] = {
     # The rules by which jsonargparse keeps arguments of another class have no public switch.
-    "lightkeel/options/cli.py": {"_typehints", "_util"},
-    # Whether a checkpoint is being restored, and whether validation ran out of memory, is told by
-    # what was at work in a traceback; `options` may not import `fit`.
-    "lightkeel/options/explain.py": {
-        *("_EvaluationLoop", "_CheckpointConnector", "_loaded_checkpoint", "_actions"),
-    },
+    "lightkeel/options/parser.py": {"_typehints"},
 }
 
 

@@ -1,5 +1,6 @@
 """The library in a folder without the template: a model, a config and a script of ten lines."""
 
+import json
 import os
 import re
 import shlex
@@ -78,8 +79,8 @@ if __name__ == "__main__":
     sys.exit({command}.main(PROJECT))
 """
 CONFIG = """
-model: model.Net
-data: model.Points
+model: Net
+data: Points
 trainer: {accelerator: cpu, max_epochs: 3, log_every_n_steps: 1}
 callbacks: {plots: null, checkpoint: {every_n_steps: 1}}
 """
@@ -134,7 +135,10 @@ def test_a_run_that_was_stopped_is_resumed_as_it_says(folder: Path) -> None:
     said = re.findall(r"resume: python (.*)", done.stderr)[0]
     done = python(folder, *shlex.split(said))
     assert done.returncode == 0, done.stderr
-    assert (folder / run / "metrics.json").exists()
+    metrics = json.loads((folder / run / "metrics.json").read_text())
+    assert sorted(name for name in metrics if "loss" in name) == [
+        *("test_loss", "train_loss", "val_loss"),
+    ]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from lightkeel.errors.bad_input import InputError
 from lightkeel.runs import lock
-from lightkeel.runs.run import Claim
+from lightkeel.runs.folder import Claim
 from src.train import main as train
 from tests.lightkeel.commands import fails
 from tests.lightkeel.conftest import TINY

@@ -168,6 +168,7 @@ CASES = {
     "our_longer_steps": Case("OurLongerSteps"),
     "our_validation_step": Case("OurValidationStep"),
     "our_optimizers": Case("OurOptimizers"),
+    "our_epoch_end": Case("OurEpochEnd"),
     "our_manual_optimization": Case("OurManualOptimization"),
     "our_linear_regression": Case("MyLinearRegression", args=["--model.num_features=4"]),
     "our_cnn": Case(
@@ -390,9 +391,10 @@ def failures(case: Case, folder: Path, parts: Sequence[str]) -> Iterator[tuple[s
 
 def said(error: BaseException) -> str:
     """Say where an error was raised."""
-    cause = error
-    while cause.__context__ is not None or cause.__cause__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
+    cause, seen = error, set[int]()
+    while (origin := cause.__cause__ or cause.__context__) and id(origin) not in seen:
+        seen.add(id(origin))
+        cause = origin
     frame = traceback.extract_tb(cause.__traceback__)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno}"
     return f"{type(error).__name__} {type(cause).__name__} at {place}: {str(cause)[:300]}"

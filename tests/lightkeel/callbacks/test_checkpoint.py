@@ -20,14 +20,6 @@ class Scored(Line):
         self.log_dict({"val/score": score, "val/loss": -score})
 
 
-class Silent(Scored):
-    """Does not tell what it logs, like somebody else's model."""
-
-    @property
-    def monitorable(self) -> set[str]:
-        raise AttributeError("monitorable")
-
-
 class Recorded(Checkpoint):
     """Remembers the steps at which it wrote ``last.ckpt``."""
 
@@ -60,7 +52,6 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         (Scored(), {"monitor": "val/loss"}, {"val_check_interval": 0.5}, 2),
         (Scored(), {"monitor": "val/loss"}, {"check_val_every_n_epoch": 2}, 3),
         (Scored(), {}, {"limit_val_batches": 0}, 3),  # nothing to watch: the last
-        (Silent(), {}, {}, 2),
     ],
 )
 def test_best_and_last(

@@ -12,7 +12,7 @@ from lightkeel.callbacks.checkpoint import Checkpoint
 from lightkeel.callbacks.graceful_stop import GracefulStop
 from lightkeel.fit.exact_resume import ExactResume
 from lightkeel.fit.run_files import RunFiles
-from lightkeel.runs.run import MetricsCSV
+from lightkeel.runs.loggers import MetricsCSV
 from tests.lightkeel.fitting import Line, fit, noisy_line
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

@@ -212,7 +212,8 @@ class Closures(Chain):
         self.norms: list[float] = []
 
     def on_after_backward(self) -> None:
-        self.norms.append(self.network[0].weight.grad.norm().item())
+        first: Any = next(self.network.parameters())
+        self.norms.append(first.grad.norm().item())
 
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)

@@ -37,12 +37,12 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> None:
             {"max_epochs": 2, "log_every_n_steps": 2},
             [
                 "epoch 1/2  batch 1/3  ",
-                "epoch 1/2  batch 2/3  train/loss_step 2.5",
-                "epoch 1/2  batch 3/3  train/loss_step 2.5",
+                "epoch 1/2  batch 2/3  train/loss_step 4",
+                "epoch 1/2  batch 3/3  train/loss_step 4",
                 "epoch 2/2  batch 1/3  train/loss_step 1",
                 "epoch 2/2  batch 2/3  train/loss_step 1",
-                "epoch 2/2  batch 3/3  train/loss_step 6.5",
-                "epoch 2/2  batch 3/3  train/loss_step 6.5",
+                "epoch 2/2  batch 3/3  train/loss_step 9",
+                "epoch 2/2  batch 3/3  train/loss_step 9",
             ],
         ),
         (

@@ -4,6 +4,7 @@ python -m tests.lightkeel.fit.test_cheap_log FOLDER     two processes: what both
 """
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
@@ -141,7 +142,7 @@ class Rows(Logger):
 def plain(values: Any) -> list[Any]:
     """List names, types and numbers to the last bit, in their order."""
     return [
-        (name, str(v.dtype), tuple(v.shape), v.item().hex())
+        (name, str(v.dtype), tuple(v.shape), v.requires_grad, v.item().hex())
         if isinstance(v, Tensor)
         else (name, str(type(v)), float(v).hex())
         for name, v in values.items()
@@ -348,6 +349,48 @@ def test_the_same_name_with_two_loaders(apart: bool, tmp_path: Path) -> None:
     assert any(MisconfigurationException in entry for entry in seen) is not apart
 
 
+def test_a_size_that_may_not_be_left_out(tmp_path: Path) -> None:
+    class Takes(Logs):
+        def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+            next(dataloader_iter)
+            return super().training_step(None, 0)
+
+    def call(model: Logs, value: Tensor, index: int) -> None:
+        model.log("value", value, on_epoch=True, batch_size=4 if index < 4 else None)
+
+    with patch.object(sys.modules[__name__], "Logs", Takes):
+        seen = compare({"training_step": call}, False, tmp_path)
+    assert "`self.log(..., batch_size=...)` should be provided" in str(seen)
+
+
+def test_a_hook_within_a_hook(tmp_path: Path) -> None:
+    """Lightning forgets what the first step of an epoch has logged before such a hook."""
+
+    class After(Logs):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            super().training_step(batch, batch_idx)
+            self.log("after", float(self.count), on_epoch=True)
+
+    calls = {
+        hook: lambda model, value, index, hook=hook: model.log(hook, value, on_epoch=True)  # type: ignore[misc]
+        for hook in ("training_step", "on_before_backward")
+    }
+    with patch.object(sys.modules[__name__], "Logs", After):
+        compare(calls, True, tmp_path, automatic=False, max_epochs=3)
+
+
+def test_results_that_were_replaced(tmp_path: Path) -> None:
+    """As ``ExactResume`` does when a run is resumed."""
+
+    def call(model: Logs, value: Tensor, index: int) -> None:
+        model.log("value", value, on_step=True, on_epoch=True)
+        results: Any = model.trainer._results
+        if index == 3:
+            results.update({key: copy.deepcopy(result) for key, result in results.items()})
+
+    compare({"training_step": call}, True, tmp_path)
+
+
 def test_callbacks_log_too(tmp_path: Path) -> None:
     class Logging(Callback):
         def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
@@ -423,14 +466,18 @@ def test_a_value_costs_little(tmp_path: Path) -> None:
     assert min(spent[True]) < min(spent[False]) / 6
 
 
+@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_nothing_waits_for_the_device(gpu: Any, tmp_path: Path) -> None:
     if gpu is None:
         pytest.skip("a pretended GPU notes what waits")
 
     def call(model: Logs, value: Tensor, index: int) -> None:
-        model.log("loss", value, on_step=True, on_epoch=True, prog_bar=True)
-        model.log("float", 0.5, on_step=True, on_epoch=True, prog_bar=True)
-        model.log("max", value * 2, on_step=False, on_epoch=True, reduce_fx="max")
+        # Which copies from the host: the pretended GPU does not see that as waiting.
+        copies = patch.object(torch, "tensor", side_effect=AssertionError)
+        with copies if index > 1 else contextlib.nullcontext():
+            model.log("loss", value, on_step=True, on_epoch=True, prog_bar=True)
+            model.log("float", 0.5, on_step=True, on_epoch=True, prog_bar=True)
+            model.log("max", value * 2, on_step=False, on_epoch=True, reduce_fx="max")
         waits.append(len(gpu.waits))
 
     waits: list[int] = []

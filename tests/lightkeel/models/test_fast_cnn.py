@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightkeel import whitening_filters
 from src.data import SyntheticImageDataModule
 from src.models import FastCNN
-from src.models.fast_cnn import BatchNorm, group, whitening_filters
+from src.models.fast_cnn import BatchNorm, group
 from tests.lightkeel.fitting import Given, fit
 
 SMALL: dict[str, Any] = {"widths": [8, 8, 8], "test_time": "none"}

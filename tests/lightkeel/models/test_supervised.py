@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 
-from lightkeel.options.explain import explain
+from lightkeel import initialize
+from lightkeel.errors.explain import explain
 from src.models import SimpleCNN
-from src.models.supervised import SupervisedModule, initialize
+from src.models.supervised import SupervisedModule
 from tests.lightkeel.fitting import Given, Line, Rows, fit, trainer
 
 STILL = {"name": "SGD", "lr": 0.0}

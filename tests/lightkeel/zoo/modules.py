@@ -815,6 +815,23 @@ class OurOptimizers(Ours):
         return [opt], [torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)]
 
 
+class OurEpochEnd(Ours):
+    """With a hook of its own, and outputs kept for it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.losses = []
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self):
+        self.log("train/median", torch.stack(self.losses).median())
+        self.losses.clear()
+
+
 class OurManualOptimization(Ours):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -1,0 +1,60 @@
+"""What configurations of earlier versions name that is somewhere else now, or gone."""
+
+import re
+from typing import Any
+
+from .. import PUBLIC
+from ..errors.bad_input import InputError
+from ..errors.checks import snake_case
+from ..project import LIBRARY, current
+
+# Options that are gone, and what takes their place. Where they were null, nothing is missed.
+GONE = {
+    "callbacks.lookahead": (
+        "Lightning averages weights instead: "
+        "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging."
+    ),
+    "model.compile_mode": "Give the mode to callbacks.compile instead: --callbacks.compile.mode.",
+}
+
+
+def mend(content: Any) -> Any:
+    """Replace the paths of classes that are in the library now, and drop options that are gone.
+
+    Raises:
+        InputError: One that is gone had a value; the message says what takes its place.
+    """
+    mended = _mend_paths(content)
+    if mended == content or not isinstance(mended, dict):
+        return mended
+    for option, instead in GONE.items():
+        part, _, name = option.partition(".")
+        place = mended.get(part) or {}
+        place = place.get("init_args", place) if isinstance(place, dict) else {}
+        if place.pop(name, None) is not None:
+            raise InputError(f"{option}: is gone, and this config sets it. {instead}")
+    return mended
+
+
+def _mend_paths(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _mend_paths(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_mend_paths(value) for value in tree]
+    return new_path(tree) if isinstance(tree, str) else tree
+
+
+def new_path(path: str) -> str:
+    """Return where a class of the project is now that earlier versions had in its package."""
+    package = re.escape(current().package)
+    found = re.fullmatch(rf"{package}\.((?:\w+\.)*)([A-Z]\w*)", path)
+    if not found or not current().package:
+        return path
+    module, name = found[1].strip(".").replace(".", "/"), found[2]
+    here = current().folder / module
+    files = [here.with_suffix(".py"), here / "__init__.py"]
+    if any(re.search(rf"\b{name}\b", f.read_text()) for f in files if f.is_file()):
+        return path  # the project still has it
+    home = PUBLIC.get(name, f"callbacks.{snake_case(name)}")
+    is_there = LIBRARY.joinpath(*home.split(".")).with_suffix(".py").is_file()
+    return f"{LIBRARY.name}.{home}.{name}" if is_there else path
