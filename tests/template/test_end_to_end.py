@@ -56,7 +56,7 @@ def make(target: str, project: Path, args: str = "") -> str:
 def make_test(project: Path, args: str = "") -> str:
     """Check that ``make test`` passes, and return what it prints."""
     printed = make("test", project, args)
-    assert re.search(r"^\d+ passed(, \d+ skipped)? in", printed.splitlines()[-1]), printed
+    assert re.search(r"\d+ passed", printed.splitlines()[-1]), printed
     return printed
 
 
@@ -121,7 +121,7 @@ def test_project_that_has_grown(template: Path, tmp_path: Path) -> None:
     assert " 3 skipped" in printed
     (project / "data").mkdir()
     (project / "data/table.csv").write_text(CSV)
-    assert make_test(project, "-k table").splitlines()[-1].startswith("2 passed")
+    assert " 2 passed" in make_test(project, "-k table").splitlines()[-1]
 
 
 def test_what_was_deleted_is_not_missed(template: Path, tmp_path: Path) -> None:
