@@ -84,6 +84,8 @@ class Checkpoint(ModelCheckpoint):
             assert score is not None
             worst = torch.full_like(score, torch.inf if self.mode == "min" else -torch.inf)
             score = self.kth_value = torch.where(score.isnan(), worst, score)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return  # nothing is written, so there is no best to test
         self.best_model_path = self.kth_best_model_path = self._path("best.ckpt")
         self.best_model_score = self.current_score = score
         self.best_k_models = {} if score is None else {self.best_model_path: score}

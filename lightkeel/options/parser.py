@@ -125,7 +125,7 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
-def subclasses(cls: type) -> Iterator[type]:
+def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
     """List a class and all that derive from it."""
     yield cls
     for part in cls.__subclasses__():

@@ -59,16 +59,16 @@ class GradientClipping(Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = size = torch.tensor(torch.nan)  # of a step that is left out
+        limit = self.max_norm or self.max_value or torch.inf
         if gradients:
             norm = size = get_total_norm(gradients)
         if gradients and self.max_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_norm, norm)
-        elif gradients and self.max_value is not None:
+            clip_grads_with_norm_(parameters, limit, norm)
+        elif gradients:
             size = get_total_norm(gradients, torch.inf)
-            clip_grad_value_(parameters, self.max_value)
+            clip_grad_value_(parameters, limit)
         if is_row_due(trainer, pl_module):
             several = len(trainer.optimizers) > 1
             number = f"/{trainer.optimizers.index(optimizer)}" if several else ""
-            is_clipped = whole(size) > (self.max_norm or self.max_value)
             pl_module.log(f"grad/norm{number}", whole(norm))
-            pl_module.log(f"grad/clipped{number}", is_clipped.float())
+            pl_module.log(f"grad/clipped{number}", (whole(size) > limit).float())

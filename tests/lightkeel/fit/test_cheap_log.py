@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,16 +18,17 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection
 
 from lightkeel.fit import fastpath
 
-Call = Callable[["Logs", Tensor, int], Any]
+Call = Callable[..., Any]  # of a module, a number and how many came before
+Calls = Mapping[str, Call]
 
 STEPS = ("training_step", "validation_step", "test_step")
 IN_TRAINING = (
@@ -55,9 +56,7 @@ class Logs(LightningModule):
         num_loaders: Of validation and test.
     """
 
-    def __init__(
-        self, calls: dict[str, Call], automatic: bool = True, num_loaders: int = 1
-    ) -> None:
+    def __init__(self, calls: Calls, automatic: bool = True, num_loaders: int = 1) -> None:
         super().__init__()
         self.layer = nn.Linear(1, 1)
         nn.init.constant_(self.layer.weight, 0.3)
@@ -74,7 +73,7 @@ class Logs(LightningModule):
 
     def called(self, hook: str) -> Tensor:
         self.count += 1
-        value = self.layer(torch.tensor([self.count / 7], device=self.device)).sum() ** 2
+        value: Tensor = self.layer(torch.tensor([self.count / 7], device=self.device)).sum() ** 2
         if hook in self.calls:
             self.calls[hook](self, value, self.count)
         return value
@@ -126,7 +125,7 @@ class Seen(Callback):
 class Rows(Logger):
     """Note rows as they come."""
 
-    name = version = "rows"  # type: ignore[assignment]
+    name = version = "rows"
 
     def __init__(self, record: list[Any]) -> None:
         super().__init__()
@@ -142,14 +141,14 @@ class Rows(Logger):
 def plain(values: Any) -> list[Any]:
     """List names, types and numbers to the last bit, in their order."""
     return [
-        (name, str(v.dtype), tuple(v.shape), v.requires_grad, v.item().hex())
+        (name, str(v.dtype), tuple(v.shape), v.requires_grad, float(v).hex())
         if isinstance(v, Tensor)
         else (name, str(type(v)), float(v).hex())
         for name, v in values.items()
     ]
 
 
-def run(calls: dict[str, Call], watches: bool, folder: Path, **options: Any) -> list[Any]:
+def run(calls: Calls, watches: bool, folder: Path, **options: Any) -> list[Any]:
     """Fit, validate and test; return what was seen, or how it failed."""
     torch.manual_seed(0)
     record: list[Any] = []
@@ -182,7 +181,7 @@ def run(calls: dict[str, Call], watches: bool, folder: Path, **options: Any) -> 
     return record
 
 
-def each_hook(**arguments: Any) -> dict[str, Call]:
+def each_hook(**arguments: Any) -> Calls:
     """Log one value in each hook, with these arguments."""
 
     def call(hook: str) -> Call:
@@ -191,8 +190,20 @@ def each_hook(**arguments: Any) -> dict[str, Call]:
     return {hook: call(hook) for hook in (*IN_TRAINING, *IN_EVALUATION)}
 
 
-def each_step(call: Call) -> dict[str, Call]:
+def each_step(call: Call) -> Calls:
     return dict.fromkeys(STEPS, call)
+
+
+def log_twice(model: Logs, value: Tensor, index: int) -> None:
+    for factor in (1, 2):
+        model.log("value", value * factor, on_epoch=True)
+
+
+def log_and_read(model: Logs, value: Tensor, index: int) -> None:
+    model.log("value", value, on_epoch=True)
+    known = model.trainer.callback_metrics
+    if index > 1:
+        model.log("read", sum(float(value) for value in known.values()))
 
 
 def once_more(model: Logs, value: Tensor, index: int) -> None:
@@ -216,7 +227,7 @@ def with_metric(model: Logs, value: Tensor, index: int) -> None:
     model.log("other", model.other, on_step=False, on_epoch=True)
 
 
-def logs(value: Callable[[Tensor, int], Any], **arguments: Any) -> dict[str, Call]:
+def logs(value: Callable[[Tensor, int], Any], **arguments: Any) -> Calls:
     return each_step(lambda model, v, index: model.log("value", value(v, index), **arguments))
 
 
@@ -226,7 +237,7 @@ def wide(values: dict[str, Any]) -> Call:
     )
 
 
-CASES: dict[str, dict[str, Call]] = {
+CASES: dict[str, Calls] = {
     "defaults": each_hook(),
     "epoch": each_hook(on_step=False, on_epoch=True),
     "step": logs(lambda v, i: v, on_step=True, on_epoch=False),
@@ -265,7 +276,7 @@ CASES: dict[str, dict[str, Call]] = {
     "dictionary": logs(lambda v, i: v if i < 5 else {"a": v}),
     "nothing": logs(lambda v, i: v if i < 5 else None),
     "other arguments": each_step(once_more),
-    "twice": each_step(lambda m, v, i: [m.log("value", v * k, on_epoch=True) for k in (1, 2)]),
+    "twice": each_step(log_twice),
     "two kinds": each_step(in_two_kinds),
     "metric": each_step(with_metric),
     "collection": each_step(with_collection),
@@ -279,9 +290,7 @@ CASES: dict[str, dict[str, Call]] = {
         hook: lambda m, v, i: m.log("value", v, on_epoch=True)
         for hook in ("training_step", "on_train_batch_end", "validation_step")
     },
-    "reads within": each_step(
-        lambda m, v, i: (m.log("value", v, on_epoch=True), read_within(m, i))
-    ),
+    "reads within": each_step(log_and_read),
     "rank": logs(lambda v, i: v, rank_zero_only=True, sync_dist=True, on_epoch=True),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -306,13 +315,7 @@ def outside(model: Logs, value: Tensor) -> None:
     model._current_fx_name = hook
 
 
-def read_within(model: Logs, index: int) -> None:
-    known = model.trainer.callback_metrics
-    if index > 1:
-        model.log("read", sum(float(value) for value in known.values()))
-
-
-def compare(calls: dict[str, Call], watches: bool, folder: Path, **options: Any) -> list[Any]:
+def compare(calls: Calls, watches: bool, folder: Path, **options: Any) -> list[Any]:
     """Check that both ways leave the same behind, and return that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -372,7 +375,7 @@ def test_a_hook_within_a_hook(tmp_path: Path) -> None:
             self.log("after", float(self.count), on_epoch=True)
 
     calls = {
-        hook: lambda model, value, index, hook=hook: model.log(hook, value, on_epoch=True)  # type: ignore[misc]
+        hook: lambda model, value, index, hook=hook: model.log(hook, value, on_epoch=True)
         for hook in ("training_step", "on_before_backward")
     }
     with patch.object(sys.modules[__name__], "Logs", After):

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import lightning
 import pytest
 import torch
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
@@ -23,6 +24,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultMetric,
 )
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 from lightkeel.fit import fastpath
@@ -45,8 +47,8 @@ RELIED_ON: dict[str, Any] = {
     "_LoggerConnector.teardown": fastpath.TEARDOWN,
     "_LoggerConnector.progress_bar_metrics": _LoggerConnector.progress_bar_metrics,
     "StrEnum.__eq__": fastpath.EQUAL,
-    "convert_tensors_to_scalars": fastpath.convert_tensors_to_scalars,
-    "is_param_in_hook_signature": fastpath.is_param_in_hook_signature,
+    "convert_tensors_to_scalars": convert_tensors_to_scalars,
+    "is_param_in_hook_signature": is_param_in_hook_signature,
     # What the cheap log knows of.
     "LightningModule.__to_tensor": LightningModule._LightningModule__to_tensor,  # type: ignore[attr-defined]
     "_LoggerConnector.should_reset_tensors": _LoggerConnector.should_reset_tensors,
@@ -85,7 +87,8 @@ DIGESTS = {
 
 def digest(function: Any) -> str:
     """Sum up the code of a function, whatever its comments and docstrings."""
-    source = inspect.getsource(function.fget if isinstance(function, property) else function)
+    code: Any = function.fget if isinstance(function, property) else function
+    source = inspect.getsource(code)
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -107,7 +110,7 @@ class Model(BoringModel):
     """Logs two values in each step."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        output = super().training_step(batch, batch_idx)
+        output: Any = super().training_step(batch, batch_idx)
         self.log("loss", output["loss"], prog_bar=True, on_step=True, on_epoch=True)
         self.log("index", float(batch_idx))
         return output
@@ -320,12 +323,12 @@ def test_signatures_are_read_once() -> None:
         def training_step(self, batch: Any, batch_idx: int, extra: int = 0) -> Any: ...
 
     class Short(BoringModel):
-        def training_step(self, batch: Any) -> Any: ...
+        def training_step(self, batch: Any) -> Any: ...  # type: ignore[override]
 
     questions: list[Any] = [("batch_idx",), ("batch_idx", False, 2), ("dataloader_iter", True)]
     steps = [model().training_step for model in (Own, Short, BoringModel)]
     asked = [(step, *question) for step in steps for question in questions]
-    expected = [fastpath.is_param_in_hook_signature(*each) for each in asked]
+    expected = [is_param_in_hook_signature(*each) for each in asked]
     assert [fastpath.is_parameter(*each) for each in asked] == expected
     assert set(expected) == {True, False}
     with patch.object(inspect, "getfullargspec", side_effect=AssertionError):
@@ -365,7 +368,7 @@ def test_gradients_are_clipped_as_before(clip: float | None, tmp_path: Path) -> 
     ],
 )
 def test_rows_are_read_as_before(values: Any) -> None:
-    found, expected = fastpath.numbers(values), fastpath.convert_tensors_to_scalars(values)
+    found, expected = fastpath.numbers(values), convert_tensors_to_scalars(values)
     assert str(found) == str(expected)  # names, order, types
 
 
