@@ -23,16 +23,15 @@ class Compile(Callback):
 
     def __init__(self, mode: Mode = "default") -> None:
         if mode not in get_args(Mode):
-            choices = ", ".join(f"`{choice}`" for choice in get_args(Mode))
-            raise ValueError(f"mode: {mode!r} is none of {choices}.")
+            choices = "`, `".join(get_args(Mode))
+            raise ValueError(f"mode: {mode!r} is none of `{choices}`.")
         self.mode = mode
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         accumulates = trainer.accumulate_grad_batches > 1 or any(
-            callback.going_to_accumulate_grad_batches()
-            for callback in callbacks
-            if isinstance(callback, GradientAccumulationScheduler)
+            isinstance(part, GradientAccumulationScheduler)
+            and part.going_to_accumulate_grad_batches()
+            for part in trainer.callbacks  # type: ignore[attr-defined]
         )
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if accumulates and on_gpu and self.mode in WITH_CUDA_GRAPHS:
