@@ -141,8 +141,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
         if self._is_exchanged(pl_module):
-            path = self._path("final.ckpt")
-            self._write(trainer, path)
+            self._write(trainer, path := self._path("final.ckpt"))
             if trainer.is_global_zero:
                 warn(f"a callback changed the weights after the last validation: {path} holds them")
 
@@ -162,12 +161,10 @@ class Checkpoint(ModelCheckpoint):
         if self._monitor_is_open:
             self.monitor = state_dict["monitor"]
         # The folder may have been moved, and Lightning would forget what was best.
-        moved: dict[str, Any] = {
-            name: self._path(state_dict[name]) for name in PATHS if state_dict[name]
-        }
         best = {self._path(path): score for path, score in state_dict["best_k_models"].items()}
-        moved |= {"best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict({**state_dict, **moved})
+        state = {**state_dict, "best_k_models": best, "dirpath": self.dirpath}
+        state |= {name: self._path(state[name]) for name in PATHS if state[name]}
+        super().load_state_dict(state)
         self.current_score = state_dict["current_score"]
 
     def _is_exchanged(self, pl_module: LightningModule) -> bool:

@@ -46,7 +46,7 @@ class ImageSummaries(Callback):
         at_least(1, every_n_epochs=every_n_epochs, num_images=num_images)
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
-        self._logger: TensorBoardLogger | None = None
+        self._writer: Any = None  # of TensorBoard
         self._data: Any = None
         self._handles: list[RemovableHandle] = []
         # By layer, in the order of calls: (C, H, W); None while nothing is looked at.
@@ -54,7 +54,7 @@ class ImageSummaries(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
-        self._logger = boards[0] if boards else None
+        self._writer = boards[0].experiment if boards else None
         self._data = trainer.datamodule  # type: ignore[attr-defined]
 
     def on_train_batch_start(
@@ -64,10 +64,11 @@ class ImageSummaries(Callback):
             return
         inputs = images_in(batch)
         if inputs is None:
-            self._logger = None
+            self._writer = None
         elif trainer.is_global_zero:
             pixels = to_pixels(inputs[: self.num_images], self._data)
-            self._show("images/augmented", resize(pixels, IMAGE_PX), trainer.global_step)
+            tiles = grid(resize(pixels, IMAGE_PX))
+            self._writer.add_image("images/augmented", tiles, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = next((m for m in pl_module.modules() if isinstance(m, nn.Conv2d)), None)
@@ -76,18 +77,23 @@ class ImageSummaries(Callback):
         weight = whole(first.weight)  # sharded: all devices take part
         if weight.ndim == 4 and weight.shape[1] in (1, 3) and trainer.is_global_zero:
             tiles = resize(stretch(weight[:MOST_CHANNELS].cpu().float(), (1, 2, 3)), FILTER_PX)
-            self._show("images/filters", tiles, trainer.global_step - 1)
+            self._writer.add_image("images/filters", grid(tiles), trainer.global_step - 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Where not each epoch is validated, the first to be validated after one that is due.
         since: int = trainer.check_val_every_n_epoch or 1
         if trainer.sanity_checking or not (trainer.is_global_zero and self._is_due(trainer, since)):
             return
-        self._maps = {}
+        maps = self._maps = dict[str, Tensor]()
+
+        def keep(name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+            if name not in maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
+                maps[name] = outputs[0].detach().clone()
+
         for kind, classes in {"conv": (nn.Conv2d,), "pool": POOLS}.items():
             for name, layer in pl_module.named_modules():
                 if isinstance(layer, classes):
-                    hook = partial(self._keep, f"{kind}_{name}")
+                    hook = partial(keep, f"{kind}_{name}")
                     self._handles.append(layer.register_forward_hook(hook))
         torch.compiler.set_stance("force_eager")  # a compiled network calls no hooks
 
@@ -97,10 +103,11 @@ class ImageSummaries(Callback):
         if self._maps is None:
             return
         step, maps = trainer.global_step - 1, self._maps
-        self._unhook()
+        self.on_exception()
         for number, (name, channels) in enumerate(maps.items()):
             tiles = stretch(channels[:MOST_CHANNELS, None].cpu().float())
-            self._show(f"feature_maps/{number:02}_{name}", resize(tiles, MAP_PX), step)
+            tag = f"feature_maps/{number:02}_{name}"
+            self._writer.add_image(tag, grid(resize(tiles, MAP_PX)), step)
         if images_in(batch) is None or not fits(outputs, batch):
             return
         found, _ = surest_mistakes(outputs, batch, self.num_images)
@@ -111,24 +118,9 @@ class ImageSummaries(Callback):
             texts = [f"true: {names.get(t, t)}\npredicted: {names.get(p, p)}" for t, p in pairs]
             tiles = resize(to_pixels(images.detach(), self._data), IMAGE_PX)
             labelled = [label(tile, text) for tile, text in zip(tiles, texts, strict=True)]
-            self._show("images/misclassified", torch.stack(labelled), step)
+            self._writer.add_image("images/misclassified", grid(torch.stack(labelled)), step)
 
     def on_exception(self, *args: Any) -> None:
-        self._unhook()
-
-    def _is_due(self, trainer: Trainer, since: int = 1) -> bool:
-        """Tell whether this epoch, or one of the ``since`` up to it, is one to look at."""
-        if self._logger is None or trainer.state.fn != "fit":
-            return False
-        epoch = trainer.current_epoch
-        return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
-
-    def _keep(self, name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
-        assert self._maps is not None
-        if name not in self._maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
-            self._maps[name] = outputs[0].detach().clone()
-
-    def _unhook(self) -> None:
         if self._maps is not None:
             torch.compiler.set_stance("default")
         self._maps = None
@@ -136,17 +128,19 @@ class ImageSummaries(Callback):
             handle.remove()
         self._handles.clear()
 
-    def _show(self, tag: str, tiles: Tensor, step: int) -> None:
-        assert self._logger is not None
-        self._logger.experiment.add_image(tag, grid(tiles), step)
+    def _is_due(self, trainer: Trainer, since: int = 1) -> bool:
+        """Tell whether this epoch, or one of the ``since`` up to it, is one to look at."""
+        epoch = trainer.current_epoch
+        if self._writer is None or trainer.state.fn != "fit":
+            return False
+        return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
 
 
 def images_in(batch: Any) -> Tensor | None:
     """Return the inputs of a batch if they are images (B, C, H, W), floats of 1 or 3 channels."""
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim != 4:
-        return None
-    return inputs.detach() if inputs.shape[1] in (1, 3) else None
+    is_float = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    return inputs.detach() if is_float and inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
 
 
 def to_pixels(inputs: Tensor, data: Any) -> Tensor:
