@@ -17,7 +17,6 @@ def test_gradient_by_hand() -> None:
     x, y = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([2.0, 0.0])
     loss = model.loss(model(x), y)
     assert loss.item() == (1.5**2 + 0.5**2) / 2
-    loss.backward()  # type: ignore[no-untyped-call]
     # Mean of 2 * error * x: (-3 * 1 + 1 * 3) / 2 = 0, (-3 * 2 + 1 * 4) / 2 = -1; bias: -1.
     gradients = torch.autograd.grad(loss, [weight, bias])
     assert [gradient.flatten().tolist() for gradient in gradients] == [[0, -1], [-1]]

@@ -28,13 +28,12 @@ class Compile(Callback):
         self.mode = mode
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        accumulates = trainer.accumulate_grad_batches > 1 or any(
-            isinstance(part, GradientAccumulationScheduler)
-            and part.going_to_accumulate_grad_batches()
-            for part in trainer.callbacks  # type: ignore[attr-defined]
-        )
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        schedules = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+        accumulates = any(c.going_to_accumulate_grad_batches() for c in schedules)
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        if accumulates and on_gpu and self.mode in WITH_CUDA_GRAPHS:
+        is_graph = on_gpu and self.mode in WITH_CUDA_GRAPHS
+        if is_graph and (accumulates or trainer.accumulate_grad_batches > 1):
             raise ValueError(
                 f"mode: {self.mode} uses CUDA graphs, in which each batch would overwrite the "
                 "gradients of the one before, which are to be accumulated.\n"

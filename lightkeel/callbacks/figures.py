@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 DPI = 120  # 720 pixels wide, for letters to be read where 600 are shown
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
 STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D")
 GREY = "#999999"
 MOST_MARKERS = 30  # on a line; of more points none is marked
 MOST_NUMBERED = 20  # classes whose cells hold numbers
@@ -219,13 +218,10 @@ def tidy(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
 def add_lines(axes: "Axes", lines: Mapping[str, Line], log: bool = True) -> None:
     """Add lines, a legend with their last values, and scales that suit all; x is from 0."""
     for number, (name, line) in enumerate(lines.items()):
-        axes.plot(
-            *finite(line),
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=STYLES[number % len(STYLES)],
-            marker=MARKERS[number % len(MARKERS)] if len(line[0]) <= MOST_MARKERS else None,
-            label=f"{shown(name, 30)}, last {line[1][-1]:.4g}",
-        )
+        marker = "o" if len(line[0]) <= MOST_MARKERS else ""
+        style = f"{STYLES[number % len(STYLES)]}{marker}"
+        label = f"{shown(name, 30)}, last {line[1][-1]:.4g}"
+        axes.plot(*finite(line), style, color=COLOURS[number % len(COLOURS)], label=label)
     drawn = [value for line in axes.lines for value in np.asarray(line.get_ydata(), float)]
     known = [value for value in drawn if not math.isnan(value)]
     if log and known and 0 < 100 * min(known) < max(known):

@@ -25,16 +25,12 @@ def lines(trainer: Trainer) -> dict[str, Line]:
 
 def rows(trainer: Trainer) -> dict[str, str]:
     """Write what was fitted beside what is true, for the table at the end of a run."""
-    listed = [[numbers(part) for part in line] for line in lines(trainer).values()]
-    if not listed or listed[0][0].count(",") >= MOST_LISTED:
+    numbers = [[part.flatten().tolist() for part in line] for line in lines(trainer).values()]
+    listed = [[", ".join(f"{v:.4f}" for v in part) for part in line] for line in numbers]
+    if not listed or len(numbers[0][0]) > MOST_LISTED:
         return {}
     true = [f"  (true {text})" for text in listed[1]] if len(listed) > 1 else ["", ""]
     return {"weights": listed[0][0] + true[0], "bias": listed[0][1] + true[1]}
-
-
-def numbers(values: Tensor) -> str:
-    """Write numbers beside each other."""
-    return ", ".join(f"{value:.4f}" for value in values.flatten().tolist())
 
 
 def panels(trainer: Trainer, samples: list[Line]) -> list[Panel]:

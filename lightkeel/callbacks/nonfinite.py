@@ -42,8 +42,6 @@ class Nonfinite(Callback):
         self.action = action
         self.num_skipped = 0
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
-        if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
-            self.__dict__["on_before_optimizer_step"] = None
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -62,7 +60,7 @@ class Nonfinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if scaler_of(trainer) is not None:
+        if self.action == "stop" or scaler_of(trainer) is not None:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))

@@ -1,6 +1,5 @@
 """Draw pictures of a run when it has ended."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from . import figures as plots
-from .confusion import Confusion, Mistake
+from .confusion import Confusion
 from .image_summaries import to_pixels
 from .linear_fit import MOST_SHOWN
 
@@ -36,7 +35,7 @@ class Plots(Confusion):
         if ndims == [2, 1] and sum(len(y) for _, y in self.samples) < MOST_SHOWN:
             self.samples.append((batch[0], batch[1]))
 
-    def draw(self, trainer: Trainer, folder: Path, panels: Sequence[plots.Panel]) -> None:
+    def draw(self, trainer: Trainer, folder: Path, panels: list[plots.Panel]) -> None:
         """Draw on one device, after its test, what there is and what the model shows of its fit."""
         title = type(trainer.lightning_module).__name__
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -51,16 +50,13 @@ class Plots(Confusion):
             figures["confusion"] = plots.confusion_figure(title, self.matrix, labels)
             inputs = torch.stack([m.inputs for m in self.worst]) if self.worst else self.matrix
             if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-                captions = [caption(mistake, labels) for mistake in self.worst]
+                captions = [
+                    f"{labels[m.target]}\n→ {labels[m.predicted]}\n{100 * m.probability:.0f} %"
+                    for m in self.worst
+                ]
                 images = to_pixels(inputs, data).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)
                 heading = f"{title}: the surest mistakes, true → predicted"
                 figures["worst"] = plots.worst_figure(heading, images, captions)
         if panels:
             figures["fit"] = plots.fit_figure(f"{title}: fit, on test data", panels)
         plots.save(figures, folder / "plots")
-
-
-def caption(mistake: Mistake, labels: Sequence[str]) -> str:
-    """Say what a sample is, what it was taken for, and how surely, a line each."""
-    right, wrong = labels[mistake.target], labels[mistake.predicted]
-    return f"{right}\n→ {wrong}\n{100 * mistake.probability:.0f} %"
