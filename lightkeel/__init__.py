@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from .callbacks.accumulation import AccumulationScheduler as AccumulationScheduler
     from .callbacks.checkpoint import Checkpoint as Checkpoint
     from .callbacks.early_stopping import EarlyStopping as EarlyStopping
-    from .callbacks.figures import Panel as Panel
-    from .callbacks.fit_panels import line_panels as line_panels
     from .callbacks.readings import is_row_due as is_row_due
     from .callbacks.table import Callbacks as Callbacks, on as on
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
@@ -44,14 +42,12 @@ PUBLIC = {
     "InMemoryDataModule": "data.in_memory",
     "MuonSGD": "models.muon",
     "OfficialFiles": "data.official",
-    "Panel": "callbacks.figures",
     "at_least": "errors.checks",
     "check_optimizers": "models.optimizers",
     "check_share": "errors.checks",
     "configure_optimizers": "models.optimizers",
     "initialize": "models.weights",
     "is_row_due": "callbacks.readings",
-    "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",
     "on": "callbacks.table",
     "whitening_filters": "models.whitening",

@@ -61,7 +61,7 @@ def test_seed_is_that_of_the_run_unless_given(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise_std": -1}, "noise_std: -1 is negative."),
+        ({"noise_std": -1}, "noise_std: -1 is not at least 0."),
         ({"num_samples": 3}, "num_samples: 3 is fewer than num_classes."),
         ({"num_val_samples": 3}, "num_val_samples: 3 is fewer than num_classes."),
         ({"num_test_samples": 3}, "num_test_samples: 3 is fewer than num_classes."),

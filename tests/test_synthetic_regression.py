@@ -57,7 +57,7 @@ def test_seed_is_that_of_the_run_unless_given(monkeypatch: pytest.MonkeyPatch) -
     ("settings", "message"),
     [
         ({"weights": ()}, "weights: empty. Give one for each feature."),
-        ({"noise_std": -1}, "noise_std: -1 is negative."),
+        ({"noise_std": -1}, "noise_std: -1 is not at least 0."),
         ({"num_samples": 1}, "num_samples: 1 is not at least 2."),
         ({"num_val_samples": 1}, "num_val_samples: 1 is not at least 2."),
         ({"num_test_samples": 1}, "num_test_samples: 1 is not at least 2."),

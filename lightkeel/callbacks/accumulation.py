@@ -19,7 +19,15 @@ class AccumulationScheduler(GradientAccumulationScheduler):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._take_over(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        others = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+        for other in [other for other in others if other is not self]:
+            if self.going_to_accumulate_grad_batches():
+                name = type(other).__name__
+                raise ValueError(f"set beside a {name} of trainer.callbacks. Use one of them.")
+            self.scheduling, self.epochs = other.scheduling, other.epochs
+            kept = [callback for callback in callbacks if callback is not other]
+            trainer.callbacks = kept  # type: ignore[attr-defined]
         if not self.going_to_accumulate_grad_batches():
             return
         if not pl_module.automatic_optimization:
@@ -38,15 +46,3 @@ class AccumulationScheduler(GradientAccumulationScheduler):
             super().on_train_start(trainer, pl_module)  # else there is nothing to refuse
         # A run that is resumed within an epoch does not begin one.
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
-
-    def _take_over(self, trainer: Trainer) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for other in callbacks:
-            if other is self or not isinstance(other, GradientAccumulationScheduler):
-                continue
-            if self.going_to_accumulate_grad_batches():
-                name = type(other).__name__
-                raise ValueError(f"set beside a {name} of trainer.callbacks. Use one of them.")
-            self.scheduling, self.epochs = other.scheduling, other.epochs
-            others = [callback for callback in callbacks if callback is not other]
-            trainer.callbacks = others  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """Keep the best and the last state of a run."""
 
+import re
 from pathlib import Path
 from typing import Any
 from weakref import proxy
@@ -13,19 +14,16 @@ from torch.nn.parameter import is_lazy
 from ..errors.checks import at_least, warn
 from .direction import Mode, find_mode, unknown_mode
 
-# What models call the loss of validation, ours first.
-VALIDATION_LOSSES = (
-    *("val/loss", "val_loss", "valid/loss", "valid_loss", "validation/loss", "validation_loss"),
-    *("val/loss_epoch", "val_loss_epoch", "loss/val", "val/total_loss", "val_total_loss"),
-)
+# What models call the loss of validation, where the shortest counts.
+VALIDATION_LOSS = re.compile(r"val(id(ation)?)?[/_](total_)?loss(_epoch)?|loss/val")
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class Checkpoint(ModelCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    A subclass may write at other times, see ``after_step``, ``after_validation`` and
-    ``after_epoch``. Weights that another callback puts in place after training, such as
+    A subclass may do so at other times: ``after_step``, ``after_validation``, ``after_epoch``.
+    Weights that another callback puts in place after training, such as
     ``StochasticWeightAveraging``, are written to ``final.ckpt``.
 
     Args:
@@ -48,14 +46,12 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         at_least(1, every_n_steps=every_n_steps)
         super().__init__(filename="best", monitor=monitor, mode=mode or "min")
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.last_step = every_n_steps, 0
         self.is_validated = False
-        self.last_step = 0
-        self._mode_is_open = mode is None
-        self._monitor_is_open = monitor is None
+        self._mode_is_open, self._monitor_is_open = mode is None, monitor is None
         self._epoch_ended = False  # and is not yet written
         self._watched: Tensor | None = None  # its value before validation
-        self._final: list[Tensor] = []  # of the weights when validation or training ended
+        self._final: list[Tensor] | None = None  # of the weights when validation or training ended
         self._warned = False
 
     def after_step(self, trainer: Trainer) -> None:
@@ -79,9 +75,8 @@ class Checkpoint(ModelCheckpoint):
         """Write ``best.ckpt`` if the monitored value is the best so far; without one, always."""
         score = trainer.callback_metrics.get(str(self.monitor))
         if self.monitor is not None:
-            if not self.check_monitor_top_k(trainer, score):
+            if score is None or not self.check_monitor_top_k(trainer, score):
                 return
-            assert score is not None
             worst = torch.full_like(score, torch.inf if self.mode == "min" else -torch.inf)
             score = self.kth_value = torch.where(score.isnan(), worst, score)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -95,8 +90,7 @@ class Checkpoint(ModelCheckpoint):
 
     def write_last(self, trainer: Trainer) -> None:
         """Write ``last.ckpt`` as of now, on all ranks together."""
-        self.last_step = trainer.global_step
-        self.last_model_path = self._path("last.ckpt")
+        self.last_step, self.last_model_path = trainer.global_step, self._path("last.ckpt")
         self._write(trainer, self.last_model_path)
 
     @property
@@ -104,13 +98,12 @@ class Checkpoint(ModelCheckpoint):
         return "Checkpoint"  # whatever it finds out to monitor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        folder = str(Path(trainer.default_root_dir) / "checkpoints")
-        self.dirpath = trainer.strategy.broadcast(folder)  # the first process alone knows it
-        mode = find_mode(self.monitor, pl_module) if self.monitor and self._mode_is_open else None
-        if mode is not None:
-            self.mode, self._mode_is_open = mode, False
+        if stage == "fit":
+            folder = str(Path(trainer.default_root_dir) / "checkpoints")
+            self.dirpath = trainer.strategy.broadcast(folder)  # the first process alone knows it
+            mode = find_mode(self.monitor or "", pl_module) if self._mode_is_open else None
+            if mode:
+                self.mode, self._mode_is_open = mode, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor and self._mode_is_open and not self._monitor_is_open:
@@ -131,11 +124,11 @@ class Checkpoint(ModelCheckpoint):
             return
         logged = trainer.callback_metrics
         if self.monitor is None and self._monitor_is_open:
-            self.monitor = next((name for name in VALIDATION_LOSSES if name in logged), None)
+            self.monitor = min(filter(VALIDATION_LOSS.fullmatch, logged), key=len, default=None)
         # A metric of validation is another tensor now.
         self.is_validated = logged.get(str(self.monitor)) is not self._watched
         self.after_validation(trainer)
-        if self._final and not self._warned and not same(fingerprint(pl_module), self._final):
+        if not self._warned and self._is_exchanged(pl_module):
             self._warned = True
             warn(
                 "best.ckpt holds other weights than were validated: a callback exchanged them in "
@@ -145,14 +138,10 @@ class Checkpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_ended = True
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.write_epoch(trainer, pl_module)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.write_epoch(trainer, pl_module)
-        if self._final and not same(fingerprint(pl_module), self._final):
-            path = self._path("final.ckpt")
-            self._write(trainer, path)
+        if self._is_exchanged(pl_module):
+            self._write(trainer, path := self._path("final.ckpt"))
             if trainer.is_global_zero:
                 warn(f"a callback changed the weights after the last validation: {path} holds them")
 
@@ -162,6 +151,8 @@ class Checkpoint(ModelCheckpoint):
             self._epoch_ended = False
             self.after_epoch(trainer)
 
+    on_train_epoch_start = write_epoch
+
     def remember_weights(self, pl_module: LightningModule) -> None:
         """Note the weights that were validated or trained, before others exchange them."""
         self._final = fingerprint(pl_module)
@@ -170,11 +161,14 @@ class Checkpoint(ModelCheckpoint):
         if self._monitor_is_open:
             self.monitor = state_dict["monitor"]
         # The folder may have been moved, and Lightning would forget what was best.
-        moved = {name: self._path(state_dict[name]) for name in PATHS if state_dict[name]}
         best = {self._path(path): score for path, score in state_dict["best_k_models"].items()}
-        here = {"best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict({**state_dict, **moved, **here})
+        state = {**state_dict, "best_k_models": best, "dirpath": self.dirpath}
+        state |= {name: self._path(state[name]) for name in PATHS if state[name]}
+        super().load_state_dict(state)
         self.current_score = state_dict["current_score"]
+
+    def _is_exchanged(self, pl_module: LightningModule) -> bool:
+        return self._final is not None and not same(fingerprint(pl_module), self._final)
 
     def _path(self, name: str) -> str:
         return str(Path(str(self.dirpath)) / Path(name).name)

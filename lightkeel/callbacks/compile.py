@@ -23,19 +23,17 @@ class Compile(Callback):
 
     def __init__(self, mode: Mode = "default") -> None:
         if mode not in get_args(Mode):
-            choices = ", ".join(f"`{choice}`" for choice in get_args(Mode))
-            raise ValueError(f"mode: {mode!r} is none of {choices}.")
+            choices = "`, `".join(get_args(Mode))
+            raise ValueError(f"mode: {mode!r} is none of `{choices}`.")
         self.mode = mode
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        accumulates = trainer.accumulate_grad_batches > 1 or any(
-            callback.going_to_accumulate_grad_batches()
-            for callback in callbacks
-            if isinstance(callback, GradientAccumulationScheduler)
-        )
+        schedules = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+        accumulates = any(c.going_to_accumulate_grad_batches() for c in schedules)
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        if accumulates and on_gpu and self.mode in WITH_CUDA_GRAPHS:
+        is_graph = on_gpu and self.mode in WITH_CUDA_GRAPHS
+        if is_graph and (accumulates or trainer.accumulate_grad_batches > 1):
             raise ValueError(
                 f"mode: {self.mode} uses CUDA graphs, in which each batch would overwrite the "
                 "gradients of the one before, which are to be accumulated.\n"

@@ -41,22 +41,11 @@ class Confusion(Callback):
         self.num_worst = num_worst
         self._forget()
 
-    @property
-    def class_accuracy(self) -> Tensor | None:
-        """Share of each class's samples that are found: (K,) float64, NaN where it has none."""
-        return None if self.matrix is None else self.matrix.diagonal().double() / self.matrix.sum(1)
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget()
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         if trainer.state.fn != "fit":
             self._collect(outputs, batch)
@@ -78,27 +67,18 @@ class Confusion(Callback):
     def _collect(self, outputs: Any, batch: Any) -> None:
         if not fits(outputs, batch):
             return
-        inputs, targets = batch[0], batch[1]
-        num_classes = outputs.shape[1]
+        num_cells = outputs.shape[1] ** 2
         if self._counts is None:
-            self._counts = targets.new_zeros(num_classes**2 + 1)
-        if len(self._counts) != num_classes**2 + 1:  # another dataset, with other classes
+            self._counts = batch[1].new_zeros(num_cells + 1)
+        if len(self._counts) != num_cells + 1:  # another dataset, with other classes
             return
-        probability, predicted = outputs.float().softmax(1).max(1)
-        known = (targets >= 0) & (targets < num_classes)
-        cells = torch.where(known, targets * num_classes + predicted, num_classes**2)
+        new, cells = surest_mistakes(outputs, batch, self.num_worst)
         self._counts.index_add_(0, cells, torch.ones_like(cells))
-        wrong = known & (predicted != targets) & probability.isfinite()
-        new = self._top([inputs, targets, predicted, torch.where(wrong, probability, -1.0)])
         if not self._kept:
             self._kept = new
-        elif self._kept[0].shape[1:] == inputs.shape[1:]:
-            self._kept = self._top([torch.cat(p) for p in zip(self._kept, new, strict=True)])
-
-    def _top(self, values: list[Tensor]) -> list[Tensor]:
-        """Choose the ``num_worst`` samples whose last value is highest."""
-        top = values[-1].topk(min(self.num_worst, len(values[-1]))).indices
-        return [part[top] for part in values]
+        elif self._kept[0].shape[1:] == new[0].shape[1:]:
+            joined = [torch.cat(parts) for parts in zip(self._kept, new, strict=True)]
+            self._kept = top(joined, self.num_worst)
 
     # Tensors made in inference mode could not be changed by whoever gets them.
     @torch.inference_mode(False)
@@ -116,6 +96,30 @@ class Confusion(Callback):
         self.worst = sorted(mistakes, key=lambda m: -m.probability)[: self.num_worst]
 
 
+def surest_mistakes(outputs: Tensor, batch: Any, most: int) -> tuple[list[Tensor], Tensor]:
+    """Compare class scores (B, K) with a batch of inputs and classes (B,).
+
+    Returns:
+        Inputs, classes, predicted classes and probabilities of mistakes, the highest probability
+        first; where there are fewer than ``most``, others follow with a probability of -1. And for
+        each sample its cell, true * K + predicted, or K * K where its class is none.
+    """
+    inputs, targets = batch[0], batch[1]
+    num_classes = outputs.shape[1]
+    probability, predicted = outputs.float().softmax(1).max(1)
+    known = (targets >= 0) & (targets < num_classes)
+    wrong = known & (predicted != targets) & probability.isfinite()
+    found = [inputs, targets, predicted, torch.where(wrong, probability, -1.0)]
+    cells = torch.where(known, targets * num_classes + predicted, num_classes**2)
+    return top(found, most), cells
+
+
+def top(samples: list[Tensor], most: int) -> list[Tensor]:
+    """Choose the samples whose last value is highest, in order."""
+    chosen = samples[-1].argsort(descending=True, stable=True)[:most]
+    return [part[chosen] for part in samples]
+
+
 def gather(trainer: Trainer, value: Any) -> list[Any]:
     """Collect a value of each rank on all of them, in their order."""
     values = [value] * trainer.world_size
@@ -128,7 +132,7 @@ def fits(outputs: Any, batch: Any) -> bool:
     """Tell whether these are scores (B, K) of a batch of inputs (B, ...) and classes (B,)."""
     if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):
         return False
-    inputs, targets = batch[0], batch[1]
+    inputs, targets = batch[:2]
     return (
         all(isinstance(part, Tensor) for part in (outputs, inputs, targets))
         and targets.dtype == torch.int64

@@ -21,21 +21,18 @@ MORE = {
 
 
 def find_mode(monitor: str, model: nn.Module) -> Mode | None:
-    """Find out whether a metric is to be minimized or maximized, where nobody says.
+    """Find out whether to minimize or maximize a metric; None where nothing tells.
 
     A metric of torchmetrics in the model that is named like it tells; else the words in its name.
-
-    Args:
-        monitor: Name of the metric, as logged.
-        model: Who logs it.
-
-    Returns:
-        None where neither tells.
     """
-    found = higher_is_better(monitor, model)
     words = set(re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", monitor).lower()))
-    if found is None and bool(words & LESS) != bool(words & MORE):
-        found = bool(words & MORE)
+    found = None if bool(words & LESS) == bool(words & MORE) else bool(words & MORE)
+    for name, part in model.named_modules():
+        metrics = part.items() if isinstance(part, MetricCollection) else [(name, part)]
+        for key, metric in metrics:
+            is_named = isinstance(metric, Metric) and letters(str(key)) == letters(monitor)
+            if is_named and metric.higher_is_better is not None:
+                found = bool(metric.higher_is_better)
     return None if found is None else "max" if found else "min"
 
 
@@ -45,18 +42,6 @@ def unknown_mode(monitor: str) -> ValueError:
         f"mode: null, and `{monitor}` does not tell whether less or more of it is better. Give "
         "`min` or `max`."
     )
-
-
-def higher_is_better(monitor: str, model: nn.Module) -> bool | None:
-    """Ask the metric that a model logs under a name, or keeps under the same letters."""
-    for name, part in model.named_modules():
-        if isinstance(part, MetricCollection):
-            named = {str(key): metric for key, metric in part.items()}
-            if monitor in named:
-                return named[monitor].higher_is_better
-        elif isinstance(part, Metric) and letters(name) == letters(monitor):
-            return part.higher_is_better
-    return None
 
 
 def letters(name: str) -> str:

@@ -23,7 +23,7 @@ class EarlyStopping(LightningEarlyStopping):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         mode = find_mode(self.monitor, pl_module) if self._mode_is_open else None
-        if mode is not None and stage == "fit":
+        if mode and stage == "fit":
             if mode != self.mode:
                 self.mode, self.min_delta = mode, -self.min_delta
                 self.best_score = -self.best_score

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 DPI = 120  # 720 pixels wide, for letters to be read where 600 are shown
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
 STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D")
 GREY = "#999999"
 MOST_MARKERS = 30  # on a line; of more points none is marked
-DECADES = 2  # a scale is logarithmic if values span more
 MOST_NUMBERED = 20  # classes whose cells hold numbers
-NAME_LENGTH = 14  # characters of a class name
 NUM_COLUMNS = 4  # of mistakes
 LARGEST = 1e30  # float32 sums stay below; beyond it matplotlib's own arithmetic overflows
 # `train/loss_step`, `train/loss_epoch`, `val/acc`, and how others name them: `train_loss`
@@ -73,16 +70,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> dict[str, "Figure"]:
-    """Draw loss and metrics, train beside val, and learning rate and gradient norm.
-
-    Args:
-        title: Name of what was trained.
-        curves: What the run logged.
-        max_norm: Where gradients were clipped.
-
-    Returns:
-        Figures by the names of their files.
-    """
+    """Draw, by file name, loss and metrics, learning rate, and gradient norm with its limit."""
     figures: dict[str, Figure] = {}
 
     def add(file: str, what: str, y_label: str) -> "Axes":
@@ -90,29 +78,25 @@ def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> 
         tidy(axes, f"{title}: {what}", curves.x_label, y_label)
         return axes
 
-    # by name: train before val, whichever was logged first
-    found = [match for match in map(LOGGED.fullmatch, sorted(curves.lines)) if match]
-    for metric in sorted({match[2] for match in found}):
-        by_step, whole = (
-            {
-                m[1]: curves.lines[m[0]]
-                for m in found
-                if m[2] == metric and (m[3] == "_step") is kind
-            }
-            for kind in (True, False)
-        )
+    def starting(name: str) -> dict[str, Line]:
+        return {n: line for n, line in curves.lines.items() if f"{n}/".startswith(f"{name}/")}
+
+    # By metric: of each split, train before val, the line by step and the line by epoch.
+    found: dict[str, tuple[dict[str, Line], dict[str, Line]]] = {}
+    for match in filter(None, map(LOGGED.fullmatch, sorted(curves.lines))):
+        by_step, whole = found.setdefault(match[2], ({}, {}))
+        (by_step if match[3] == "_step" else whole)[match[1]] = curves.lines[match[0]]
+    for metric, (by_step, whole) in sorted(found.items()):
         axes = add(metric.replace("/", "_"), metric, metric)
         for split, line in by_step.items() if whole else ():
             if len(line[0]) > 1:  # else no line yet
                 axes.plot(*finite(line), color=GREY, linewidth=0.8, label=f"{split}, by step")
         add_lines(axes, whole or by_step)
-    rates = {n: line for n, line in curves.lines.items() if f"{n}/".startswith("lr/")}
-    if rates:
+    if rates := starting("lr"):
         axes = add("lr", "learning rate", "learning rate")
         add_lines(axes, rates, log=False)
         axes.set_ylim(bottom=0)
-    norms = {n: line for n, line in curves.lines.items() if f"{n}/".startswith("grad/norm/")}
-    if norms:
+    if norms := starting("grad/norm"):
         axes = add("grad_norm", "gradient norm", "norm before clipping")
         if max_norm is not None:
             axes.axhline(max_norm, color=COLOURS[1], linestyle="--", label=f"clip at {max_norm:g}")
@@ -121,10 +105,7 @@ def curve_figures(title: str, curves: Curves, max_norm: float | None = None) -> 
 
 
 def confusion_figure(title: str, matrix: Tensor, labels: Sequence[str]) -> "Figure":
-    """Draw which class (by row) is taken for which, in percent of the samples of the class.
-
-    ``matrix`` is (K, K) int64, rows true, columns predicted.
-    """
+    """Draw a matrix (K, K) int64, rows true, columns predicted, in percent of each row."""
     num_classes = len(matrix)
     percent = (100 * matrix / matrix.sum(1, keepdim=True).clamp(min=1)).round().int().numpy()
     accuracy = 100 * float(matrix.trace()) / max(1, int(matrix.sum()))
@@ -134,13 +115,14 @@ def confusion_figure(title: str, matrix: Tensor, labels: Sequence[str]) -> "Figu
     axes.grid(False)
     # Not by torchmetrics: it hands matplotlib tensors, of which numpy 2 warns, and tilts all names.
     shades = axes.imshow(percent, cmap="Blues", vmin=0)
+    size = 11 if num_classes <= 12 else 8
     if num_classes > MOST_NUMBERED:
         figure.colorbar(shades)
-    size = 11 if num_classes <= 12 else 8
-    numbered = np.ndenumerate(percent) if num_classes <= MOST_NUMBERED else ()
-    for (row, column), value in numbered:
-        colour = "white" if 2 * value > percent.max() else "black"
-        axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=size)
+    else:
+        for (row, column), value in np.ndenumerate(percent):
+            colour = "white" if 2 * value > percent.max() else "black"
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": size}
+            axes.text(column, row, str(value), color=colour, **style)
     every = math.ceil(num_classes / MOST_NUMBERED)
     ticks = range(0, num_classes, every)
     tilted: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, labels)) > 3 else {}
@@ -155,8 +137,7 @@ def worst_figure(title: str, images: Tensor, captions: Sequence[str]) -> "Figure
     figure, (axes,) = blank(0.5 + 2.15 * num_rows)
     axes.set_title(shown(title, 60), fontsize=13)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        row, column = divmod(number, NUM_COLUMNS)
-        left, top = column * 1.2, row * 1.65
+        left, top = number % NUM_COLUMNS * 1.2, number // NUM_COLUMNS * 1.65
         axes.imshow(image.numpy(), extent=(left, left + 1, top + 1, top), interpolation="nearest")
         axes.text(left + 0.5, top + 1.05, caption, ha="center", va="top", fontsize=10)
     axes.set(xlim=(-0.1, 1.2 * NUM_COLUMNS - 0.1), ylim=(1.65 * num_rows, 0))
@@ -181,9 +162,8 @@ def fit_figure(title: str, panels: Sequence[Panel]) -> "Figure":
 
 def save(figures: Mapping[str, "Figure"], folder: Path) -> None:
     """Write each figure as ``folder``/NAME.png, whole or not at all."""
-    if figures:
-        folder.mkdir(exist_ok=True)
     for name, figure in figures.items():
+        folder.mkdir(exist_ok=True)
         part = folder / f"{name}.part"
         figure.savefig(part, format="png")
         os.replace(part, folder / f"{name}.png")
@@ -193,12 +173,11 @@ def class_labels(names: Sequence[str] | None, num_classes: int) -> list[str]:
     """Name classes; by number where names are missing, alike, or have signs not in the font."""
     if names is None or len(names) != num_classes:
         names = [""] * num_classes
-    known = [name if glyphs().issuperset(map(ord, name)) else "" for name in names]
-    short = [shown(name) for name in known]
+    short = [shown(name) if glyphs().issuperset(map(ord, name)) else "" for name in names]
     return [n if n and short.count(n) == 1 else str(number) for number, n in enumerate(short)]
 
 
-def shown(text: str, length: int = NAME_LENGTH) -> str:
+def shown(text: str, length: int = 14) -> str:
     """Make a text of others fit to be drawn: short, on one line, and no formula."""
     line = " ".join(text.split())
     cut = line if len(line) <= length else line[: length - 1] + "…"
@@ -215,8 +194,7 @@ def glyphs() -> frozenset[int]:
 
 def finite(line: Sequence[list[float]]) -> Line:
     """Leave gaps in a line for values that cannot be drawn."""
-    x, y = line
-    return x, [value if abs(value) < LARGEST else math.nan for value in y]
+    return line[0], [value if abs(value) < LARGEST else math.nan for value in line[1]]
 
 
 def blank(height: float = 3.75, num_panels: int = 1) -> tuple["Figure", "list[Axes]"]:
@@ -240,16 +218,13 @@ def tidy(axes: "Axes", title: str, x_label: str, y_label: str) -> None:
 def add_lines(axes: "Axes", lines: Mapping[str, Line], log: bool = True) -> None:
     """Add lines, a legend with their last values, and scales that suit all; x is from 0."""
     for number, (name, line) in enumerate(lines.items()):
-        axes.plot(
-            *finite(line),
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=STYLES[number % len(STYLES)],
-            marker=MARKERS[number % len(MARKERS)] if len(line[0]) <= MOST_MARKERS else None,
-            label=f"{shown(name, 30)}, last {line[1][-1]:.4g}",
-        )
+        marker = "o" if len(line[0]) <= MOST_MARKERS else ""
+        style = f"{STYLES[number % len(STYLES)]}{marker}"
+        label = f"{shown(name, 30)}, last {line[1][-1]:.4g}"
+        axes.plot(*finite(line), style, color=COLOURS[number % len(COLOURS)], label=label)
     drawn = [value for line in axes.lines for value in np.asarray(line.get_ydata(), float)]
     known = [value for value in drawn if not math.isnan(value)]
-    if log and known and min(known) > 0 and max(known) > 10**DECADES * min(known):
+    if log and known and 0 < 100 * min(known) < max(known):
         axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", integer=True)

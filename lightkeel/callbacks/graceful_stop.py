@@ -27,8 +27,7 @@ class GracefulStop(Callback):
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
-        self._agreed: int | None = None
+        self._received = 0  # exit status, by a signal
         self._step = 0
         self._weights: list[torch.Tensor] = []  # those that validation was begun with
 
@@ -41,45 +40,33 @@ class GracefulStop(Callback):
         """Leave if asked to, once all that belongs to the step is done; see ``ExactResume``."""
         # Between two batches of an accumulation window there is nothing that could be resumed.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and (trainer.world_size == 1 or self._step % AGREE_EVERY == 0):
-            self._agree(trainer)
-            if self._agreed:
-                save(trainer)
-                raise SystemExit(self._agreed)
+        is_due = stepped and (trainer.world_size == 1 or self._step % AGREE_EVERY == 0)
+        if is_due and (status := self._agreed(trainer)):
+            save_and_exit(trainer, status)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = fingerprint(pl_module) if trainer.state.fn == "fit" else []
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
     ) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._agree(trainer)
+            status = self._agreed(trainer)
             # Where averages are in the place of the weights, for EMA: after validation.
-            if self._agreed and same(fingerprint(pl_module), self._weights):
-                save(trainer)
-                raise SystemExit(self._agreed)
+            if status and same(fingerprint(pl_module), self._weights):
+                save_and_exit(trainer, status)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)
-        if self._agreed:  # the epoch before has been saved
-            raise SystemExit(self._agreed)
+        if status := self._agreed(trainer):  # the epoch before has been saved
+            raise SystemExit(status)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)
-        if self._agreed:
-            raise SystemExit(self._agreed)
+    on_fit_end = on_train_epoch_start
 
-    def _agree(self, trainer: Trainer) -> None:
-        self._agreed = self._received
-        if trainer.world_size > 1:
-            mine = torch.tensor(float(self._received or 0), device=trainer.strategy.root_device)
-            self._agreed = int(trainer.strategy.reduce(mine, reduce_op="max")) or None
+    def _agreed(self, trainer: Trainer) -> int:
+        if trainer.world_size == 1:
+            return self._received
+        mine = torch.tensor(float(self._received), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(mine, reduce_op="max"))
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = STATUSES[signal.Signals(number).name]
@@ -88,22 +75,15 @@ class GracefulStop(Callback):
 
 
 class Stopped(KeyboardInterrupt):
-    """As at Ctrl-C, for another signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.status = STATUSES[signal.Signals(number).name]
+    """As at Ctrl-C, for another signal, with the exit status."""
 
 
 @contextmanager
 def exits_at_signals() -> Iterator[None]:
-    """Before and after training, where there is nothing to save, exit at once with such a status.
-
-    Ctrl-C is left to Python.
-    """
+    """Exit at once with such a status where there is nothing to save; Ctrl-C is left to Python."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        raise Stopped(STATUSES[signal.Signals(number).name])
 
     before = {number: signal.getsignal(number) for number in heeded() if number != signal.SIGINT}
     for number in before:
@@ -111,7 +91,7 @@ def exits_at_signals() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        raise SystemExit(stopped.status) from None
+        raise SystemExit(stopped.args[0]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -125,8 +105,9 @@ def heeded() -> list[signal.Signals]:
     return [n for n in known if n.name != "SIGHUP" or signal.getsignal(n) != signal.SIG_IGN]
 
 
-def save(trainer: Trainer) -> None:
-    """Write ``last.ckpt``, unless that is switched off."""
+def save_and_exit(trainer: Trainer, status: int) -> None:
+    """Write ``last.ckpt``, unless that is switched off, and exit."""
     for checkpoint in trainer.checkpoint_callbacks:
         if isinstance(checkpoint, Checkpoint):
             checkpoint.write_last(trainer)
+    raise SystemExit(status)

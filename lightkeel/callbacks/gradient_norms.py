@@ -2,12 +2,12 @@
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ..errors.checks import at_least
-from .gradients import scaler_of, total_norm
-from .readings import is_row_due
+from ..models.fsdp import whole
+from .readings import is_row_due, scaler_of
 
 
 class GradientNorms(Callback):
@@ -37,21 +37,15 @@ class GradientNorms(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         span = every if pl_module.automatic_optimization else len(trainer.optimizers)
         is_due = (trainer.global_step + 1) % self.every_n_steps < span
-        if is_due and is_row_due(trainer, pl_module):
-            # Fused optimizers unscale gradients in their step.
-            scaler = scaler_of(trainer) if optimizer.defaults.get("fused") else None
-            scale = scaler.get_scale() if scaler is not None else 1.0
-            for name, gradients in gradients_of(pl_module, optimizer).items():
-                pl_module.log(f"grad_norm/{name}", total_norm(gradients) / scale)
-
-
-def gradients_of(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Tensor]]:
-    """List the gradients of each layer that an optimizer trains, a shared one once."""
-    left = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    found: dict[str, list[Tensor]] = {}
-    for name, layer in model.named_modules():
-        for parameter in layer.parameters(recurse=False):
-            if parameter.grad is not None and id(parameter) in left:
-                left.remove(id(parameter))
-                found.setdefault(name or "model", []).append(parameter.grad)
-    return found
+        if not (is_due and is_row_due(trainer, pl_module)):
+            return
+        # Fused optimizers unscale gradients in their step.
+        scaler = scaler_of(trainer) if optimizer.defaults.get("fused") else None
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        left = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, layer in pl_module.named_modules():
+            parameters = [p for p in layer.parameters(recurse=False) if id(p) in left]
+            left -= set(map(id, parameters))  # a shared one counts once
+            if gradients := [p.grad for p in parameters if p.grad is not None]:
+                norm = whole(get_total_norm(gradients))
+                pl_module.log(f"grad_norm/{name or 'model'}", norm / scale)

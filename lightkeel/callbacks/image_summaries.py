@@ -1,7 +1,7 @@
 """See images as the model gets them, what its layers make of them, and which it gets wrong."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors.checks import at_least
-from .confusion import fits
+from ..models.fsdp import whole
+from .confusion import fits, surest_mistakes
 
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 MOST_CHANNELS = 64
@@ -45,7 +46,7 @@ class ImageSummaries(Callback):
         at_least(1, every_n_epochs=every_n_epochs, num_images=num_images)
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
-        self._logger: TensorBoardLogger | None = None
+        self._writer: Any = None  # of TensorBoard
         self._data: Any = None
         self._handles: list[RemovableHandle] = []
         # By layer, in the order of calls: (C, H, W); None while nothing is looked at.
@@ -53,7 +54,7 @@ class ImageSummaries(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         boards = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
-        self._logger = boards[0] if boards else None
+        self._writer = boards[0].experiment if boards else None
         self._data = trainer.datamodule  # type: ignore[attr-defined]
 
     def on_train_batch_start(
@@ -63,83 +64,63 @@ class ImageSummaries(Callback):
             return
         inputs = images_in(batch)
         if inputs is None:
-            self._logger = None
+            self._writer = None
         elif trainer.is_global_zero:
             pixels = to_pixels(inputs[: self.num_images], self._data)
-            self._show("images/augmented", resize(pixels, IMAGE_PX), trainer.global_step)
+            tiles = grid(resize(pixels, IMAGE_PX))
+            self._writer.add_image("images/augmented", tiles, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = next((m for m in pl_module.modules() if isinstance(m, nn.Conv2d)), None)
         if first is None or not self._is_due(trainer):
             return
-        weight: Any = first.weight.detach()
-        if hasattr(weight, "full_tensor"):
-            weight = weight.full_tensor()  # sharded: all devices take part
+        weight = whole(first.weight)  # sharded: all devices take part
         if weight.ndim == 4 and weight.shape[1] in (1, 3) and trainer.is_global_zero:
             tiles = resize(stretch(weight[:MOST_CHANNELS].cpu().float(), (1, 2, 3)), FILTER_PX)
-            self._show("images/filters", tiles, trainer.global_step - 1)
+            self._writer.add_image("images/filters", grid(tiles), trainer.global_step - 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Where not each epoch is validated, the first to be validated after one that is due.
         since: int = trainer.check_val_every_n_epoch or 1
         if trainer.sanity_checking or not (trainer.is_global_zero and self._is_due(trainer, since)):
             return
-        self._maps = {}
-        for name, layer in pl_module.named_modules():
-            if isinstance(layer, (nn.Conv2d, *POOLS)):
-                kind = "conv" if isinstance(layer, nn.Conv2d) else "pool"
-                hook = partial(self._keep, f"{kind}_{name}")
-                self._handles.append(layer.register_forward_hook(hook))
+        maps = self._maps = dict[str, Tensor]()
+
+        def keep(name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+            if name not in maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
+                maps[name] = outputs[0].detach().clone()
+
+        for kind, classes in {"conv": (nn.Conv2d,), "pool": POOLS}.items():
+            for name, layer in pl_module.named_modules():
+                if isinstance(layer, classes):
+                    hook = partial(keep, f"{kind}_{name}")
+                    self._handles.append(layer.register_forward_hook(hook))
         torch.compiler.set_stance("force_eager")  # a compiled network calls no hooks
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         if self._maps is None:
             return
         step, maps = trainer.global_step - 1, self._maps
-        self._unhook()
+        self.on_exception()
         for number, (name, channels) in enumerate(maps.items()):
             tiles = stretch(channels[:MOST_CHANNELS, None].cpu().float())
-            self._show(f"feature_maps/{number:02}_{name}", resize(tiles, MAP_PX), step)
-        inputs = images_in(batch)
-        if inputs is None or not fits(outputs, batch):
+            tag = f"feature_maps/{number:02}_{name}"
+            self._writer.add_image(tag, grid(resize(tiles, MAP_PX)), step)
+        if images_in(batch) is None or not fits(outputs, batch):
             return
-        wrong = surest_mistakes(outputs.float(), batch[1], self.num_images)
-        if not wrong:
-            return
-        names = getattr(self._data, "class_names", None)
-        pixels = to_pixels(inputs[[row for row, _, _ in wrong]], self._data)
-        labelled = [
-            label(tile, f"true: {name_of(true, names)}\npredicted: {name_of(predicted, names)}")
-            for tile, (_, true, predicted) in zip(resize(pixels, IMAGE_PX), wrong, strict=True)
-        ]
-        self._show("images/misclassified", torch.stack(labelled), step)
+        found, _ = surest_mistakes(outputs, batch, self.num_images)
+        images, true, predicted = (part[found[-1] >= 0] for part in found[:-1])
+        if len(images):
+            names = dict(enumerate(getattr(self._data, "class_names", None) or ()))
+            pairs = zip(true.tolist(), predicted.tolist(), strict=True)
+            texts = [f"true: {names.get(t, t)}\npredicted: {names.get(p, p)}" for t, p in pairs]
+            tiles = resize(to_pixels(images.detach(), self._data), IMAGE_PX)
+            labelled = [label(tile, text) for tile, text in zip(tiles, texts, strict=True)]
+            self._writer.add_image("images/misclassified", grid(torch.stack(labelled)), step)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._unhook()
-
-    def _is_due(self, trainer: Trainer, since: int = 1) -> bool:
-        """Tell whether this epoch, or one of the ``since`` up to it, is one to look at."""
-        if self._logger is None or trainer.state.fn != "fit":
-            return False
-        epoch = trainer.current_epoch
-        return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
-
-    def _keep(self, name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
-        assert self._maps is not None
-        if name not in self._maps and isinstance(outputs, Tensor) and outputs.ndim == 4:
-            self._maps[name] = outputs[0].detach().clone()
-
-    def _unhook(self) -> None:
+    def on_exception(self, *args: Any) -> None:
         if self._maps is not None:
             torch.compiler.set_stance("default")
         self._maps = None
@@ -147,27 +128,19 @@ class ImageSummaries(Callback):
             handle.remove()
         self._handles.clear()
 
-    def _show(self, tag: str, tiles: Tensor, step: int) -> None:
-        assert self._logger is not None
-        self._logger.experiment.add_image(tag, grid(tiles), step)
+    def _is_due(self, trainer: Trainer, since: int = 1) -> bool:
+        """Tell whether this epoch, or one of the ``since`` up to it, is one to look at."""
+        epoch = trainer.current_epoch
+        if self._writer is None or trainer.state.fn != "fit":
+            return False
+        return epoch % self.every_n_epochs < since or epoch + 1 == trainer.max_epochs
 
 
 def images_in(batch: Any) -> Tensor | None:
     """Return the inputs of a batch if they are images (B, C, H, W), floats of 1 or 3 channels."""
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim != 4:
-        return None
-    return inputs.detach() if inputs.shape[1] in (1, 3) else None
-
-
-def surest_mistakes(scores: Tensor, targets: Tensor, most: int) -> list[tuple[int, int, int]]:
-    """List (row, true, predicted) of wrong predictions, that of the highest probability first."""
-    probability, predicted = scores.softmax(1).max(1)
-    sureness = probability.masked_fill(predicted == targets, -1.0)
-    rows = sureness.argsort(descending=True, stable=True)[:most]
-    rows = rows[sureness[rows] >= 0]
-    columns = (rows, targets[rows], predicted[rows])
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    is_float = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    return inputs.detach() if is_float and inputs.ndim == 4 and inputs.shape[1] in (1, 3) else None
 
 
 def to_pixels(inputs: Tensor, data: Any) -> Tensor:
@@ -211,8 +184,3 @@ def label(image: Tensor, text: str) -> Tensor:
     ImageDraw.Draw(strip).text((1, 0), text, "black")
     drawn = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
     return torch.cat([drawn, image.expand(3, -1, -1)], 1)
-
-
-def name_of(number: int, names: Sequence[str] | None) -> str:
-    """Name a class, by its number where it has no name."""
-    return names[number] if names and 0 <= number < len(names) else str(number)

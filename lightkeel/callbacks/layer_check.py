@@ -1,6 +1,6 @@
 """Find the first layer whose numbers are no longer finite."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
-from .gradients import scaler_of
+from .readings import scaler_of
 
 
 class LayerCheck(Callback):
@@ -38,55 +38,46 @@ class LayerCheck(Callback):
                 hook = partial(self._check_output, trainer, title)
                 self._handles.append(layer.register_forward_hook(hook))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._remove()
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._remove()
+    on_exception = on_train_end
 
     def _check_output(
         self, trainer: Trainer, title: str, layer: nn.Module, inputs: Any, outputs: Any
     ) -> None:
         step = trainer.global_step
         if not is_finite(outputs):
+            cause = "Its input and weights are finite."
             if not is_finite(inputs):
                 cause = "Its input is not finite: look at the data."
             elif not is_finite(list(layer.parameters())):
                 cause = "Its weights are not finite: lower the learning rate."
-            else:
-                cause = "Its input and weights are finite."
-            raise FloatingPointError(
-                f"{title} is the first whose output is not finite, at optimizer step {step}.\n"
-                f"{cause}"
-            )
+            text = f"{title} is the first whose output is not finite, at optimizer step {step}."
+            raise FloatingPointError(f"{text}\n{cause}")
+
+        def check_gradient(gradient: Tensor) -> None:
+            if not is_finite(gradient):
+                raise FloatingPointError(
+                    f"{title} is the first, counted from the loss, whose gradient is not finite, "
+                    f"at optimizer step {step}.\nLook at what is done with its output."
+                )
+
         if self.gradients and scaler_of(trainer) is None:
             for output in tensors_in(outputs):
                 if output.requires_grad:
-                    watch = partial(self._check_gradient, step, title)
-                    output.register_hook(watch)  # type: ignore[no-untyped-call]
-
-    def _check_gradient(self, step: int, title: str, gradient: Tensor) -> None:
-        if not is_finite(gradient):
-            raise FloatingPointError(
-                f"{title} is the first, counted from the loss, whose gradient is not finite, at "
-                f"optimizer step {step}.\nLook at what is done with its output."
-            )
-
-    def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+                    output.register_hook(check_gradient)  # type: ignore[no-untyped-call]
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
     """List the tensors in nested lists, tuples and mappings."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple, Mapping)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from tensors_in(value)
+        return [values]
+    parts = values.values() if isinstance(values, Mapping) else values
+    nested = isinstance(values, (list, tuple, Mapping))
+    return [tensor for part in parts for tensor in tensors_in(part)] if nested else []
 
 
 def is_finite(values: Any) -> bool:

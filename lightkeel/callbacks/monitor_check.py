@@ -1,7 +1,7 @@
 """Find out early that a monitored metric is never logged."""
 
 import re
-from collections.abc import Iterator
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -40,7 +40,7 @@ class MonitorCheck(Callback):
         check_monitors(trainer)  # schedules are known now
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _check(trainer, of_validation=True)
+        check_logged(trainer, of_validation=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._is_validated |= not trainer.sanity_checking
@@ -49,21 +49,17 @@ class MonitorCheck(Callback):
         self._is_trained = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_epoch(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_epoch(trainer)
-
-    def _check_epoch(self, trainer: Trainer) -> None:
         is_validated = self._is_validated or not trainer.enable_validation
         if self._is_trained and is_validated and not self._is_checked:
             self._is_checked = True
-            _check(trainer, of_validation=False)
+            check_logged(trainer)
+
+    on_fit_end = on_train_epoch_start
 
 
 def check_monitors(trainer: Trainer) -> None:
     """Raise ``ValueError`` for a monitored name that there will be no validation for."""
-    for owner, monitor in _monitors(trainer):
+    for owner, monitor in monitors(trainer):
         if OF_VALIDATION.match(monitor) and not trainer.limit_val_batches:
             raise ValueError(
                 f"{owner}.monitor: `{monitor}` is never logged without validation "
@@ -71,19 +67,22 @@ def check_monitors(trainer: Trainer) -> None:
             )
 
 
-def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if monitor := getattr(callback, "monitor", None):
-            yield f"callbacks.{snake_case(type(callback).__name__)}", monitor
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau and config.monitor:
-            yield "model.lr_scheduler", config.monitor
-
-
-def _check(trainer: Trainer, of_validation: bool) -> None:
+def check_logged(trainer: Trainer, of_validation: bool = False) -> None:
+    """Raise ``ValueError`` for a monitored name that is not logged, or only those of validation."""
     logged = trainer.callback_metrics
-    for owner, monitor in _monitors(trainer):
-        if monitor not in logged and not (of_validation and not OF_VALIDATION.match(monitor)):
+    for owner, monitor in monitors(trainer):
+        if monitor not in logged and (OF_VALIDATION.match(monitor) or not of_validation):
             names = {name for name in logged if is_result(name) and not name.endswith("_step")}
             hint = suggest(monitor, names, True)
             raise ValueError(f"{owner}.monitor: `{monitor}` is never logged. {hint}")
+
+
+def monitors(trainer: Trainer) -> list[tuple[str, str]]:
+    """List the key of each callback and schedule that monitors a metric, and its name."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [(f"callbacks.{snake_case(type(c).__name__)}", c) for c in callbacks]
+    found += [
+        ("model.lr_scheduler", c) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau
+    ]
+    named = [(owner, getattr(part, "monitor", None)) for owner, part in found]
+    return [(owner, monitor) for owner, monitor in named if monitor]

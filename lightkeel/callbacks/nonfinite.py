@@ -5,11 +5,11 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from ..models.fsdp import whole
-from .gradients import scaler_of, total_norm
-from .readings import first_nonfinite, is_row_due
+from .readings import first_nonfinite, is_row_due, scaler_of
 
 REMEDIES = (
     "Lower the learning rate, or set callbacks.nonfinite.action to `skip`. "
@@ -21,10 +21,9 @@ MOST_KEPT = 1000  # losses, where rows are rare and an epoch may have no end
 class Nonfinite(Callback):
     """Watch for losses, weights and gradients that are NaN or infinite.
 
-    Losses stay on the device and are read every ``trainer.log_every_n_steps`` steps, at the end of
-    an epoch and before a checkpoint is written; then the weights are looked at too. With 16-bit
-    precision the gradient scaler itself skips non-finite steps while it finds its scale: those are
-    no error.
+    Losses are read every ``trainer.log_every_n_steps`` steps, at the end of an epoch and before a
+    checkpoint is written; then the weights are looked at too. Steps that the gradient scaler of
+    16-bit precision skips while it finds its scale are no error.
 
     Logs: with ``action: skip``, grad/skipped, the steps skipped so far.
 
@@ -43,30 +42,28 @@ class Nonfinite(Callback):
         self.action = action
         self.num_skipped = 0
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
-        if action == "stop":  # then Lightning leaves the hook out: 2 microseconds a step
-            self.__dict__["on_before_optimizer_step"] = None
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        if self.action == "stop":
-            self._unread.append((trainer.global_step, loss.detach()))
-            if pl_module.automatic_optimization:
-                # In the steps whose row of metrics is read as well, so that no other one waits.
-                is_due = is_row_due(trainer, pl_module)
-            else:
-                is_due = len(self._unread) == trainer.log_every_n_steps  # type: ignore[attr-defined]
-            if is_due or len(self._unread) >= MOST_KEPT:
-                self._check_losses(trainer)
+        if self.action == "skip":
+            return
+        self._unread.append((trainer.global_step, loss.detach()))
+        # In the steps whose row of metrics is read as well, so that no other one waits.
+        is_due = len(self._unread) == trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if pl_module.automatic_optimization:
+            is_due = is_row_due(trainer, pl_module)
+        if is_due or len(self._unread) >= MOST_KEPT:
+            self._check_losses(trainer)
 
     @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        if scaler_of(trainer) is not None:
+        if self.action == "stop" or scaler_of(trainer) is not None:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if not torch.isfinite(norm):
             self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
@@ -76,9 +73,7 @@ class Nonfinite(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_losses(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._check_losses(trainer)
         if name := nonfinite_weights(pl_module):
             raise FloatingPointError(
@@ -97,21 +92,19 @@ class Nonfinite(Callback):
         if not unread or scaler_of(trainer) is not None:
             return
         found = first_nonfinite([loss for _, loss in unread])
-        step, value = (unread[found.place][0], found.value) if found else (float("inf"), 0.0)
+        step = unread[found[0]][0] if found else float("inf")
         if trainer.world_size > 1:  # all stop, whoever found it
             mine = torch.tensor(float(step), device=trainer.strategy.root_device)
             step = float(trainer.strategy.reduce(mine, reduce_op="min"))
         if step != float("inf"):
-            what = f"is {value}" if found else "is not finite on another device"
+            what = f"is {found[1]}" if found else "is not finite on another device"
             raise FloatingPointError(f"the loss of optimizer step {int(step)} {what}.\n{REMEDIES}")
 
 
 def nonfinite_weights(model: nn.Module) -> str | None:
     """Name the first weights in training that are not finite, with one read of the device."""
     trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and p.numel()}
-    if not trained:
-        return None
     # Largest values, for a sum of squares may overflow where weights do not.
     norms = [torch.linalg.vector_norm(weights, torch.inf) for weights in trained.values()]
-    found = first_nonfinite(whole(torch.stack(norms)).unbind())
-    return list(trained)[found.place] if found else None
+    found = first_nonfinite(whole(torch.stack(norms)).unbind()) if norms else None
+    return list(trained)[found[0]] if found else None

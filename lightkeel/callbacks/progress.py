@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 from rich.table import Column
 from torch import Tensor
 
+from ..errors.checks import at_least
 from .readings import is_result
 
 BAR_INTERVAL_S = 0.1
@@ -33,15 +33,13 @@ class Progress(ProgressBar):
 
     def __init__(self, interval_s: float = 5.0) -> None:
         super().__init__()
-        if interval_s < 0:
-            raise ValueError(f"interval_s: {interval_s} is negative.")
+        at_least(0, interval_s=interval_s)
         self.interval_s = interval_s
         self._enabled = True
         self._bar: RichProgress | None = None
-        self._next = 0.0
-        self._batch = 0
-        self._epoch = 0
-        self._metrics, self._next_read = "", 0.0
+        self._next = self._next_read = 0.0
+        self._epoch = self._batch = 0
+        self._metrics = ""
 
     def disable(self) -> None:
         self._enabled = False
@@ -50,18 +48,15 @@ class Progress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._enabled or not trainer.is_global_zero:
-            return
         self._next = time.monotonic() + self._interval_s
-        if sys.stdout.isatty():
-            fixed, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        if self._enabled and trainer.is_global_zero and sys.stdout.isatty():
+            rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
             self._bar = RichProgress(
-                TextColumn("{task.description}", table_column=fixed),
+                TextColumn("{task.description}"),
                 BarColumn(16, table_column=Column(min_width=16)),
-                MofNCompleteColumn(table_column=fixed),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
                 TextColumn("{task.fields[metrics]}", table_column=rest),
-                console=Console(),
                 auto_refresh=False,
                 expand=True,
             )
@@ -79,27 +74,20 @@ class Progress(ProgressBar):
         if now >= self._next:
             self._show(trainer, self._batch, trainer.num_training_batches)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if self._epoch and time.monotonic() >= self._next:
+            batch_idx = args[3]  # after the module, outputs and the batch
             self._show(trainer, batch_idx + 1, sum(trainer.num_val_batches), "validation")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read(trainer)
         self._show(trainer, self._batch, trainer.num_training_batches)
-        self._stop()
+        self.on_exception()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._stop()
+    def on_exception(self, *args: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     @property
     def _interval_s(self) -> float:
@@ -115,30 +103,23 @@ class Progress(ProgressBar):
             return
         self._next = time.monotonic() + self._interval_s
         total = int(of) if math.isfinite(of) else None  # of a stream
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        epoch = f"epoch {self._epoch}/{epochs}" if epochs else f"epoch {self._epoch}"
+        epochs = trainer.max_epochs or 0
+        epoch = f"epoch {self._epoch}/{epochs}" if epochs > 0 else f"epoch {self._epoch}"
         if self._bar is not None:
-            task, said = self._bar.task_ids[0], epoch if what == "batch" else what
-            of_task = {"completed": batch, "total": total, "metrics": self._metrics}
-            self._bar.update(task, description=said, refresh=True, **of_task)  # type: ignore[arg-type]
+            said = epoch if what == "batch" else what
+            fields: dict[str, Any] = {"total": total, "metrics": self._metrics}
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=batch, description=said, refresh=True, **fields)
         else:
             count = f"{batch}/{total}" if total is not None else f"{batch}"
             print(f"{epoch}  {what} {count}  {self._metrics}", flush=True)
 
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
 
 def format_metrics(metrics: Mapping[str, Tensor | float]) -> str:
     """Write metrics in one line: of epoch means and values of the last step, the latter."""
+    twice = {f"{name}_epoch" for name in metrics}
+    twice |= {name for name in metrics if f"{name}_step" in metrics} | {"samples_per_s"}
     shown = {
-        name: float(value)
-        for name, value in metrics.items()
-        if is_result(name)
-        and name != "samples_per_s"
-        and f"{name}_step" not in metrics
-        and not (name.endswith("_epoch") and name.removesuffix("_epoch") in metrics)
+        name: value for name, value in metrics.items() if is_result(name) and name not in twice
     }
-    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(shown.items()))

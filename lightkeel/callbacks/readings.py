@@ -1,7 +1,6 @@
 """Rows of metrics: when one is written, what in it is a result, and what is not finite."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -26,18 +25,13 @@ def is_result(name: str) -> bool:
     return not name.startswith(ON_THE_WAY)
 
 
-class Found(NamedTuple):
-    """A value in a list: where it stands, and what it is."""
-
-    place: int
-    value: float
+def scaler_of(trainer: Trainer) -> torch.amp.GradScaler | None:
+    """Return the scaler of 16-bit precision, which leaves out steps that are not finite."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def first_nonfinite(values: Sequence[Tensor]) -> Found | None:
-    """Find the first of some values, on one device, that is NaN or infinite.
-
-    They are (); of others, such as a loss (1,), the sum is looked at.
-    """
+def first_nonfinite(values: Sequence[Tensor]) -> tuple[int, float] | None:
+    """Find place and value of the first that is NaN or infinite, on one device; sums of tensors."""
     together = torch.stack([value.sum() if value.ndim else value for value in values])
     wrong = torch.nonzero(~torch.isfinite(together))
-    return Found(int(wrong[0]), float(together[wrong[0]])) if len(wrong) else None
+    return (int(wrong[0]), float(together[wrong[0]])) if len(wrong) else None

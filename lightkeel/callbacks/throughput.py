@@ -37,9 +37,7 @@ class Throughput(Callback):
         self._epoch_samples, self._epoch_seconds = 0, 0.0
         self._since = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:
         if self._since is None:
             self._since = time.perf_counter()
 
@@ -48,16 +46,17 @@ class Throughput(Callback):
     ) -> None:
         self._epoch_samples += count_samples(batch) or 0
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pause(trainer)
+    def on_validation_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._since is not None:
+            if trainer.strategy.root_device.type == "cuda":
+                torch.cuda.synchronize()
+            self._epoch_seconds += time.perf_counter() - self._since
+            self._since = None
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._pause(trainer)
+    on_save_checkpoint = on_validation_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pause(trainer)
+        self.on_validation_start(trainer)
         mine = torch.tensor(float(self._epoch_samples), device=pl_module.device)
         samples = float(trainer.strategy.reduce(mine, reduce_op="sum"))
         self.num_samples += int(samples)
@@ -65,15 +64,12 @@ class Throughput(Callback):
         if samples:
             rate = samples / max(self._epoch_seconds, 1e-9)
             pl_module.log("samples_per_s", rate, sync_dist=True)
-        peak = _peak_memory_mib(pl_module.device)
+        if pl_module.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+        else:  # bytes on macOS, KiB elsewhere
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            peak /= 2**10 if sys.platform == "darwin" else 1
         pl_module.log("memory_mib", peak, sync_dist=True, reduce_fx="max")
-
-    def _pause(self, trainer: Trainer) -> None:
-        if self._since is not None:
-            if trainer.strategy.root_device.type == "cuda":
-                torch.cuda.synchronize()
-            self._epoch_seconds += time.perf_counter() - self._since
-            self._since = None
 
 
 def count_samples(batch: Any) -> int | None:
@@ -86,20 +82,11 @@ def count_samples(batch: Any) -> int | None:
         return len(batch) if batch.ndim else None
     if isinstance(batch, PackedSequence):
         return int(batch.batch_sizes[0])
-    parts: list[Any] = []
-    if isinstance(batch, (tuple, list)):
-        parts = list(batch)
-        if parts and all(isinstance(part, (str, bytes, int, float)) for part in parts):
-            return len(parts)
-    elif isinstance(batch, Mapping):
+    parts = list(batch) if isinstance(batch, (tuple, list)) else []
+    if parts and all(isinstance(part, (str, bytes, int, float)) for part in parts):
+        return len(parts)
+    if isinstance(batch, Mapping):
         parts = list(batch.values())
     elif is_dataclass(batch):
         parts = [getattr(batch, field.name) for field in fields(batch)]
     return next((count for part in parts if (count := count_samples(part)) is not None), None)
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

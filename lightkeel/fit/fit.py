@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from ..callbacks import readings
+from ..callbacks import linear_fit, readings
 from ..callbacks.figures import Panel
 from ..callbacks.graceful_stop import GracefulStop, exits_at_signals
 from ..callbacks.monitor_check import MonitorCheck, check_monitors
@@ -165,9 +165,9 @@ def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None
     reported: dict[str, str] = {}
     panels: list[Panel] = []
     with tolerated(f"{name}.report"):
-        reported = getattr(cli.model, "report", dict)()
-    with tolerated(f"{name}.panels"):
-        panels = getattr(cli.model, "panels", list)()
+        reported = getattr(cli.model, "report", partial(linear_fit.rows, trainer))()
+    with tolerated(f"{name}.fitted_line"):
+        panels = linear_fit.panels(trainer, cli.plots.samples) if cli.plots else []
     if not trainer.is_global_zero:
         return
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -1,7 +1,5 @@
 """When the best and the last state of a run are written."""
 
-from typing import Literal
-
 from lightning.pytorch import Trainer
 
 from lightkeel import Checkpoint as LibraryCheckpoint
@@ -13,22 +11,7 @@ class Checkpoint(LibraryCheckpoint):
     A checkpoint holds weights, optimizers, schedules, callbacks and what a run needs to be resumed.
     ``--resume`` starts from ``last.ckpt``; ``evaluate``, ``predict`` and ``export`` take
     ``best.ckpt``.
-
-    Args:
-        monitor: Metric whose best value makes ``best.ckpt``. Where not given, the loss of
-            validation if the model logs it (``val/loss``, ``val_loss``), else the last epoch counts
-            as best.
-        mode: Whether to minimize it (``min``) or maximize it; where not given, by the metric.
-        every_n_steps: Optimizer steps between two writes of ``last.ckpt`` within an epoch.
     """
-
-    def __init__(
-        self,
-        monitor: str | None = None,
-        mode: Literal["min", "max"] | None = None,
-        every_n_steps: int | None = None,
-    ) -> None:
-        super().__init__(monitor, mode, every_n_steps)
 
     def after_step(self, trainer: Trainer) -> None:
         # Between two batches, when the metrics of the step are logged. Of several batches that are

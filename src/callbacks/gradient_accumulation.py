@@ -11,11 +11,9 @@ from lightkeel import AccumulationScheduler, at_least
 class GradientAccumulation(AccumulationScheduler):
     """Accumulate the gradients of several batches for one optimizer step.
 
-    Beside Lightning's scheduler: every sample of a step has the same weight, also in the shorter
-    last step of an epoch, in its smaller last batch, and where devices get one sample more than
-    others. The loss must be a mean over the batch. So k batches of n are one batch of k * n. Where
-    the data's sampler has no ``sizes``, the batches of a step have the same weight instead. In
-    manual optimization there is nothing to do: the model itself accumulates.
+    Other than by Lightning's scheduler, every sample of a step has the same weight, also in the
+    shorter last step of an epoch and its smaller last batch, for a loss that is a mean over the
+    batch. Where the data's sampler has no ``sizes``, the batches of a step have the same weight.
 
     Args:
         batches: Batches accumulated for a step.
@@ -43,7 +41,7 @@ class GradientAccumulation(AccumulationScheduler):
                 raise ValueError(f"schedule: {epoch}: {count} is not epoch >= 0: batches >= 1.")
         super().__init__(dict(schedule or {0: batches}))
         self.effective_batch_size = effective_batch_size
-        self._batch_idx = 0
+        self.batch_idx = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.effective_batch_size is not None and stage == "fit":
@@ -54,13 +52,13 @@ class GradientAccumulation(AccumulationScheduler):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._batch_idx = batch_idx
+        self.batch_idx = batch_idx
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         if pl_module.automatic_optimization:
-            weight = batch_weight(trainer, self._batch_idx)
+            weight = batch_weight(trainer, self.batch_idx)
             if weight != 1:
                 loss.mul_(weight)  # in place: the loss is the result of Lightning's own division
 

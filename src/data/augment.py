@@ -19,7 +19,13 @@ def random_crop(images: Tensor, draws: Tensor, pad_px: int = 2) -> Tensor:
     if not 0 <= pad_px < min(height, width):
         raise ValueError(f"pad_px: {pad_px} is not in [0, {min(height, width)}).")
     shifts = (draws[:, :2] * (2 * pad_px + 1)).long() - pad_px
-    rows, columns = _reflected(shifts[:, :1], height), _reflected(shifts[:, 1:], width)
+
+    def reflected(shifts: Tensor, length: int) -> Tensor:
+        """Count ``length`` places from shifts (B, 1), back again beyond an edge: (B, length)."""
+        places = (torch.arange(length, device=shifts.device) + shifts).abs()
+        return torch.where(places < length, places, 2 * (length - 1) - places)
+
+    rows, columns = reflected(shifts[:, :1], height), reflected(shifts[:, 1:], width)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return images[batch, rows[:, :, None], columns[:, None, :]]
 
@@ -43,9 +49,3 @@ def alternating_flip(images: Tensor, draws: Tensor) -> Tensor:
     (Jordan 2024, arXiv 2404.00498). The draws take turns: see ``draw`` in ``images.py``.
     """
     return horizontal_flip(images, draws, 0.5)
-
-
-def _reflected(shifts: Tensor, length: int) -> Tensor:
-    """Count ``length`` places from shifts (B, 1), back again beyond an edge: (B, length)."""
-    places = (torch.arange(length, device=shifts.device) + shifts).abs()
-    return torch.where(places < length, places, 2 * (length - 1) - places)

@@ -41,8 +41,7 @@ class SyntheticImageDataModule(ImageDataModule):
             if count < num_classes:
                 raise ValueError(f"num_{name}samples: {count} is fewer than num_classes.")
         at_least(2, num_classes=num_classes)
-        if noise_std < 0:
-            raise ValueError(f"noise_std: {noise_std} is negative.")
+        at_least(0, noise_std=noise_std)
         self.num_classes = num_classes
         self.noise_std = noise_std
 

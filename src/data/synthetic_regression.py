@@ -37,8 +37,7 @@ class SyntheticRegressionDataModule(InMemoryDataModule):
         super().__init__(**kwargs)
         if not weights:
             raise ValueError("weights: empty. Give one for each feature.")
-        if noise_std < 0:
-            raise ValueError(f"noise_std: {noise_std} is negative.")
+        at_least(0, noise_std=noise_std)
         self.counts = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
         at_least(2, num_samples=num_samples, num_val_samples=num_val_samples)
         at_least(2, num_test_samples=num_test_samples)

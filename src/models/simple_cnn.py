@@ -48,14 +48,14 @@ class SimpleCNN(SupervisedModule):
         label_smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        at_least(1, num_classes=num_classes, in_channels=in_channels)
+        widths = {f"channels[{i}]": width for i, width in enumerate(channels)}
+        at_least(1, num_classes=num_classes, in_channels=in_channels, **widths)
         at_least(1, hidden_features=hidden_features)
-        at_least(1, **{f"channels[{i}]": width for i, width in enumerate(channels)})
         check_share(dropout=dropout, label_smoothing=label_smoothing)
         if activation not in ("relu", "identity"):
             raise ValueError(f"activation: {activation!r} is neither `relu` nor `identity`.")
         activate = nn.ReLU if activation == "relu" else nn.Identity
-        size = feature_size_px(image_size_px, len(channels))
+        size = image_size_px
         layers: list[nn.Module] = []
         for before, after in zip([in_channels, *channels], channels, strict=False):
             layers.append(nn.Conv2d(before, after, 3))
@@ -63,45 +63,25 @@ class SimpleCNN(SupervisedModule):
                 layers.append(nn.BatchNorm2d(after))
             # ReLU is monotone: pooling first computes the same on a quarter of the activations.
             layers += [nn.MaxPool2d(2), activate()]
-        flat = (channels[-1] if channels else in_channels) * size**2
+            size = (size - 2) // 2
+        if size < 1:
+            raise ValueError(
+                f"image_size_px: {image_size_px} is too small for {len(channels)} convolutions "
+                f"with pooling. Use at least {3 * 2 ** len(channels) - 2}, or fewer `channels`."
+            )
+        flat = [in_channels, *channels][-1] * size**2
         layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(flat, hidden_features), activate()]
         layers += [nn.Dropout(dropout), nn.Linear(hidden_features, num_classes)]
         super().__init__(
-            network=ConvNet(*layers).to(memory_format=torch.channels_last),
+            network=nn.Sequential(*layers).to(memory_format=torch.channels_last),
             loss=partial(F.cross_entropy, label_smoothing=label_smoothing),
             metrics={"acc": MulticlassAccuracy(num_classes, average="micro", validate_args=False)},
             **kwargs,
         )
         self.save_hyperparameters()
 
-
-class ConvNet(nn.Sequential):
-    """The layers of ``SimpleCNN``."""
-
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores (B, K) of images (B, C, H, W)."""
-        *convolutions, flatten, drop, hidden, activate, drop_again, head = self
-        x = images
-        for layer in convolutions:  # and pooling: H becomes (H - 2) / 2 each time, at last S
-            x = layer(x)  # (B, channels[-1], S, S)
-        x = drop(flatten(x))  # (B, channels[-1] * S * S)
-        x = drop_again(activate(hidden(x)))  # (B, hidden_features)
-        scores: Tensor = head(x)  # (B, K)
+        # (B, C, H, W) -> (B, channels[-1], S, S) -> (B, hidden_features) -> class scores (B, K);
+        # each convolution with its pooling turns H into (H - 2) / 2, at last into S.
+        scores: Tensor = self.network(images)
         return scores
-
-
-def feature_size_px(image_size_px: int, num_blocks: int) -> int:
-    """Compute the side of the feature map after ``num_blocks`` of convolution and pooling.
-
-    Raises:
-        ValueError: Nothing is left of the image.
-    """
-    size = image_size_px
-    for _ in range(num_blocks):
-        size = (size - 2) // 2
-    if size < 1:
-        raise ValueError(
-            f"image_size_px: {image_size_px} is too small for {num_blocks} convolutions with "
-            f"pooling. Use at least {3 * 2**num_blocks - 2}, or fewer `channels`."
-        )
-    return size

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightkeel import check_optimizers, configure_optimizers, initialize
+from lightkeel import at_least, check_optimizers, configure_optimizers, initialize
 
 Batch = tuple[Tensor, Tensor]
 
@@ -48,8 +48,7 @@ class SupervisedModule(LightningModule):
         self.optimizer_settings = optimizer or {"name": "SGD", "lr": 0.1}
         self.lr_scheduler_settings = lr_scheduler
         check_optimizers(self.optimizer_settings, lr_scheduler)
-        if l1_penalty < 0:
-            raise ValueError(f"l1_penalty: {l1_penalty} is negative.")
+        at_least(0, l1_penalty=l1_penalty)
         self.l1_penalty = l1_penalty
         self.network = network
         self.loss = loss

@@ -70,3 +70,10 @@ def test_nothing_happens_at_import(path: Path) -> None:
         acts = isinstance(node, (ast.For, ast.While, ast.With))
         acts |= isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
         assert not acts, ast.unparse(node)
+
+
+def test_src_stays_small() -> None:
+    """At most 1,000 lines for a user to read, and 850 without the one large example."""
+    lines = {path: len(path.read_text().splitlines()) for path in OWN}
+    assert sum(lines.values()) <= 1000
+    assert sum(n for path, n in lines.items() if path.name != "fast_cnn.py") <= 850

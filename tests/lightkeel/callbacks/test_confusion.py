@@ -59,8 +59,6 @@ def test_counts_and_mistakes(split: str) -> None:
         assert confusion.matrix is not None
         assert confusion.matrix.tolist() == MATRIX
         assert confusion.matrix.dtype == torch.int64
-        assert confusion.class_accuracy is not None
-        assert confusion.class_accuracy.tolist() == [0.5, 0.5, pytest.approx(1 / 3)]
         check_worst(confusion.worst, WORST)
         confusion.matrix.add_(1)  # no tensors of inference mode, which could not be changed
         confusion.worst[0].inputs.add_(1)
@@ -113,20 +111,11 @@ def test_what_has_no_place_is_left_out() -> None:
     check_worst(confusion.worst, [WORST[2], WORST[3]])
 
 
-def test_class_without_samples() -> None:
-    confusion = Confusion()
-    inputs, targets = samples()
-    run(confusion, inputs[:2], targets[:2])
-    assert confusion.class_accuracy is not None
-    assert confusion.class_accuracy.isnan().tolist() == [False, False, True]
-
-
 def test_regression() -> None:
     made = trainer(Path(), confusion := Confusion())
     data = Given(torch.zeros(4), torch.zeros(4), batch_size=3)
     made.test(Scores(F.mse_loss), datamodule=data, verbose=False)
     assert confusion.matrix is None
-    assert confusion.class_accuracy is None
     assert confusion.worst == []
 
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightkeel.callbacks.confusion import surest_mistakes
 from lightkeel.callbacks.image_summaries import (
     LABEL_PX,
     ImageSummaries,
@@ -20,7 +21,6 @@ from lightkeel.callbacks.image_summaries import (
     label,
     resize,
     stretch,
-    surest_mistakes,
 )
 from lightkeel.data.in_memory import Split
 from src.models.supervised import SupervisedModule
@@ -184,10 +184,13 @@ def test_labels_are_drawn() -> None:
 
 def test_surest_mistakes_come_first() -> None:
     scores = torch.tensor([[0.0, 5.0], [3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 9.0]])
-    targets = torch.tensor([0, 0, 0, 0, 1])
-    assert surest_mistakes(scores, targets, 2) == [(0, 0, 1), (3, 0, 1)]
-    assert surest_mistakes(scores, targets, 9) == [(0, 0, 1), (3, 0, 1), (2, 0, 1)]
-    assert surest_mistakes(scores, scores.argmax(1), 9) == []
+    batch = (torch.arange(5), torch.tensor([0, 0, 0, 0, 1]))
+    for most, rows in {2: [0, 3], 3: [0, 3, 2]}.items():
+        (found, true, predicted, _), cells = surest_mistakes(scores, batch, most)
+        assert (found.tolist(), set(true.tolist()), set(predicted.tolist())) == (rows, {0}, {1})
+    assert cells.tolist() == [1, 0, 1, 1, 3]
+    (*_, probability), _ = surest_mistakes(scores, batch, 9)
+    assert (probability >= 0).tolist() == [True, True, True, False, False]
 
 
 def test_large_images_lose_pixels_and_small_ones_are_repeated() -> None:

@@ -217,5 +217,5 @@ def test_losses_with_a_dimension(value: str) -> None:
     losses = [torch.tensor([1.0]), torch.tensor(2.0), torch.tensor([float(value)])]
     found = readings.first_nonfinite(losses)
     assert found is not None
-    assert (found.place, str(found.value)) == (2, value)
+    assert (found[0], str(found[1])) == (2, value)
     assert readings.first_nonfinite(losses[:2]) is None

@@ -132,7 +132,7 @@ def test_metrics_in_one_line() -> None:
 
 
 def test_negative_interval_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^interval_s: -1 is negative\.$"):
+    with pytest.raises(ValueError, match=r"^interval_s: -1 is not at least 0\.$"):
         Progress(-1)
 
 

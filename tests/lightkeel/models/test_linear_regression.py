@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
+from lightkeel.callbacks import linear_fit
+from lightkeel.callbacks.figures import Panel
+from lightkeel.callbacks.plots import Plots
 from src.models import LinearRegression
 from src.train import main as train
 from tests.lightkeel.commands import experiment, same, survives_kills
@@ -28,6 +32,13 @@ def layer(model: LinearRegression) -> nn.Linear:
     found = model.network.get_submodule("0")
     assert isinstance(found, nn.Linear)
     return found
+
+
+def shown(made: Trainer, model: LinearRegression, data: Given) -> list[Panel]:
+    """Test a model, and return what its picture shows."""
+    made.test(model, datamodule=data, verbose=False)
+    (plots,) = (part for part in made.callbacks if isinstance(part, Plots))  # type: ignore[attr-defined]
+    return linear_fit.panels(made, plots.samples)
 
 
 def build() -> LinearRegression:
@@ -74,10 +85,9 @@ def test_fitted_line_beside_the_true_one(tmp_path: Path) -> None:
         layer(model).bias.fill_(1.0)
     data = Known(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([6.0, 3.5, 5.0]), batch_size=2)
     data.true_weights, data.true_bias = torch.tensor([-1.0]), torch.tensor(0.5)
-    made = trainer(tmp_path)
+    made = trainer(tmp_path, Plots())
     for _ in range(2):  # the second time anew
-        made.test(model, datamodule=data, verbose=False)
-        (panel,) = model.panels()
+        (panel,) = shown(made, model, data)
         assert (panel.x_label, panel.y_label) == ("x1", "y")
         assert [values.tolist() for values in panel.points] == [[3, 1, 2], [6, 3.5, 5]]
         assert {name: [x.tolist(), y.tolist()] for name, (x, y) in panel.lines.items()} == {
@@ -88,9 +98,7 @@ def test_fitted_line_beside_the_true_one(tmp_path: Path) -> None:
 
 def test_of_two_features_each_has_a_panel(tmp_path: Path) -> None:
     """Of y = 2 the model leaves 2 + 0.5 * 2 = 3 beside x1 and 2 - 0.5 * 1 = 1.5 beside x2."""
-    made, model = trainer(tmp_path), build()
-    made.test(model, datamodule=Known(INPUTS, TARGETS), verbose=False)
-    first, second = model.panels()
+    first, second = shown(trainer(tmp_path, Plots()), build(), Known(INPUTS, TARGETS))
     assert (first.x_label, first.y_label) == ("x1", "y - w2 x2")
     assert (second.x_label, second.y_label) == ("x2", "y - w1 x1")
     assert [values.tolist() for values in first.points] == [[1, 3], [3, 2]]
@@ -106,25 +114,22 @@ def test_of_more_features_predictions_are_shown(tmp_path: Path) -> None:
         layer(model).weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
         layer(model).bias.fill_(0.5)
     data = Given(torch.eye(3), torch.tensor([1.0, 2.0, 4.0]))
-    trainer(tmp_path).test(model, datamodule=data, verbose=False)
-    (panel,) = model.panels()
+    (panel,) = shown(trainer(tmp_path, Plots()), model, data)
     assert [values.tolist() for values in panel.points] == [[1.5, 2.5, 3.5], [1, 2, 4]]
     assert [values.tolist() for values in panel.lines["predicted = true"]] == [[1, 4], [1, 4]]
 
 
 def test_500_samples_are_shown(tmp_path: Path) -> None:
-    model = build()
-    data = Given(torch.zeros(700, 2), torch.arange(700.0), batch_size=70)
-    trainer(tmp_path).test(model, datamodule=data, verbose=False)
-    first, _ = model.panels()
+    data, plots = Given(torch.zeros(700, 2), torch.arange(700.0), batch_size=70), Plots()
+    first, _ = shown(trainer(tmp_path, plots), build(), data)
     assert first.points[1].tolist() == list(range(500))
-    assert len(model.tested) == 8  # batches: no more are kept
+    assert len(plots.samples) == 8  # batches: no more are kept
 
 
 def test_without_a_test_nothing_is_shown(tmp_path: Path) -> None:
-    model = build()
-    fit(tmp_path, model, Given(INPUTS, TARGETS))
-    assert model.panels() == []
+    plots = Plots()
+    made = fit(tmp_path, build(), Given(INPUTS, TARGETS), plots)
+    assert linear_fit.panels(made, plots.samples) == []
 
 
 @pytest.mark.parametrize(
@@ -150,10 +155,12 @@ def test_report_sets_weights_beside_the_true_ones(tmp_path: Path) -> None:
         (Given(INPUTS, TARGETS), "", ""),
         (Known(INPUTS, TARGETS), "  (true 0.6000, -0.2000)", "  (true 0.8750)"),
     ):
-        trainer(tmp_path).test(model, datamodule=data, verbose=False)
+        made = trainer(tmp_path)
+        made.test(model, datamodule=data, verbose=False)
         expected = {"weights": f"0.5000, -0.5000{weights}", "bias": f"1.0000{bias}"}
-        assert model.report() == expected
-    assert LinearRegression(num_features=9).report() == {}
+        assert linear_fit.rows(made) == expected
+    made.test(LinearRegression(9), datamodule=Given(torch.zeros(2, 9), TARGETS), verbose=False)
+    assert linear_fit.rows(made) == {}
 
 
 def test_no_features_are_refused() -> None:

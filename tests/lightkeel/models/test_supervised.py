@@ -159,7 +159,7 @@ def test_default_weights_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"l1_penalty": -0.1}, "l1_penalty: -0.1 is negative."),
+        ({"l1_penalty": -0.1}, "l1_penalty: -0.1 is not at least 0."),
         (
             {"weight_init": "kaiming"},
             "weight_init: 'kaiming' is none of `default`, `xavier`, `he`.",
