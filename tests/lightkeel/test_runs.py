@@ -19,10 +19,12 @@ import pytest
 import torch
 import yaml
 
+from lightkeel.errors.bad_input import InputError
 from lightkeel.project import Project
 from lightkeel.runs import find, lock, output, status
 from lightkeel.runs.files import write_json
 from src import PROJECT
+from src.evaluate import main as evaluate
 from src.runs import main
 from src.train import main as train
 from tests.lightkeel.commands import TRAIN, fails, finish, start, stop_in_step
@@ -449,6 +451,24 @@ def test_done(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     assert run["metrics"] == {k: v for k, v in metrics.items() if not k.endswith("_step")}
     assert metrics["train_seconds"] < run["duration_s"] == pytest.approx(written["seconds"])
+
+
+def test_run_by_experiment_and_name(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below ``--runs_dir``, unless there is such a path."""
+    copy, output = tmp_path / "all/tiny/copy", tmp_path / "metrics.json"
+    shutil.copytree(tiny_run, copy)
+    where = ["--runs_dir", str(tmp_path / "all")]
+    assert evaluate(["tiny/copy", *where, "--output", str(output)]) == 0
+    written = json.loads(output.read_text())
+    assert written["checkpoint"] == str(copy / "checkpoints/best.ckpt")
+    near = f"RUN tiny/cop: no such file or folder.*Did you mean `tiny/copy`"
+    with pytest.raises(InputError, match=f"(?s){near}"):
+        find.find_run("tiny/cop", tmp_path / "all")
+    (copy / "metrics.json").unlink()
+    found = find.find_resumable("tiny/copy", tmp_path / "all", "tiny", None)
+    assert found == copy / "checkpoints/last.ckpt"
 
 
 def test_stopped_and_resumed(
