@@ -22,10 +22,7 @@ from .find import damage
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint aside, flush it to disk, and rename it.
-
-    A file of its name is whole at any moment: the one before or the new one.
-    """
+    """Write a checkpoint aside, flush it to disk, and rename it: what is there is always whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -46,11 +43,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def plain(tree: Any, key: str = "") -> Any:
-    """Return nested containers, of which none is changed, with plain values for those of numpy.
-
-    Raises:
-        ValueError: A value could not be read back without running code; ``key`` is where it stands.
-    """
+    """Return nested containers, of which none is changed, with plain values for those of numpy."""
     if tree is None or type(tree) in (str, int, float, bool) or isinstance(tree, torch.Tensor):
         return tree
     if isinstance(tree, np.generic):
@@ -92,11 +85,7 @@ def save_model(model: LightningModule, path: Path, class_names: list[str] | None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds plain values only.
-
-    Raises:
-        ValueError: It is cut short or changed, no checkpoint, or holds objects that would run code.
-    """
+    """Read a checkpoint that holds plain values only."""
 
     def refused(what: str, how: str = "Use another checkpoint of the run.") -> ValueError:
         return ValueError(f"RUN {path}: {what}.\n{how}")
@@ -123,11 +112,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_when_loaded(path: Path, model: LightningModule) -> None:
-    """Have ``check_matches`` called when Lightning loads a checkpoint into a model.
-
-    By then layers made late are there, and ``on_load_checkpoint`` has changed what it likes.
-    """
-    before = model.on_load_checkpoint
+    """Have ``check_matches`` called when Lightning has a model, with all its layers, load one."""
+    before = model.on_load_checkpoint  # which may change the checkpoint
 
     def load_checked(checkpoint: dict[str, Any]) -> None:
         before(checkpoint)
@@ -137,10 +123,7 @@ def check_when_loaded(path: Path, model: LightningModule) -> None:
 
 
 def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
-    """Raise ``ValueError`` unless weights fit a model; lazy layers have any size.
-
-    With ``model.strict_loading`` off, either may have weights that the other has not.
-    """
+    """Raise ``ValueError`` unless a model has the weights; either may have more if not strict."""
     there, here = checkpoint["state_dict"], model.state_dict()
     sized = {n: "of any size" if is_lazy(p) else tuple(p.shape) for n, p in here.items()}
     shapes = {n: tuple(getattr(p, "shape", [type(p).__name__])) for n, p in there.items()}
@@ -165,13 +148,7 @@ def matching_classes(path: Path, checkpoint: Mapping[str, Any]) -> Callback:
 
 
 def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
-    """Have data number its classes as the model in a checkpoint does: by name.
-
-    There may be fewer than the model knows, in another order. Data without names stays as it is.
-
-    Raises:
-        ValueError: There are others, or the data keeps to numbers of its own.
-    """
+    """Have data number its classes as a model does, which may know more; else raise ValueError."""
 
     def listed(names: Sequence[Any]) -> str:
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""

@@ -24,11 +24,7 @@ class Run(NamedTuple):
     checkpoint: Path
 
     def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
-        """List the options that build what was trained: its configuration, ``configs`` over it.
-
-        Raises:
-            InputError: It has none, none is given, and one is ``needed``.
-        """
+        """List the options that build what was trained: its configuration, ``configs`` over it."""
         own = self.folder and self.folder / "config.yaml"
         found = [str(own), *configs] if own and own.is_file() else configs
         if needed and not found:
@@ -48,11 +44,7 @@ def exists(path: Path) -> bool:
 
 
 def find_config(name: str) -> Path:
-    """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
-
-    Raises:
-        InputError: There is none; the message names the nearest and all there are.
-    """
+    """Find the file that ``--config NAME`` means: a path, or a name in ``configs/``."""
     configs = current().configs
     for path in (Path(name), Path(name, "config.yaml"), configs / f"{name}.yaml", configs / name):
         if exists(path) and path.is_file():
@@ -74,17 +66,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=what)
     best = "which checkpoint of a run folder (default: best)"
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help=best)
-    where = "folder of all runs (default: runs)"
-    parser.add_argument("--runs_dir", default="runs", help=where)
+    parser.add_argument("--runs_dir", default="runs", help="folder of all runs (default: runs)")
 
 
 def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
-    """Find a run by its folder, there or below ``runs_dir``, a ``.ckpt`` file, or ``last``.
+    """Find a run by its folder, as it is or in ``runs_dir``, a .ckpt file, or ``last``: the newest.
 
-    ``last`` is the newest run. Of a folder it is the checkpoint ``best``, or failing that ``last``.
-
-    Raises:
-        InputError: There is no such run, or no checkpoint in it.
+    Of a folder it is the checkpoint ``best``, or failing that ``last``.
     """
     path = expand_home(spec)
     if not exists(path):
@@ -120,10 +108,7 @@ def check_output(output: Path) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a file that should be a checkpoint; None: it is whole.
-
-    Each part of the archive that torch writes has a checksum (CRC-32).
-    """
+    """Say what is wrong with an archive of torch, whose parts have checksums; None: it is whole."""
     return _damage(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
@@ -155,13 +140,7 @@ def list_runs(runs_dir: Path) -> list[Path]:
 
 
 def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
-    """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
-
-    ``auto`` is the newest unfinished run of the experiment, or the one of a name.
-
-    Raises:
-        InputError: A run is named that is not there.
-    """
+    """Find the checkpoint that ``--resume`` means; None: ``auto`` finds no run that is not done."""
     if spec == "auto":
         for folder in list_runs(runs_dir):
             is_meant = folder.parent.name == experiment and run_name in (None, folder.name)
@@ -175,11 +154,7 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | N
 
 
 def newest_whole(folder: Path) -> Path:
-    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not.
-
-    Raises:
-        InputError: All are.
-    """
+    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not."""
     paths = [*(folder / CHECKPOINTS).glob("*.ckpt")]
     paths.sort(key=lambda path: (path.name == "last.ckpt", path.stat().st_mtime), reverse=True)
     if whole := next((path for path in paths if not damage(path)), None):

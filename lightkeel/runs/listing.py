@@ -38,18 +38,15 @@ class ListedRun(NamedTuple):
 
 
 def find_runs(folder: Path) -> list[ListedRun]:
-    """Read the runs in a folder of all runs, of an experiment or of one run, newest first.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Read the runs in a folder of all runs, of an experiment or of one run, newest first."""
     folder = expand_home(folder)
-    if not exists(folder) or not folder.is_dir():
-        raise InputError(f"DIR {folder}: no such folder. Train first, or name the folder of runs.")
-    places = [folder] if _is_run(folder) else [*folder.glob("*"), *folder.glob("*/*")]
-    runs = [_read_run(place) for place in places if _is_run(place)]
-    if not runs:
-        raise InputError(f"DIR {folder}: holds no run. Train first, or name the folder of runs.")
+    is_there = exists(folder) and folder.is_dir()
+    places = [folder, *folder.glob("*"), *folder.glob("*/*")] if is_there else []
+    found = [place for place in places if any(os.path.lexists(place / name) for name in FILES)]
+    if not found:
+        wrong = "holds no run" if is_there else "no such folder"
+        raise InputError(f"DIR {folder}: {wrong}. Train first, or name the folder of runs.")
+    runs = [_read_run(place) for place in (found[:1] if found[0] == folder else found)]
     configs: dict[str, list[dict[str, Any]]] = {run.experiment: [] for run in runs}
     for run in runs:
         configs[run.experiment] += [run.config] if run.config else []
@@ -60,17 +57,12 @@ def find_runs(folder: Path) -> list[ListedRun]:
     return sorted(runs, key=lambda run: (begun[run.folder], run.name), reverse=True)
 
 
-def _is_run(folder: Path) -> bool:
-    return any(os.path.lexists(folder / name) for name in FILES)
-
-
 def _read_run(folder: Path) -> ListedRun:
     path = folder.absolute().resolve()
     found = read_json(folder / "metrics.json") or _last_values(folder / "metrics.csv")
     metrics = {}
     for name, value in found.items():
-        is_twice = name.endswith("_epoch") and name.removesuffix("_epoch") in found
-        if not (is_twice or name.endswith("_step") or name in ("step", "epoch")):
+        if not name.endswith("_step") and name not in ("step", "epoch"):
             with suppress(TypeError, ValueError, OverflowError):  # no number
                 metrics[printable(name)] = float(value)
     name, config = printable(f"{path.parent.name}/{path.name}"), _read_config(folder / FILES[0])
@@ -115,8 +107,7 @@ def _differing(configs: list[dict[str, Any]]) -> list[str]:
 def group_seeds(runs: list[ListedRun]) -> list[dict[str, Any]]:
     """Summarize runs, newest first, that are done and differ in their seeds alone.
 
-    Of several with the same seed the newest counts. Each metric has its mean, sample standard
-    deviation (``sd``; None of one value) and number (``n``).
+    Of several with one seed the newest counts. ``sd`` is of the sample, and None of one value.
     """
     found: dict[str, dict[str, ListedRun]] = {}
     for run in reversed(runs):
@@ -140,24 +131,19 @@ def _summary(runs: list[ListedRun]) -> dict[str, Any]:
 
 
 def sort(runs: list[ListedRun], given: str) -> list[ListedRun]:
-    """Sort runs by a column, ``-NAME`` from the largest; without a value they come last.
-
-    Raises:
-        InputError: There is no such column.
-    """
-    name, own = given.removeprefix("-"), {"run", "state", "duration"}
-    if name not in (known := own.union(*(run.metrics | run.differs for run in runs))):
+    """Sort runs by a column, ``-NAME`` from the largest; without a value they come last."""
+    name, columns = given.removeprefix("-"), []
+    for run in runs:
+        own = {"run": run.name, "state": run.state.state, "duration": run.state.seconds}
+        columns.append(own | run.differs | run.metrics)
+    if name not in (known := {name for row in columns for name in row}):
         raise InputError(f"--sort {given}: no such column. {suggest(name, known)}")
-
-    def value(run: ListedRun) -> Any:
-        columns = {"run": run.name, "state": run.state.state, "duration": run.state.seconds}
-        found = (columns | run.differs | run.metrics).get(name)
-        return None if found != found else found
-
-    having = [run for run in runs if value(run) is not None]
-    is_number = all(isinstance(value(run), (int, float)) for run in having)
-    having.sort(key=value if is_number else lambda run: text_of(value(run)), reverse=given != name)
-    return having + [run for run in runs if value(run) is None]
+    values = [row.get(name) for row in columns]
+    if not all(isinstance(value, (int, float, type(None))) for value in values):
+        values = [None if value is None else text_of(value) for value in values]
+    having = [n for n, value in enumerate(values) if value is not None and value == value]
+    having.sort(key=lambda n: values[n], reverse=given != name)
+    return [runs[n] for n in dict.fromkeys([*having, *range(len(runs))])]
 
 
 def text_of(value: Any) -> str:
