@@ -42,8 +42,8 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*args: str) -> str | None:
-    options: dict[str, Any] = {"cwd": current().root, "capture_output": True, "timeout": 10}
+    options: dict[str, Any] = {"cwd": current().root, "stderr": subprocess.DEVNULL, "timeout": 10}
     try:
-        return subprocess.run(["git", *args], text=True, check=True, **options).stdout.strip()
+        return str(subprocess.check_output(["git", *args], text=True, **options)).strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -138,7 +138,7 @@ def sort(runs: list[ListedRun], given: str) -> list[ListedRun]:
         columns.append(own | run.differs | run.metrics)
     if name not in (known := {name for row in columns for name in row}):
         raise InputError(f"--sort {given}: no such column. {suggest(name, known)}")
-    values = [row.get(name) for row in columns]
+    values: list[Any] = [row.get(name) for row in columns]
     if not all(isinstance(value, (int, float, type(None))) for value in values):
         values = [None if value is None else text_of(value) for value in values]
     having = [n for n, value in enumerate(values) if value is not None and value == value]

@@ -112,4 +112,9 @@ def _is_at(descriptor: int, path: Path) -> bool:
 @cache
 def _close_in_children() -> None:
     """Have a forked process, such as a loader's worker, which may outlive this one, let go."""
-    os.register_at_fork(after_in_child=lambda: [os.close(_held.pop()) for _ in [*_held]])
+    os.register_at_fork(after_in_child=_close_all)
+
+
+def _close_all() -> None:
+    while _held:
+        os.close(_held.pop())

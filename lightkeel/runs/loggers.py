@@ -94,8 +94,7 @@ class TensorBoard(TensorBoardLogger):
     """Lightning's logger, without its ``hparams.yaml``: that is in ``config.yaml``."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        name = {"name": "", "version": ""}
-        super().__init__(folder, **name, default_hp_metric=False, purge_step=purge_step)
+        super().__init__(folder, "", "", default_hp_metric=False, purge_step=purge_step)
         self._step: int | None = None
 
     @rank_zero_only
