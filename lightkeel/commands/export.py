@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors.bad_input import Arguments, InputError
 from ..project import Project
-from ..runs.find import Run, add_run_arguments, check_output, find_run
+from ..runs.find import add_run_arguments, check_output, find_run
 from . import command
 
 ABOUT = """\
@@ -14,18 +14,13 @@ onnx and torch (torch.export) hold the preprocessing: bytes in, probabilities ou
 paddle hold weights alone. RUN may be a .pdparams or .safetensors file with the --config of its
 model: --format ckpt makes a checkpoint of it."""
 
-# What a format is written as, and the packages it takes with the extra that installs them.
-SUFFIXES = {
-    "onnx": ".onnx",
-    "torch": ".pt2",
-    "safetensors": ".safetensors",
-    "paddle": ".pdparams",
-    "ckpt": ".ckpt",
-}
-NEEDED = {
-    "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
-    "safetensors": ("export", ("safetensors",)),
-    "paddle": ("paddle", ("paddle",)),
+# What a format is written as, the packages it takes, and the extra that installs them.
+FORMATS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "onnx": (".onnx", ("onnx", "onnxscript", "onnxruntime"), "export"),
+    "torch": (".pt2", (), ""),
+    "safetensors": (".safetensors", ("safetensors",), "export"),
+    "paddle": (".pdparams", ("paddle",), "paddle"),
+    "ckpt": (".ckpt", (), ""),
 }
 
 
@@ -34,37 +29,27 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
     with command(project, args) as given:
         known = Arguments(prog=project.command("export"), description=__doc__, epilog=ABOUT)
         add_run_arguments(known)
-        known.add_argument("--format", choices=SUFFIXES, required=True)
+        known.add_argument("--format", choices=FORMATS, required=True)
         default = "(default: RUN/exports/best.SUFFIX)"
         known.add_argument("--output", metavar="FILE", type=Path, help=default)
         known.add_argument("--config", action="append", default=[], help="for a lone file")
         options = known.parse_args(given)
-        check_packages(options.format)
+        suffix, packages, extra = FORMATS[options.format]
+        for package in packages:
+            if find_spec(package) is None:
+                raise InputError(
+                    f"--format {options.format}: needs the package {package}, which is not "
+                    f"installed.\nInstall it: make setup ADD={extra}"
+                )
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
-        output = options.output or default_output(found, SUFFIXES[options.format])
+        folder = found.folder / "exports" if found.folder else found.checkpoint.parent
+        output = options.output or folder / f"{found.checkpoint.stem}{suffix}"
         if output.resolve() == found.checkpoint.resolve():
             raise InputError(f"--output {output}: is what is exported. Choose another file.")
         if options.output is not None:
             check_output(output)
         from ..use.exports import export  # takes seconds: PyTorch and Lightning
 
-        export(found, options.config, options.format, output, SUFFIXES[options.format])
+        export(found, options.config, options.format, output, suffix)
     return 0
-
-
-def check_packages(format_: str) -> None:
-    """Raise ``InputError`` where a package is missing that a format takes."""
-    extra, packages = NEEDED.get(format_, ("", ()))
-    for package in packages:
-        if find_spec(package) is None:
-            raise InputError(
-                f"--format {format_}: needs the package {package}, which is not installed.\n"
-                f"Install it: make setup ADD={extra}"
-            )
-
-
-def default_output(run: Run, suffix: str) -> Path:
-    """Choose where an export goes: into the run, or beside a lone file."""
-    name = run.checkpoint.with_suffix(suffix).name
-    return run.checkpoint.with_name(name) if run.folder is None else run.folder / "exports" / name

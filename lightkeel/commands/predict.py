@@ -34,10 +34,16 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         for name in ("top_k", "batch_size"):
             if getattr(options, name) < 1:
                 raise InputError(f"--{name} {getattr(options, name)}: is not at least 1.")
-        check_inputs(options.inputs, options.columns)
+        for path in options.inputs:
+            if not path.exists() and str(path) != STDIN:
+                beside = [str(p) for p in path.parent.glob("*") if p.suffix == path.suffix]
+                hint = suggest(str(path), beside).partition("Available")[0]
+                if options.columns:
+                    hint += "Columns are one word with commas, as in --columns x1,x2."
+                raise InputError(f"INPUT {path}: there is no such file or folder. {hint}")
         if options.output is not None:
             check_output(options.output)
-        options.format = options.format or format_of(options.output)
+        options.format = options.format or _format_of(options.output)
         if options.columns is not None:
             options.columns = [name.strip() for name in options.columns.split(",")]
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
@@ -48,22 +54,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_inputs(inputs: list[Path], columns: str | None) -> None:
-    """Raise ``InputError`` for the first input that is not there."""
-    for path in inputs:
-        if not path.exists() and str(path) != STDIN:
-            beside = [p for p in path.parent.glob("*") if p.suffix == path.suffix]
-            hint = suggest(str(path), map(str, beside)).partition("Available")[0]
-            hint += "Columns are one word with commas, as in --columns x1,x2." if columns else ""
-            raise InputError(f"INPUT {path}: there is no such file or folder. {hint}")
-
-
-def format_of(output: Path | None) -> str:
-    """Tell the format of a file by its name; CSV where that says none.
-
-    Raises:
-        InputError: It says another.
-    """
+def _format_of(output: Path | None) -> str:
     suffix = "" if output is None else output.suffix.lower()
     if suffix in (".json", ".jsonl", ".ndjson"):
         return "jsonl"

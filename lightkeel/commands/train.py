@@ -9,11 +9,7 @@ from . import command
 
 
 def main(project: Project, args: Sequence[str] | None = None) -> int:
-    """Run ``python -m PACKAGE.train`` with ``args`` (default: the process's).
-
-    Returns:
-        The exit status, 0. Bad input exits with 2, a signal with 128 plus its number.
-    """
+    """Run ``python -m PACKAGE.train`` with ``args`` (default: the process's)."""
     with streams_that_last(), command(project, args) as given:
         check_options(given)
         from ..fit.fit import train  # takes seconds: PyTorch and Lightning

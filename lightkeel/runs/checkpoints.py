@@ -18,22 +18,11 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch.nn.parameter import is_lazy
 
 from .files import replace
-from .find import UNZIPPABLE, damage
-
-# What reading a damaged checkpoint may raise, beside `pickle.UnpicklingError`.
-UNREADABLE: tuple[type[Exception], ...] = (
-    *UNZIPPABLE,
-    *(TypeError, AttributeError, AssertionError, ArithmeticError),
-)
-
-KEPT_AS_THEY_ARE = (dict, OrderedDict, defaultdict)
+from .find import damage
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint aside, flush it to disk, and rename it.
-
-    A file of its name is whole at any moment: the one before or the new one.
-    """
+    """Write a checkpoint aside, flush it to disk, and rename it: what is there is always whole."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -54,11 +43,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def plain(tree: Any, key: str = "") -> Any:
-    """Return nested containers, of which none is changed, with plain values for those of numpy.
-
-    Raises:
-        ValueError: A value could not be read back without running code; ``key`` is where it stands.
-    """
+    """Return nested containers, of which none is changed, with plain values for those of numpy."""
     if tree is None or type(tree) in (str, int, float, bool) or isinstance(tree, torch.Tensor):
         return tree
     if isinstance(tree, np.generic):
@@ -67,29 +52,22 @@ def plain(tree: Any, key: str = "") -> Any:
         return torch.from_numpy(np.array(tree))
     if isinstance(tree, dict):
         parts = {plain(name): plain(part, f"{key}.{name}") for name, part in tree.items()}
-        if type(tree) in KEPT_AS_THEY_ARE and all(parts.get(n) is tree[n] for n in tree):
-            return tree  # a state dict has attributes
-        return parts
+        is_known = type(tree) in (dict, OrderedDict, defaultdict)  # a state dict has attributes
+        return tree if is_known and all(parts.get(n) is tree[n] for n in tree) else parts
     if type(tree) in (list, tuple):
         return type(tree)(plain(part, f"{key}.{n}") for n, part in enumerate(tree))
-    if not is_readable(tree):
+    buffer = io.BytesIO()
+    try:
+        torch.save(tree, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:  # noqa: BLE001 - whatever a class of anybody's raises
         raise ValueError(
             f"`{key.lstrip('.')}` of the checkpoint is a {type(tree).__name__}, which could not be "
             "read back without running code.\nKeep numbers, strings, tensors, lists and dicts of "
             "them in states; leave others out of hyperparameters: save_hyperparameters(ignore=...)."
-        )
+        ) from None
     return tree
-
-
-def is_readable(value: Any) -> bool:
-    """Try whether a value can be written and read back as one that runs no code."""
-    buffer = io.BytesIO()
-    try:
-        torch.save(value, buffer)
-        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    except (pickle.PickleError, *UNREADABLE):  # type: ignore[misc]
-        return False
-    return True
 
 
 def save_model(model: LightningModule, path: Path, class_names: list[str] | None) -> None:
@@ -107,45 +85,35 @@ def save_model(model: LightningModule, path: Path, class_names: list[str] | None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds plain values only.
+    """Read a checkpoint that holds plain values only."""
 
-    Raises:
-        ValueError: It is cut short or changed, no checkpoint, or holds objects that would run code.
-    """
+    def refused(what: str, how: str = "Use another checkpoint of the run.") -> ValueError:
+        return ValueError(f"RUN {path}: {what}.\n{how}")
+
     try:
         reason = damage(path) if zipfile.is_zipfile(path) else None
     except zipfile.BadZipFile as error:  # of `is_zipfile`, which cannot tell
         reason = str(error)
     if reason:
-        raise ValueError(f"RUN {path}: is damaged ({reason}).\nUse another checkpoint of the run.")
+        raise refused(f"is damaged ({reason})")
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" (`{found[1]}`)" if found else ""
-        raise ValueError(
-            f"RUN {path}: holds objects{what} that could run code, or is damaged.\n"
-            "Use a checkpoint written by this project."
-        ) from None
-    except UNREADABLE as error:
+        what = f"holds objects{f' (`{found[1]}`)' if found else ''} that could run code"
+        how = "Use a checkpoint written by this project."
+        raise refused(f"{what}, or is damaged", how) from None
+    except Exception as error:  # noqa: BLE001 - whatever reading a damaged one may raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:80]
-        raise ValueError(
-            f"RUN {path}: is cut short or no checkpoint ({reason}).\n"
-            "Use another checkpoint of the run."
-        ) from None
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict):
+        raise refused(f"is cut short or no checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(f"RUN {path}: is no checkpoint of a LightningModule: no `state_dict`.")
-    return dict(checkpoint)
+    return checkpoint
 
 
 def check_when_loaded(path: Path, model: LightningModule) -> None:
-    """Have Lightning call ``check_matches`` before it loads the checkpoint into a model.
-
-    By then the model is whole, which may have layers made in ``setup`` or ``configure_model``, and
-    its ``on_load_checkpoint`` has changed in the checkpoint what it likes.
-    """
-    before = model.on_load_checkpoint
+    """Have ``check_matches`` called when Lightning has a model, with all its layers, load one."""
+    before = model.on_load_checkpoint  # which may change the checkpoint
 
     def load_checked(checkpoint: dict[str, Any]) -> None:
         before(checkpoint)
@@ -155,11 +123,7 @@ def check_when_loaded(path: Path, model: LightningModule) -> None:
 
 
 def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
-    """Raise ``ValueError`` unless the weights in a checkpoint are those of such a model.
-
-    With ``model.strict_loading`` off, either may have weights that the other has not. Layers whose
-    size follows from their first input have any.
-    """
+    """Raise ``ValueError`` unless a model has the weights; either may have more if not strict."""
     there, here = checkpoint["state_dict"], model.state_dict()
     sized = {n: "of any size" if is_lazy(p) else tuple(p.shape) for n, p in here.items()}
     shapes = {n: tuple(getattr(p, "shape", [type(p).__name__])) for n, p in there.items()}
@@ -178,42 +142,34 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
 def matching_classes(path: Path, checkpoint: Mapping[str, Any]) -> Callback:
     """Make a callback that matches classes again, for data that knows its own once it is set up."""
     names = {"class_names": checkpoint.get("class_names")}
-
-    def match(trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        match_classes(path, names, trainer.datamodule)
-
-    return LambdaCallback(setup=match)
+    return LambdaCallback(
+        setup=lambda trainer, *_, **__: match_classes(path, names, trainer.datamodule)
+    )
 
 
 def match_classes(path: Path, checkpoint: Mapping[str, Any], data: Any) -> None:
-    """Have data number its classes as the model in a checkpoint does: by name.
+    """Have data number its classes as a model does, which may know more; else raise ValueError."""
 
-    There may be fewer than the model knows, in another order. Data without names stays as it is.
+    def listed(names: Sequence[Any]) -> str:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        return ", ".join(map(str, names[:10])) + more
 
-    Raises:
-        ValueError: There are others, or the data keeps to numbers of its own.
-    """
     known, here = checkpoint.get("class_names"), getattr(data, "class_names", None)
     if not isinstance(known, list) or not here or list(here) == known:
         return
     if unknown := [name for name in here if name not in known]:
         raise ValueError(
-            f"data: has classes that the model does not know: {_listed(unknown)}.\n"
-            f"It knows: {_listed(known)} (from {path}).\n"
+            f"data: has classes that the model does not know: {listed(unknown)}.\n"
+            f"It knows: {listed(known)} (from {path}).\n"
             "Rename what is the same, and leave out the rest."
         )
     if hasattr(data, "use_classes"):
         data.use_classes(known)
     if list(data.class_names) != known:
         raise ValueError(
-            f"data: {type(data).__name__} numbers its classes {_listed(here)}, but the model was "
-            f"trained with {_listed(known)}.\nHave its `use_classes(names)` set `class_names`."
+            f"data: {type(data).__name__} numbers its classes {listed(here)}, but the model was "
+            f"trained with {listed(known)}.\nHave its `use_classes(names)` set `class_names`."
         )
-
-
-def _listed(names: Sequence[Any], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
 
 
 def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:

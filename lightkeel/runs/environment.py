@@ -35,19 +35,15 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the packages that this process has imported."""
+    """List the versions of the packages that this process has imported."""
     versions = {name: vars(module).get("__version__") for name, module in sys.modules.items()}
-    return {
-        name: str(version)
-        for name, version in sorted(versions.items())
-        if version and "." not in name and name not in sys.stdlib_module_names
-    }
+    own = {n: str(v) for n, v in versions.items() if v and "." not in n}
+    return {name: own[name] for name in sorted(own.keys() - sys.stdlib_module_names)}
 
 
 def _git(*args: str) -> str | None:
-    command, folder = ["git", *args], current().root
+    options: dict[str, Any] = {"cwd": current().root, "stderr": subprocess.DEVNULL, "timeout": 10}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        return str(subprocess.check_output(["git", *args], text=True, **options)).strip()
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -30,10 +30,7 @@ def _finite(tree: Any) -> Any:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds all of it or what it held before.
-
-    What a link leads to is written; what is no file, such as a pipe, is written to as it is.
-    """
+    """Write ``text``, all or nothing, also to where a link leads; to a pipe as it is."""
     with naming(path):
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8", newline="")
@@ -51,12 +48,10 @@ def replace(path: Path, content: bytes | memoryview, on_disk: bool = False) -> N
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(part, path)
-        if on_disk and os.name == "posix":  # the folder's list of names
+        if on_disk:  # the folder's list of names
             folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            os.fsync(folder)
+            os.close(folder)
     except OSError:
         part.unlink(missing_ok=True)
         raise
@@ -72,9 +67,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_text(path: Path) -> str:
-    """Read a small file; nothing where it is none, or cannot be read."""
+    """Read a small file; nothing where it is none (a pipe would be waited for), or no text."""
     try:
-        # A pipe would be waited for.
         is_small = path.is_file() and path.stat().st_size <= MOST_BYTES
         return path.read_text(encoding="utf-8") if is_small else ""
     except (OSError, UnicodeDecodeError):

@@ -2,11 +2,8 @@
 
 import argparse
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +16,6 @@ CHECKPOINTS = "checkpoints"
 FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
 DOS_FOLDER = 0x10  # of the attributes of a file
 
-# What reading a damaged archive may raise.
-UNZIPPABLE: tuple[type[Exception], ...] = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-
 
 class Run(NamedTuple):
     """A run found again: its folder (none for a lone file) and a checkpoint of it."""
@@ -33,19 +24,13 @@ class Run(NamedTuple):
     checkpoint: Path
 
     def options(self, configs: Sequence[str] = (), needed: bool = True) -> list[str]:
-        """List the options that build what was trained: its configuration, ``configs`` over it.
-
-        Raises:
-            InputError: It has none, none is given, and one is ``needed``.
-        """
-        own = [] if self.folder is None else [str(self.folder / "config.yaml")]
-        own = [config for config in own if Path(config).is_file()]
-        if needed and not (own or configs):
-            raise InputError(
-                f"RUN {self.checkpoint}: has no config.yaml beside it. Give the --config it was "
-                "trained with."
-            )
-        return [text for config in (*own, *configs) for text in ("--config", config)]
+        """List the options that build what was trained: its configuration, ``configs`` over it."""
+        own = self.folder and self.folder / "config.yaml"
+        found = [str(own), *configs] if own and own.is_file() else configs
+        if needed and not found:
+            text = "has no config.yaml beside it. Give the --config it was trained with."
+            raise InputError(f"RUN {self.checkpoint}: {text}")
+        return [text for config in found for text in ("--config", config)]
 
 
 def expand_home(path: str | Path) -> Path:
@@ -59,11 +44,7 @@ def exists(path: Path) -> bool:
 
 
 def find_config(name: str) -> Path:
-    """Find the configuration file that ``--config NAME`` means: a path, or a name in ``configs/``.
-
-    Raises:
-        InputError: There is none; the message names the nearest and all there are.
-    """
+    """Find the file that ``--config NAME`` means: a path, or a name in ``configs/``."""
     configs = current().configs
     for path in (Path(name), Path(name, "config.yaml"), configs / f"{name}.yaml", configs / name):
         if exists(path) and path.is_file():
@@ -81,37 +62,33 @@ def experiment_name(config: Path) -> str:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments by which a command is told of which run, and which checkpoint of it."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, a .ckpt file, or `last`")
+    what = "a run folder, EXPERIMENT/NAME in --runs_dir, a .ckpt file, or `last`"
+    parser.add_argument("run", metavar="RUN", help=what)
     best = "which checkpoint of a run folder (default: best)"
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help=best)
-    parser.add_argument("--runs_dir", default="runs", help="where `last` looks (default: runs)")
+    parser.add_argument("--runs_dir", default="runs", help="folder of all runs (default: runs)")
 
 
 def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
-    """Find a run by its folder, a ``.ckpt`` file, or ``last`` for the newest in ``runs_dir``.
+    """Find a run by its folder, as it is or in ``runs_dir``, a .ckpt file, or ``last``: the newest.
 
-    Of a folder it is the checkpoint ``best``, or failing that ``last``; or ``last``.
-
-    Raises:
-        InputError: There is no such run, or no checkpoint in it.
+    Of a folder it is the checkpoint ``best``, or failing that ``last``.
     """
     path = expand_home(spec)
-    if spec == "last" and not path.exists():
+    if not exists(path):
         runs = list_runs(runs_dir)
-        if not runs:
+        if spec == "last" and not runs:
             raise InputError(f"{option} last: there is no run in {runs_dir}. Train one first.")
-        path = runs[0]
-    is_there = exists(path)
-    if is_there and path.is_file():
+        path = runs[0] if spec == "last" else expand_home(runs_dir) / path
+    if exists(path) and path.is_file():
         folder = path.parent.parent
         return Run(folder if (folder / "config.yaml").exists() else None, path)
-    if not is_there or not path.is_dir():
-        known = [str(p) for p in list_runs(runs_dir)][:5]
-        with suppress(OSError):  # there may be no such folder
-            known = sorted(map(str, path.parent.iterdir())) if path.parent != Path() else known
+    if not exists(path) or not path.is_dir():
+        known = [str(path) for path in expand_home(spec).parent.glob("*") if os.sep in spec]
+        known = known or [f"{run.parent.name}/{run.name}" for run in list_runs(runs_dir)[:5]]
         raise InputError(
-            f"{option} {spec}: no such file or folder. Give a run folder, a .ckpt file, or "
-            "`last`.\n" + suggest(spec, known)
+            f"{option} {spec}: no such file or folder. Give a run folder, EXPERIMENT/NAME, a .ckpt "
+            f"file, or `last`.\n{suggest(spec, known)}"
         )
     for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
         if (path / CHECKPOINTS / name).is_file():
@@ -131,12 +108,8 @@ def check_output(output: Path) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a file that should be a checkpoint; None: it is whole.
-
-    Each part of the archive that torch writes has a checksum (CRC-32).
-    """
-    status = path.stat()
-    return _damage(path, status.st_size, status.st_mtime_ns)
+    """Say what is wrong with an archive of torch, whose parts have checksums; None: it is whole."""
+    return _damage(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @cache
@@ -152,7 +125,7 @@ def _damage(path: Path, size: int, mtime_ns: int) -> str | None:
             if len(names) < len(parts):
                 return "a part is there twice, or as a folder"
             damaged = file.testzip()
-    except UNZIPPABLE as error:
+    except Exception as error:  # noqa: BLE001 - whatever reading a damaged one may raise
         return str(error) or type(error).__name__
     return f"bad checksum of {damaged}" if damaged else None
 
@@ -162,27 +135,18 @@ def list_runs(runs_dir: Path) -> list[Path]:
     checkpoints = expand_home(runs_dir).glob(f"*/*/{CHECKPOINTS}/*.ckpt")
     found = {path.parent.parent / "config.yaml" for path in checkpoints}
     configs = [config for config in found if config.exists()]
-    newest = sorted(configs, key=lambda config: config.stat().st_mtime, reverse=True)
-    return [config.parent for config in newest]
+    configs.sort(key=lambda config: config.stat().st_mtime, reverse=True)
+    return [config.parent for config in configs]
 
 
 def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | None) -> Path | None:
-    """Find the checkpoint that ``--resume`` means; None: nothing to resume, begin anew.
-
-    ``auto`` is the newest unfinished run of the experiment, or the one of a name.
-
-    Raises:
-        InputError: A run is named that is not there.
-    """
+    """Find the checkpoint that ``--resume`` means; None: ``auto`` finds no run that is not done."""
     if spec == "auto":
-        unfinished = [
-            folder
-            for folder in list_runs(runs_dir)
-            if folder.parent.name == experiment
-            and run_name in (None, folder.name)
-            and not (folder / "metrics.json").exists()
-        ]
-        return newest_whole(unfinished[0]) if unfinished else None
+        for folder in list_runs(runs_dir):
+            is_meant = folder.parent.name == experiment and run_name in (None, folder.name)
+            if is_meant and not (folder / "metrics.json").exists():
+                return newest_whole(folder)
+        return None
     found = find_run(spec, runs_dir, option="--resume")
     if found.folder is None:
         raise InputError(f"--resume {spec}: belongs to no run folder with a config.yaml.")
@@ -190,16 +154,10 @@ def find_resumable(spec: str, runs_dir: Path, experiment: str, run_name: str | N
 
 
 def newest_whole(folder: Path) -> Path:
-    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not.
-
-    Raises:
-        InputError: All are.
-    """
-    found = (folder / CHECKPOINTS).glob("*.ckpt")
-    order = {path: (path.name == "last.ckpt", path.stat().st_mtime) for path in found}
-    paths = sorted(order, key=lambda path: order[path], reverse=True)
-    whole = next((path for path in paths if not damage(path)), None)
-    if whole is None:
-        wrong = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
-        raise InputError(f"--resume {folder}: no checkpoint is whole ({wrong}).\nBegin a new run.")
-    return whole
+    """Find ``last.ckpt`` of a run or, where that is damaged, the newest checkpoint that is not."""
+    paths = [*(folder / CHECKPOINTS).glob("*.ckpt")]
+    paths.sort(key=lambda path: (path.name == "last.ckpt", path.stat().st_mtime), reverse=True)
+    if whole := next((path for path in paths if not damage(path)), None):
+        return whole
+    wrong = "; ".join(f"{path.name}: {damage(path)}" for path in paths)
+    raise InputError(f"--resume {folder}: no checkpoint is whole ({wrong}).\nBegin a new run.")

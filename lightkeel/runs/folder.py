@@ -16,14 +16,7 @@ from .find import CHECKPOINTS, exists, expand_home, find_resumable
 
 
 class Claim:
-    """The folder of a run, held until the ``with`` statement ends.
-
-    The first process of a run makes and locks the folder; the others are told where it is.
-
-    Attributes:
-        folder: The folder.
-        keep: Whether a folder that was made for this run stays.
-    """
+    """The folder of a run, held until the ``with`` statement ends; gone then unless ``keep``."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -34,20 +27,9 @@ class Claim:
     def choose(
         self, runs_dir: Path, experiment: str, run_name: str | None, resume: str | None
     ) -> Path | None:
-        """Choose a new folder, or that of a run to resume, and lock it.
+        """Choose and lock a new folder, or that of a run to resume, whose checkpoint is returned.
 
-        Args:
-            runs_dir: Folder of all runs.
-            experiment: Name of the experiment.
-            run_name: Name of the run; the time where not given.
-            resume: What ``--resume`` says.
-
-        Returns:
-            The checkpoint to resume from, if any.
-
-        Raises:
-            InputError: The name is taken, or no plain name; the run is in use by another process;
-                a folder cannot be written.
+        The first process of a run makes and locks it; the others are told where it is.
         """
         place, is_auto = expand_home(runs_dir) / experiment, resume == "auto"
         if not is_rank_zero() or (resume and not is_auto):
@@ -76,8 +58,7 @@ class Claim:
             is_name = run_name is not None and path.name == run_name
             given = f"--run_name {run_name}" if is_name else f"--runs_dir {runs_dir}"
             how = f"Choose another {'name' if is_name else 'folder'}."
-            text = f"{given}: {path} cannot be written ({wrong}). {how}"
-            raise InputError(text) from None
+            raise InputError(f"{given}: {path} cannot be written ({wrong}). {how}") from None
         return found
 
     def _take_unfinished(self, place: Path, run_name: str | None) -> Path | None:
@@ -99,19 +80,17 @@ class Claim:
             try:
                 folder.mkdir()
                 self._made.insert(0, folder)
+                break
             except FileExistsError:
-                if run_name is None:
-                    continue
-                if not folder.is_dir():
+                if run_name is not None and not folder.is_dir():
                     raise
-            self._take(folder, f"--run_name {name}")
-            there = {path.name for path in folder.iterdir()} - {lock.NAME}
-            if there & {CHECKPOINTS, "metrics.json"} if again else there:
-                raise InputError(
-                    f"--run_name {name}: {folder} exists. Choose another name, or resume it: "
-                    f"--resume {shlex.quote(str(folder))}"
-                )
-            return
+        self._take(folder, f"--run_name {name}")
+        there = {path.name for path in folder.iterdir()} - {lock.NAME}
+        if there & {CHECKPOINTS, "metrics.json"} if again else there:
+            raise InputError(
+                f"--run_name {name}: {folder} exists. Choose another name, or resume it: "
+                f"--resume {shlex.quote(str(folder))}"
+            )
 
     def _take(self, folder: Path, given: str) -> None:
         self.folder = folder

@@ -1,8 +1,4 @@
-"""The lock by which a run keeps its folder to itself for as long as its process lives.
-
-The system releases it when the process is gone, however that ended. Where a file system has no
-locks, a folder is not locked.
-"""
+"""The lock by which a run keeps its folder to itself until its process is gone, however it ends."""
 
 import errno
 import fcntl
@@ -24,20 +20,13 @@ _held: set[int] = set()
 
 
 def take(folder: Path) -> int:
-    """Lock a folder, and return what ``release`` needs.
-
-    A process that was forked off this one does not hold the lock, nor does what it starts.
-
-    Raises:
-        BlockingIOError: A process that lives has locked it.
-        OSError: The folder cannot be written.
-    """
+    """Lock a folder, and return what ``release`` needs; no forked process holds it."""
     path, deadline = folder / NAME, time.monotonic() + PATIENCE_S
     _close_in_children()
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _flock(descriptor, exclusive=True)
+            _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):  # else the one that held it has removed it
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
@@ -69,7 +58,7 @@ def is_held(folder: Path) -> bool | None:
     except OSError:
         return None
     try:
-        return False if _flock(descriptor, exclusive=False) else None
+        return False if _flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB) else None
     except BlockingIOError:
         return True
     finally:
@@ -94,7 +83,7 @@ def alone(folder: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
         try:
-            _flock(descriptor, exclusive=True, waits=True)
+            _flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, folder):  # else it has been removed meanwhile
                 yield
                 return
@@ -102,11 +91,10 @@ def alone(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _flock(descriptor: int, exclusive: bool, waits: bool = False) -> bool:
+def _flock(descriptor: int, kind: int) -> bool:
     """Lock an open file; False where the file system has no locks."""
     try:
-        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        fcntl.flock(descriptor, kind if waits else kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind)
     except OSError as error:
         if error.errno in UNSUPPORTED:
             return False

@@ -15,13 +15,9 @@ from .files import naming, write_whole
 
 
 class MetricsCSV(Logger):
-    """Write ``metrics.csv``: one row a step or epoch, columns added as metrics appear.
+    """Write ``metrics.csv``, which Lightning's own would delete and not resume.
 
-    Lightning's own deletes the file of an earlier run in the same folder; this one resumes it.
-    What a model logs as `step` or `epoch` sets the axis of TensorBoard, but no row apart here.
-
-    Attributes:
-        place: Tells the step and epoch at hand, for values that do not come with them.
+    One row a step or epoch. What a model logs as `step` or `epoch` makes none: ``place`` tells it.
     """
 
     name = "csv"
@@ -58,19 +54,18 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         if len(self._rows) == max(self._num_written, self._num_resumed):
             return
-        fresh = self._num_written == 0
+        done, self._num_written = self._num_written, 0  # unless written whole, it is written anew
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = io.StringIO(newline="")
         writer = csv.DictWriter(lines, self._columns)
-        if fresh:
+        if not done:
             writer.writeheader()
-        writer.writerows(self._rows[self._num_written :])
-        self._num_written = 0  # unless it is written whole, it is written anew
-        if fresh:
-            write_whole(self.path, lines.getvalue())
-        else:
+        writer.writerows(self._rows[done:])
+        if done:
             with naming(self.path), self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(lines.getvalue())
+        else:
+            write_whole(self.path, lines.getvalue())
         self._num_written = len(self._rows)
 
     def finalize(self, status: str) -> None:
@@ -79,7 +74,7 @@ class MetricsCSV(Logger):
 
     @property
     def num_rows(self) -> int:
-        """Rows so far."""
+        """Count the rows so far."""
         return len(self._rows)
 
     @rank_zero_only
@@ -99,8 +94,7 @@ class TensorBoard(TensorBoardLogger):
     """Lightning's logger, without its ``hparams.yaml``: that is in ``config.yaml``."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        name = {"name": "", "version": ""}
-        super().__init__(folder, **name, default_hp_metric=False, purge_step=purge_step)
+        super().__init__(folder, "", "", default_hp_metric=False, purge_step=purge_step)
         self._step: int | None = None
 
     @rank_zero_only

@@ -18,11 +18,7 @@ PIPE_WIDTH = 10_000  # in a pipe or a job's log nothing is cut or broken in two
 
 @contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Write to standard output, as long as somebody reads it.
-
-    Raises:
-        InputError: It is closed, or a file on a disk that is full, for example.
-    """
+    """Write to standard output, as long as somebody reads it."""
     if sys.stdout is None:
         raise InputError("standard output is closed.")
     try:
@@ -78,16 +74,12 @@ def tolerated(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the results
         reason = next(iter(str(error).splitlines()), "")
-        text = f"{what} failed ({type(error).__name__}: {reason}); nothing else depends on it."
-        warn(text)
+        warn(f"{what} failed ({type(error).__name__}: {reason}); nothing else depends on it.")
 
 
 @contextmanager
 def streams_that_last() -> Iterator[None]:
-    """Have what is printed be lost, and not raise, where a stream is closed or its disk is full.
-
-    A character that the encoding does not have is replaced.
-    """
+    """Have what is printed be lost, and not raise, where a stream is closed or its disk is full."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _lasting(sys.stdout, 1, "replace"), _lasting(sys.stderr, 2)
     try:

@@ -20,12 +20,7 @@ class WithoutAliases(yaml.SafeLoader):
 
 
 def load(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Read YAML that holds plain values only.
-
-    Raises:
-        yaml.YAMLError: It is no YAML, or names something else than plain values.
-        ContentError: It has a key twice.
-    """
+    """Read YAML that holds plain values only."""
     loader = loader_class(text)
     try:
         node = loader.get_single_node()
@@ -36,8 +31,6 @@ def load(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # such as `!!int x`
         problem = next(iter(str(error).splitlines()), "a value has a wrong tag")
         raise yaml.MarkedYAMLError(problem=problem) from None
-    finally:
-        loader.dispose()
 
 
 def check(text: str) -> None:
@@ -48,27 +41,25 @@ def check(text: str) -> None:
 
 def check_keys(node: yaml.Node | None) -> None:
     """Raise ``ContentError`` for a key that is given twice, be it once with dots."""
+    lines: dict[str, int] = {}  # where each key was given
+
+    def check_below(node: yaml.Node | None, path: str) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for number, part in enumerate(node.value):
+                check_below(part, f"{path}[{number}]")
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
+                if name in lines:
+                    twice = f"`{name}` is given twice, first in line {lines[name]}"
+                    raise ContentError(f"line {line}: {twice}")
+                lines[name] = line
+                check_below(value, name)
+
     try:
-        _check(node, "", {})
+        check_below(node, "")
     except RecursionError:
         raise ContentError("an alias stands for what it is in") from None
-
-
-def _check(node: yaml.Node | None, path: str, lines: dict[str, int]) -> None:
-    """Check keys below ``path``, as options have it; ``lines`` says where each was given so far."""
-    if isinstance(node, yaml.SequenceNode):
-        for number, part in enumerate(node.value):
-            _check(part, f"{path}[{number}]", lines)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                continue
-            name, line = f"{path}.{key.value}".lstrip("."), key.start_mark.line + 1
-            if name in lines:
-                twice = f"`{name}` is given twice, first in line {lines[name]}"
-                raise ContentError(f"line {line}: {twice}")
-            lines[name] = line
-            _check(value, name, lines)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

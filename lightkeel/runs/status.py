@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from . import lock
 from .files import read_json, write_json
 
 NAME = "status.json"
-LAST = "checkpoints/last.ckpt"
 STATES = ("running", "done", "failed", "stopped")
 KILLED = "killed"  # what is wrong with a run whose process is gone without a word
 
@@ -40,21 +38,27 @@ class RunState(NamedTuple):
 def begin(folder: Path) -> None:
     """Write that a run is under way."""
     before, now = read(folder), utc_now()
-    started, seconds = (before.started, spent(folder, before)) if before else (now, 0.0)
-    _write(folder, Status("running", started, now, None, seconds, None))
+    seconds = _spent(folder, before) if before else 0.0
+    _write(folder, Status("running", before.started if before else now, now, None, seconds, None))
 
 
 @contextmanager
 def recorded(
     folder: Path, explain: Callable[[BaseException], str | None]
 ) -> Iterator[Callable[[], None]]:
-    """Write how a run ends that has begun in this block; yields what to call when it is done.
+    """Write how a run ends that has begun in this block; yields what to call when it is done."""
+    before = read(folder)
 
-    ``explain`` says what an exception means to the person who gave the input, or None.
-    """
-    end = partial(_end, folder, read(folder))
+    def end(state: str, error: str | None = None) -> None:
+        status = read(folder)
+        has_begun = status != before
+        if status and (has_begun or state == "done"):  # there may have been nothing left to train
+            seconds = round(_spent(folder, status, time.time() if has_begun else None), 3)
+            line = next(iter((error or "").strip().splitlines()), None)
+            _write(folder, Status(state, *status[1:3], utc_now(), seconds, line))
+
     try:
-        yield partial(end, "done")
+        yield lambda: end("done")
     except (SystemExit, KeyboardInterrupt) as stop:
         code = stop.code if isinstance(stop, SystemExit) else None
         was_asked = code in (None, 0) or (isinstance(code, int) and code > 128)
@@ -63,15 +67,6 @@ def recorded(
     except Exception as error:
         end("failed", explain(error) or f"{type(error).__name__}: {error}")
         raise
-
-
-def _end(folder: Path, before: Status | None, state: str, error: str | None = None) -> None:
-    status = read(folder)
-    has_begun = status != before
-    if status and (has_begun or state == "done"):  # there may have been nothing left to train
-        seconds = round(spent(folder, status, time.time() if has_begun else None), 3)
-        line = next(iter((error or "").strip().splitlines()), None)
-        _write(folder, Status(state, *status[1:3], utc_now(), seconds, line))
 
 
 def read(folder: Path) -> Status | None:
@@ -88,8 +83,7 @@ def read(folder: Path) -> Status | None:
 
 def look(folder: Path) -> RunState:
     """Find out how a run gets on; a process that was killed has not said so."""
-    status = read(folder)
-    metrics = folder / "metrics.json"  # there once a run is done
+    status, metrics = read(folder), folder / "metrics.json"  # there once a run is done
     if status is None:
         return RunState("done" if metrics.is_file() else "stopped")
     state, error, until = status.state, status.error, None
@@ -99,14 +93,14 @@ def look(folder: Path) -> RunState:
         state, error = "failed", KILLED
     elif state == "running":
         until = time.time()
-    return RunState(state, error, spent(folder, status, until), _unix(status.session_started))
+    return RunState(state, error, _spent(folder, status, until), _unix(status.session_started))
 
 
-def spent(folder: Path, status: Status, until: float | None = None) -> float:
+def _spent(folder: Path, status: Status, until: float | None = None) -> float:
     """Count the seconds of all sessions, the last ``until`` a Unix time or its last checkpoint."""
     if status.state != "running":
         return status.seconds
-    until = changed(folder / LAST) if until is None else until
+    until = changed(folder / "checkpoints/last.ckpt") if until is None else until
     return status.seconds + max(until - _unix(status.session_started), 0.0)
 
 
@@ -128,7 +122,5 @@ def changed(path: Path) -> float:
 
 
 def _write(folder: Path, status: Status) -> None:
-    # A disk may be full. That ends a run where its results are written, and not here: one that is
-    # left as running, and whose lock nobody holds, counts as failed, and with its results as done.
-    with suppress(OSError):
+    with suppress(OSError):  # a full disk ends a run where its results are written, and not here
         write_json(folder / NAME, status._asdict())

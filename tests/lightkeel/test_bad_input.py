@@ -19,7 +19,7 @@ KNOWN = ", ".join(
     sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
 )
 MODEL = next(name for name, found in vars(models).items() if isinstance(found, type))
-GIVE_RUN = "Give a run folder, a .ckpt file, or `last`."
+GIVE_RUN = "Give a run folder, EXPERIMENT/NAME, a .ckpt file, or `last`."
 
 # Arguments after those for the tests' own experiment, and the message without "error: ".
 CASES: list[tuple[str, list[str], str]] = [

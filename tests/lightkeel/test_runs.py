@@ -19,11 +19,12 @@ import pytest
 import torch
 import yaml
 
+from lightkeel.errors.bad_input import InputError
 from lightkeel.project import Project
 from lightkeel.runs import find, lock, output, status
 from lightkeel.runs.files import write_json
-from lightkeel.runs.tables import ranked, short_names
 from src import PROJECT
+from src.evaluate import main as evaluate
 from src.runs import main
 from src.train import main as train
 from tests.lightkeel.commands import TRAIN, fails, finish, start, stop_in_step
@@ -87,8 +88,7 @@ def names(folder: Path, capsys: pytest.CaptureFixture[str], *args: str) -> list[
 def made(tmp_path: Path) -> Path:
     """Three seeds of one setting, another setting, and one run that failed."""
     for seed, acc in enumerate([0.7, 0.8, 0.9]):
-        metrics = {"test/acc": acc, "test/loss": 1.0, "train/loss_step": 3.0, "lr": 0.1}
-        metrics |= {"samples_per_s": 1234.5 + seed}
+        metrics = {"test/acc": acc, "test/loss": 1234.5 + seed, "train/loss_step": 3.0}
         make(tmp_path / f"mlp/seed{seed}", seed, seed=seed, lr=0.1, metrics=metrics)
     make(tmp_path / "mlp/other", 5, lr=0.5, metrics={"test/acc": 0.95, "test/loss": float("nan")})
     error = "model: the loss of step 3 is nan"
@@ -98,19 +98,19 @@ def made(tmp_path: Path) -> Path:
 
 
 TABLE = """\
-run         state    test/acc   test/loss   samples_per_s   differs in                  duration
+run         state    test/acc   test/loss   differs in                                  duration
 ────────────────────────────────────────────────────────────────────────────────────────────────
-mlp/bad     failed                                          lr=2, seed_everything=0      1:02:05
-mlp/other   done         0.95         nan                   lr=0.5, seed_everything=0    0:01:02
-mlp/seed2   done          0.9           1            1236   lr=0.1, seed_everything=2    0:01:02
-mlp/seed1   done          0.8           1            1236   lr=0.1, seed_everything=1    0:01:02
-mlp/seed0   done          0.7           1            1234   lr=0.1, seed_everything=0    0:01:02
+mlp/bad     failed                          model.optimizer.lr=2.0, seed_everything=0    1:02:05
+mlp/other   done         0.95         nan   model.optimizer.lr=0.5, seed_everything=0    0:01:02
+mlp/seed2   done          0.9        1236   model.optimizer.lr=0.1, seed_everything=2    0:01:02
+mlp/seed1   done          0.8        1236   model.optimizer.lr=0.1, seed_everything=1    0:01:02
+mlp/seed0   done          0.7        1234   model.optimizer.lr=0.1, seed_everything=0    0:01:02
 mlp/bad: model: the loss of step 3 is nan
 
 Mean ± standard deviation over seeds (number of runs)
-experiment        test/acc   test/loss   samples_per_s   differs in
-───────────────────────────────────────────────────────────────────
-mlp          0.8 ± 0.1 (3)   1 ± 0 (3)    1236 ± 1 (3)   lr=0.1
+experiment        test/acc      test/loss   differs in
+──────────────────────────────────────────────────────────────────
+mlp          0.8 ± 0.1 (3)   1236 ± 1 (3)   model.optimizer.lr=0.1
 """
 
 
@@ -153,12 +153,11 @@ def test_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--sort=-test/acc"], "other seed2 seed1 seed0 bad"),
         (["-test/loss"], "seed2 seed1 seed0 bad other"),  # NaN is last too
         (["duration"], "other seed2 seed1 seed0 bad"),
-        (["-duration_s"], "bad other seed2 seed1 seed0"),
-        (["samples_per_s"], "seed0 seed1 seed2 bad other"),
+        (["-duration"], "bad other seed2 seed1 seed0"),
+        (["test/loss"], "seed0 seed1 seed2 bad other"),
         (["state"], "other seed2 seed1 seed0 bad"),
         (["run"], "bad other seed0 seed1 seed2"),
-        (["-optimizer.lr"], "bad other seed2 seed1 seed0"),
-        (["-lr"], "bad other seed2 seed1 seed0"),  # as set, and not as it was in the end
+        (["-model.optimizer.lr"], "bad other seed2 seed1 seed0"),
         (["seed_everything"], "bad other seed0 seed1 seed2"),
     ],
 )
@@ -228,12 +227,6 @@ def test_classes_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     }
 
 
-def test_shortest_endings() -> None:
-    keys = ["model.optimizer.lr", "model.optimizer.name", "model.lr_scheduler.name", "seed"]
-    expected = ["lr", "optimizer.name", "lr_scheduler.name", "seed"]
-    assert list(short_names(keys).values()) == expected
-
-
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_fits(
     width: int, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -262,7 +255,7 @@ def test_nothing_is_cut_in_a_pipe(made: Path, capsys: pytest.CaptureFixture[str]
     assert all(metric in lines[0] for metric in metrics)
     (line,) = (line for line in lines if f"{name[:-1]} " in line)
     assert line.count(" 0.3333 ") == 30
-    assert f"lr={[*range(100)]}" in line
+    assert f"model.optimizer.lr={[*range(100)]}" in line
 
 
 ODD = {
@@ -319,13 +312,10 @@ def test_pipes_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_last_values_of_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row may be being written; of a long file the end is read."""
+    """A row may be being written."""
     folder = make(tmp_path / "mlp/a", said={"state": "stopped"})
     rows = "step,lr,val/acc\n" + "1,0.5,\n2,,0.25\n" + "3,0.125,\n" * 600_000 + "4,0.0"
     (folder / "metrics.csv").write_text(rows)
-    (run,) = listed(tmp_path, capsys)["runs"]
-    assert run["metrics"] == {"lr": 0.125}
-    (folder / "metrics.csv").write_text(rows[:-5_000_000])
     (run,) = listed(tmp_path, capsys)["runs"]
     assert run["metrics"] == {"lr": 0.125, "val/acc": 0.25}
 
@@ -463,6 +453,24 @@ def test_done(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert metrics["train_seconds"] < run["duration_s"] == pytest.approx(written["seconds"])
 
 
+def test_run_by_experiment_and_name(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below ``--runs_dir``, unless there is such a path."""
+    copy, output = tmp_path / "all/tiny/copy", tmp_path / "metrics.json"
+    shutil.copytree(tiny_run, copy)
+    where = ["--runs_dir", str(tmp_path / "all")]
+    assert evaluate(["tiny/copy", *where, "--output", str(output)]) == 0
+    written = json.loads(output.read_text())
+    assert written["checkpoint"] == str(copy / "checkpoints/best.ckpt")
+    near = f"RUN tiny/cop: no such file or folder.*Did you mean `tiny/copy`"
+    with pytest.raises(InputError, match=f"(?s){near}"):
+        find.find_run("tiny/cop", tmp_path / "all")
+    (copy / "metrics.json").unlink()
+    found = find.find_resumable("tiny/copy", tmp_path / "all", "tiny", None)
+    assert found == copy / "checkpoints/last.ckpt"
+
+
 def test_stopped_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -571,20 +579,13 @@ def test_nothing_left_to_train(
     assert run["duration_s"] == pytest.approx(150, abs=0.01)
 
 
-def test_results_of_a_real_run(tiny_run: Path) -> None:
-    """Readings on the way are not among what the table shows."""
-    metrics = json.loads((tiny_run / "metrics.json").read_text())
-    assert {"grad/norm", "lr", "memory_mib"} <= metrics.keys()
-    shown = ranked([*metrics, "grad_norm/network.0"], None)
-    names = [f"{split}/{name}" for split in ("test", "val") for name in ("acc", "loss")]
-    names += ["samples_per_s", "train/acc", "train/loss"]
-    assert [n for n in shown if not n.endswith("_step")] == names
-
-
-def test_what_most_runs_have_comes_first() -> None:
-    names = ["test/acc", "val/acc", "val/loss", "val/acc", "val/loss", "lr"]
-    assert ranked(names, None) == ["val/acc", "val/loss", "test/acc"]
-    assert ranked(names, "lr") == ["lr", "val/acc", "val/loss", "test/acc"]
+def test_metrics_of_the_test_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["a", "lr", "val/loss", "val/acc", "test/loss", "test/acc"]
+    make(tmp_path / "mlp/a", metrics=dict.fromkeys(names, 0.5))
+    order = [*sorted(names[4:]), *sorted(names[2:4]), "a", "lr"]
+    for sort, expected in [([], order), (["--sort", "lr"], ["lr", *order[:-1]])]:
+        assert main([str(tmp_path), *sort]) == 0
+        assert capsys.readouterr().out.split()[2:-6][: len(names)] == expected
 
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
