@@ -25,19 +25,16 @@ UNKNOWN = (
 
 
 def origins(report: BaseException | None) -> Iterator[BaseException]:
-    """List the exceptions that a parser's report was made from, that itself first.
-
-    Of the alternatives of a type it keeps one as the cause, and the others in a list.
-    """
+    """List the exceptions that a parser's report was made from, that itself first."""
     found, seen = [report], set[int]()
     while found:
         error = found.pop(0)
-        if not isinstance(error, BaseException) or id(error) in seen:
-            continue
-        seen.add(id(error))
-        yield error
-        lists = (v for f in frames(error.__traceback__) for v in f.f_locals.values())
-        found += [error.__cause__, *(v for some in lists if isinstance(some, list) for v in some)]
+        if isinstance(error, BaseException) and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            # Of the alternatives of a type, one is the cause, and the others are in a list.
+            values = (v for f in frames(error.__traceback__) for v in f.f_locals.values())
+            found += [error.__cause__, *(v for s in values if isinstance(s, list) for v in s)]
 
 
 def failed_import(report: BaseException | None) -> BaseException | None:
@@ -56,11 +53,7 @@ def explain_parsing(
 ) -> str:
     """Reduce jsonargparse's nested report to its innermost finding.
 
-    Args:
-        text: The report.
-        error: What it was made from; may hold the explanation of a parser within.
-        names: Of the options of the parser that reports.
-        owner: Whose options these are.
+    ``names`` are those of the ``owner``'s options; a parser within may have explained the error.
     """
     found = re.search(r'Parser key "([^"]+)"', text)
     key = found[1] if found else ""
@@ -88,11 +81,9 @@ def listed(owner: str) -> list[str]:
     """List the short names that the project gives for its models or its data."""
     package, base = current().package, BASES.get(owner)
     modules = [sys.modules.get(name) for name in (package, f"{package}.models", f"{package}.data")]
-    named = {name: value for module in modules for name, value in vars(module or sys).items()}
-    kinds = {name: value for name, value in named.items() if isinstance(value, type)}
-    return sorted(
-        n for n, kind in kinds.items() if base and kind != base and issubclass(kind, base)
-    )
+    named = {name: value for module in modules if module for name, value in vars(module).items()}
+    kinds = {name: value for name, value in named.items() if isinstance(value, type) and base}
+    return sorted(name for name, cls in kinds.items() if cls != base and issubclass(cls, base))
 
 
 def explain_unparsed(error: Exception) -> str | None:

@@ -16,6 +16,7 @@ from . import cache, moved
 from .configs import read_yaml, resolve_configs
 
 COMMAND_LINE = "the command line"
+HELP = re.compile(r"-h|--([\w.]+\.)?help(=.*)?")
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 PATH = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]")
 to_learn: list[bool] = []  # filled where the parser's names are to be kept, once it is there
@@ -28,10 +29,9 @@ def check_options(args: Sequence[str]) -> None:
     if known is None:
         # A process that has imported Lightning before may have classes that others do not.
         to_learn[:] = [True] * ("lightning" not in sys.modules)
+    if known is None or any(HELP.fullmatch(token) for token in tokens):
         return
-    if any(re.fullmatch(r"-h|--([\w.]+\.)?help(=.*)?", token) for token in tokens):
-        return
-    given = Given(known)
+    given = _Given(known)
     while tokens:
         token = tokens.pop(0)
         option, equals, value = token.partition("=")
@@ -48,13 +48,13 @@ def check_options(args: Sequence[str]) -> None:
             raise InputError(unknown_option(token, (), COMMAND_LINE))
 
 
-class Given:
+class _Given:
     """The options given so far: of which class the model, the data and each callback are."""
 
     def __init__(self, known: cache.Known) -> None:
         self.known = known
-        declared = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
-        self.chosen = declared  # of which class each is; None: any
+        # Of which class each is; None: any.
+        self.chosen = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
         self.folders = [Path()]  # where a file could be that a short name means
         self.is_alone = "lightning" not in sys.modules  # others may bring further short names
 

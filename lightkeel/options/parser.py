@@ -4,7 +4,6 @@ import inspect
 import math
 import pkgutil
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -23,8 +22,10 @@ from .names import COMMAND_LINE
 
 READ_YAML = get_loader("yaml")
 # Options that may be infinite, of clipping, early stopping and progress: it means without a limit.
-LIMITS = {"max_norm", "max_value", "gradient_clip_val", "interval_s"}
-LIMITS |= {"stopping_threshold", "divergence_threshold"}
+LIMITS = {
+    *("max_norm", "max_value", "gradient_clip_val", "interval_s"),
+    *("stopping_threshold", "divergence_threshold"),
+}
 NO_WORDS = "Unable to serialize instance"  # with what jsonargparse writes for an object
 
 
@@ -36,8 +37,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         if not (args or kwargs.get("nested_key")):
             self.owner = theclass.__name__
-        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
-        return added
+        return list(super().add_class_arguments(theclass, *args, **kwargs))
 
     def option_names(self) -> list[str]:
         """List the dotted names of all options."""
@@ -48,8 +48,8 @@ class Parser(LightningArgumentParser):
         if (failed := failed_import(ex)) is not None:
             raise failed from failed.__cause__  # and not from the parser's report of it
         if message.endswith("arguments are required: model"):
-            default, how = current().default_config, "Give --config or"
-            if default:
+            how = "Give --config or"
+            if default := current().default_config:
                 how = f"Put an experiment before the overlays, such as --config {default}, or give"
             raise InputError(f"model: missing. {how} --model.")
         raise InputError(explain_parsing(message, ex, self.option_names(), self.owner)) from ex
@@ -70,11 +70,10 @@ def drop_init_args(parser: Any, before: Any, now: Any) -> None:
     who chose a model would get settings that were made for another.
     """
     names = [getattr(part, "class_path", None) for part in (before, now)]
-    if None in names or "init_args" not in before:
-        return
-    replaced, chosen = (pkgutil.resolve_name(str(name)) for name in names)
-    if replaced is not chosen:
-        del vars(before)["init_args"]
+    if None not in names and "init_args" in before:
+        replaced, chosen = (pkgutil.resolve_name(str(name)) for name in names)
+        if replaced is not chosen:
+            del vars(before)["init_args"]
 
 
 def read_yaml(text: str) -> Any:
@@ -84,10 +83,9 @@ def read_yaml(text: str) -> Any:
 
 
 def write_yaml(content: Any) -> str:
-    """Write a configuration that can be read back.
+    """Write a configuration to be read back, without objects that only code can make.
 
-    Objects that only code can make, such as the default ``torch.device("cpu")`` of an argument, are
-    left out: the class has them by itself.
+    Such as the default ``torch.device("cpu")`` of an argument: the class has them by itself.
     """
     return yaml.safe_dump(_with_words(content), sort_keys=False, allow_unicode=True)
 
@@ -108,7 +106,7 @@ def _has_none(value: Any) -> bool:
 def learn(parser: Parser, table: type[Callbacks]) -> Known:
     """Collect the names of all options, and what each class of the project is made with."""
     fields = classes(table)
-    kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
+    kinds = {owner: _subclasses(base) for owner, base in BASES.items()}
     found: dict[int, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
         with suppress(Exception):  # one that cannot be asked is left to the parser
@@ -125,26 +123,15 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
-def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    """List a class and all that derive from it."""
-    yield cls
-    for part in cls.__subclasses__():
-        yield from subclasses(part)
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [cls, *(found for part in cls.__subclasses__() for found in _subclasses(part))]
 
 
 def check_finite(settings: Any, name: str = "") -> None:
-    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit.
-
-    A default of a class is its own business, and may be given too.
-
-    Args:
-        settings: Parsed options, or a part of them.
-        name: The part's, with dots.
-    """
+    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit or default."""
     if isinstance(settings, dict):
         defaults = _defaults(str(settings.get("class_path")))
-        arguments = settings.get("init_args")
-        arguments = arguments if isinstance(arguments, dict) else {}
+        arguments = settings.get("init_args") or {}
         given = {k: v for k, v in arguments.items() if repr(v) != repr(defaults.get(k))}
         for key, value in ({**settings, "init_args": None} | given).items():
             check_finite(value, f"{name}.{key}".lstrip("."))

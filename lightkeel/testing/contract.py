@@ -12,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,13 +29,11 @@ Test = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def restored_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restored_environment() -> Iterator[None]:
     """Undo what a run leaves in the environment, such as its seed: for a ``conftest.py``."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with patch.dict(os.environ):
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        yield
 
 
 def experiment_tests(project: Project) -> Test:
@@ -78,28 +77,26 @@ def overlay_tests(project: Project) -> Test:
     return test
 
 
-def model_cases(project: Project) -> list[tuple[str, str]]:
-    """List the models in the package, each with every config that names it."""
+def model_tests(project: Project) -> Test:
+    """Test that each model trains, saves plain values, and is brought back by them bit for bit."""
     models = import_module(f"{project.package}.models")
     chosen = {name: class_path(content["model"]) for name, content in experiments(project).items()}
-    return [
-        (name, config)
+    cases = [
+        (name, config)  # each model in the package, with every config that names it
         for name, found in vars(models).items()
         if isinstance(found, type) and issubclass(found, LightningModule)
         for config, path in chosen.items()
         if path in (name, f"{models.__name__}.{name}", f"{found.__module__}.{found.__qualname__}")
     ]
 
-
-def model_tests(project: Project) -> Test:
-    """Test that each model trains, saves plain values, and is brought back by them bit for bit."""
-
-    @pytest.mark.parametrize(("name", "config"), model_cases(project))
+    @pytest.mark.parametrize(("name", "config"), cases)
     def test(name: str, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(project.root)
         path = tmp_path / "model.ckpt"
+        args = [*quick(project, config, tmp_path / "images"), "--runs_dir", str(tmp_path)]
         with skipped_where_absent():
-            first, second = build(project, config, tmp_path), build(project, config, tmp_path)
+            project.use()
+            first, second = (ProjectCLI(args, training=False) for _ in range(2))
             at_once = second.model.state_dict().keys()
             first.trainer.fit(first.model, datamodule=first.datamodule)
         assert 1 <= first.trainer.fit_loop.epoch_loop.total_batch_idx + 1 <= 4
@@ -107,30 +104,20 @@ def model_tests(project: Project) -> Test:
         saved = torch.load(path, weights_only=True)["state_dict"]
         second.trainer.fit(second.model, datamodule=second.datamodule, ckpt_path=str(path))
         assert second.trainer.global_step == first.trainer.global_step
-        check_weights(second.model, saved)
-        if at_once == saved.keys() and keeps_arguments(first.model):  # it can rebuild itself
-            check_weights(type(first.model).load_from_checkpoint(path, weights_only=True), saved)
+        _check_weights(second.model, saved)
+        if at_once == saved.keys() and _keeps_arguments(first.model):  # it can rebuild itself
+            _check_weights(type(first.model).load_from_checkpoint(path, weights_only=True), saved)
 
     return test
 
 
-def build(project: Project, config: str, folder: Path) -> ProjectCLI:
-    """Build the model of a config, small data for it and a trainer, as the command line does."""
-    project.use()
-    args = [*quick(project, config, folder / "images"), "--runs_dir", str(folder)]
-    return ProjectCLI(args, training=False)
-
-
-def keeps_arguments(model: LightningModule) -> bool:
+def _keeps_arguments(model: LightningModule) -> bool:
     """Tell whether a checkpoint has every argument that the model was made with, as it was."""
-    given = inspect.signature(type(model)).parameters.values()
-    names = {
-        part.name for part in given if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)
-    }
+    parts = inspect.signature(type(model)).parameters.values()
+    names = {p.name for p in parts if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return names <= model.hparams.keys() and bool(plain(dict(model.hparams)) == dict(model.hparams))
 
 
-def check_weights(model: LightningModule, saved: dict[str, torch.Tensor]) -> None:
-    """Check that a model has what was saved, bit for bit."""
+def _check_weights(model: LightningModule, saved: dict[str, torch.Tensor]) -> None:
     found = {name: value for name, value in model.state_dict().items() if name in saved}
     torch.testing.assert_close(found, saved, atol=0, rtol=0, equal_nan=True)

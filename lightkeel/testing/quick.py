@@ -92,11 +92,12 @@ def skipped_where_absent() -> Iterator[None]:
 
 def absent(error: BaseException | None) -> BaseException | None:
     """Find what an error comes from: a file, a server or a package that is not there."""
-    while error is not None:
-        if isinstance(error, (FileNotFoundError, URLError, ConnectionError)):
-            return error
-        name = error.name if isinstance(error, ModuleNotFoundError) else None
-        if name and find_spec(name.partition(".")[0]) is None:  # else a part of it is misspelt
-            return error
-        error = error.__cause__
-    return None
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    is_missing = name and find_spec(name.partition(".")[0]) is None  # else a part is misspelt
+    if (
+        error is None
+        or is_missing
+        or isinstance(error, (FileNotFoundError, URLError, ConnectionError))
+    ):
+        return error
+    return absent(error.__cause__)
