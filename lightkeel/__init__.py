@@ -27,8 +27,7 @@ if TYPE_CHECKING:
         check_optimizers as check_optimizers,
         configure_optimizers as configure_optimizers,
     )
-    from .models.weights import initialize as initialize
-    from .models.whitening import whitening_filters as whitening_filters
+    from .models.weights import initialize as initialize, whitening_filters as whitening_filters
     from .use.predictor import load as load
 
 __version__ = "0.2.0"
@@ -54,7 +53,7 @@ PUBLIC = {
     "line_panels": "callbacks.fit_panels",
     "load": "use.predictor",
     "on": "callbacks.table",
-    "whitening_filters": "models.whitening",
+    "whitening_filters": "models.weights",
     "whole": "models.fsdp",
 }
 

@@ -1,8 +1,8 @@
 """Optimizer and learning-rate schedule from plain settings: ``{"name": "AdamW", "lr": 0.001}``."""
 
+import importlib
 import inspect
 import math
-import pkgutil
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler as schedules
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ..errors.checks import suggest
@@ -39,25 +39,30 @@ class _Kind(NamedTuple):
     key: str
     base: type
     home: str
-    classes: Mapping[str, Any]
     example: str
     own_keys: tuple[str, ...]  # no arguments of the class
 
     def read(self, settings: Settings) -> tuple[Any, dict[str, Any]]:
         """Find the class and its arguments."""
+        known = {"MuonSGD": MuonSGD, **vars(importlib.import_module(self.home))}
+        known = {n: cls for n, cls in known.items() if self.fits(cls) and cls is not self.base}
         name, key = settings.get("name"), f"{self.key}.name"
         if not isinstance(name, str):
             raise ValueError(f"{key}: missing. Give one of {self.home}, such as {self.example}.")
-        if "." not in name and name not in self.classes:
-            hint = suggest(name, self.classes)
-            raise ValueError(f"{key}: {self.home} has no `{name}`. {hint}")
+        module, _, attribute = name.rpartition(".")
+        if not module and name not in known:
+            raise ValueError(f"{key}: {self.home} has no `{name}`. {suggest(name, known)}")
         try:
-            cls = pkgutil.resolve_name(name) if "." in name else self.classes[name]
-        except (ImportError, AttributeError, ValueError) as error:
+            cls = getattr(importlib.import_module(module), attribute) if module else known[name]
+        except (ImportError, AttributeError) as error:
             raise ValueError(f"{key}: cannot import `{name}` ({error}).") from None
-        if not inspect.isclass(cls) or not issubclass(cls, self.base):
+        if not self.fits(cls):
             raise ValueError(f"{key}: `{name}` is no {self.base.__name__}.")
         return cls, {key: value for key, value in settings.items() if key not in self.own_keys}
+
+    def fits(self, cls: Any) -> bool:
+        """Tell whether this is such a class."""
+        return inspect.isclass(cls) and issubclass(cls, self.base)
 
     def check(self, cls: type, given: Settings) -> None:
         """Check arguments by name, and that those are numbers that should be."""
@@ -65,7 +70,7 @@ class _Kind(NamedTuple):
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             return
         options = {name: p for name, p in known.items() if name not in ("params", "optimizer")}
-        for name in given.keys() - options.keys():
+        for name in [name for name in given if name not in options]:
             hint = suggest(name, [*self.own_keys, *options])
             raise ValueError(f"{self.key}.{name}: {cls.__name__} has no such option. {hint}")
         for name, parameter in options.items():
@@ -76,19 +81,12 @@ class _Kind(NamedTuple):
                 raise ValueError(f"{self.key}.{name}: {value!r} is no number.")
 
 
-def _derived(module: Any, base: type) -> dict[str, Any]:
-    found = {name: cls for name, cls in vars(module).items() if inspect.isclass(cls)}
-    return {name: cls for name, cls in found.items() if issubclass(cls, base) and cls is not base}
-
-
 OPTIMIZER = _Kind(
-    *("optimizer", Optimizer, "torch.optim"),
-    {**_derived(torch.optim, Optimizer), "MuonSGD": MuonSGD},
-    *("AdamW", ("name", "decay_bias_and_norm", "lr_multipliers")),
+    *("optimizer", Optimizer, "torch.optim", "AdamW"),
+    ("name", "decay_bias_and_norm", "lr_multipliers"),
 )
 SCHEDULE = _Kind(
-    *("lr_scheduler", LRScheduler, "torch.optim.lr_scheduler", _derived(schedules, LRScheduler)),
-    "CosineAnnealingLR",
+    *("lr_scheduler", LRScheduler, "torch.optim.lr_scheduler", "CosineAnnealingLR"),
     ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction"),
 )
 
@@ -142,7 +140,9 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
 def configure_optimizers(
     module: LightningModule, optimizer: Settings, lr_scheduler: Settings | None = None
 ) -> OptimizerLRScheduler:
-    """Build what ``LightningModule.configure_optimizers`` returns, of settings so checked.
+    """Build what ``LightningModule.configure_optimizers`` returns, with the module's trainer.
+
+    Settings are as in ``check_optimizers``.
 
     Raises:
         ValueError: They do not fit the module, its device, or the run.
@@ -162,7 +162,7 @@ def configure_optimizers(
     if unseen and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
     config: Any = {"scheduler": schedule, "interval": interval, "frequency": frequency}
-    return {"optimizer": built, "lr_scheduler": {**config, "monitor": monitor}}
+    return {"optimizer": built, "lr_scheduler": config | {"monitor": monitor}}
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:

@@ -29,9 +29,15 @@ from ..runs.folder import Claim, is_rank_zero
 from ..runs.loggers import MetricsCSV, TensorBoard  # naming it makes short names known
 from . import cache
 from .configs import appended_options, read_yaml, resolve_configs
-from .explain_parser import construction_error, explain_unparsed
 from .names import to_learn
-from .parser import Parser, check_finite, learn, use_own_yaml
+from .parser import (
+    Parser,
+    check_finite,
+    construction_error,
+    explain_unparsed,
+    learn,
+    use_own_yaml,
+)
 from .resumable import check_resumable
 from .trainer import as_list, build_trainer, follow_torchrun, settle_callbacks
 
@@ -55,11 +61,7 @@ NEEDLESS_NOTICES = (
 class ProjectCLI(LightningCLI):
     """Everything a command needs, built from its arguments: model, data, trainer, run folder.
 
-    Args:
-        args: Command line, without the name of the program.
-        training: Whether to write a run; without, the trainer has neither loggers nor callbacks.
-        claim: What keeps the folder of the run.
-        first_callbacks: Makes the callbacks that come before the named ones.
+    Without ``training`` no run is written, and the trainer has neither loggers nor callbacks.
     """
 
     def __init__(
@@ -69,9 +71,8 @@ class ProjectCLI(LightningCLI):
         claim: Claim | None = None,
         first_callbacks: Callable[["ProjectCLI"], list[Callback]] = lambda cli: [],
     ) -> None:
-        self.training = training
-        self.claim = claim or Claim()
-        self.first_callbacks = first_callbacks
+        self.training, self.claim = training, claim or Claim()
+        self.first_callbacks = first_callbacks  # come before the named ones
         self.folder: Path | None = None
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None

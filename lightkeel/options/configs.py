@@ -1,7 +1,7 @@
 """The configuration files that a command line means, and the experiment they name."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,7 @@ def _is_other_model(path: str | None, base: Path) -> bool:
 
 
 def _setting(name: str, args: Sequence[str], configs: Sequence[Path]) -> str | None:
-    contents = [read_yaml(config) for config in reversed(configs)]
-    values = [content.get(name) for content in contents if isinstance(content, Mapping)]
+    values = [safe_yaml.flatten(read_yaml(config)).get(name) for config in reversed(configs)]
     return next((v for v in (*_values_of(name, args), *values) if isinstance(v, str)), None)
 
 
