@@ -32,7 +32,7 @@ class Project:
     root: Path = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.root is None:
+        if not self.root:
             object.__setattr__(self, "root", _folder_around(self.package))
         self.use()
 

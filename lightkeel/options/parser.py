@@ -20,7 +20,7 @@ from ..callbacks.table import Callbacks, classes
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
 from ..errors.explain import fails_on_import, first_line, frames, raised_in
-from ..project import LIBRARY, current
+from ..project import current
 from ..runs import safe_yaml
 from . import moved
 from .cache import Class, Known
@@ -135,19 +135,16 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     """Collect the names of all options, and what each class of the project is made with."""
     fields = classes(table)
     kinds = {owner: _subclasses(base) for owner, base in BASES.items()}
-    found: dict[int, Class] = {}
+    found: dict[type, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
         with suppress(Exception):  # one that cannot be asked is left to the parser
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
-            found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
+            found[cls] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
     known: dict[str, Class | None] = dict.fromkeys(f"{owner}:" for owner in BASES)
-    known |= {f"callbacks.{name}:": found.get(id(cls)) for name, cls in fields.items()}
+    known |= {f"callbacks.{name}:": found.get(cls) for name, cls in fields.items()}
     for owner, some in kinds.items():
-        known |= {f"{owner}:{cls.__name__}": found.get(id(cls)) for cls in some}
-    for name, module in [*sys.modules.items()]:
-        if f"{name}.".startswith((f"{current().package}.", f"{LIBRARY.name}.")):
-            parts = {f"{name}.{key}": id(value) for key, value in vars(module).items()}
-            known |= {path: found[part] for path, part in parts.items() if part in found}
+        known |= {f"{owner}:{cls.__name__}": found.get(cls) for cls in some}
+    known |= {f"{cls.__module__}.{cls.__qualname__}": made for cls, made in found.items()}
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
