@@ -100,17 +100,12 @@ class ProjectCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--run_name", type=str | None, default=None, help="Name of this run's folder."
+        parser.add_argument("--run_name", type=str | None, help="Name of this run's folder.")
+        about = (
+            "Resume a run: its folder, a .ckpt file, `last`, or `auto`: the newest unfinished run "
+            "of the experiment if there is one (of this run_name, where given), else a new run."
         )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="Resume a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
-            "unfinished run of the experiment if there is one (of this run_name, where given), "
-            "else a new run.",
-        )
+        parser.add_argument("--resume", type=str | None, help=about)
         # The project's own table of callbacks, or the library's.
         self.table = getattr(import_part("callbacks"), "Callbacks", Callbacks)
         parser.add_argument("--callbacks", type=self.table, help="Named callbacks, null: off.")
