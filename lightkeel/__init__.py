@@ -25,8 +25,7 @@ if TYPE_CHECKING:
         check_optimizers as check_optimizers,
         configure_optimizers as configure_optimizers,
     )
-    from .models.weights import initialize as initialize
-    from .models.whitening import whitening_filters as whitening_filters
+    from .models.weights import initialize as initialize, whitening_filters as whitening_filters
     from .use.predictor import load as load
 
 __version__ = "0.2.0"
@@ -50,7 +49,7 @@ PUBLIC = {
     "is_row_due": "callbacks.readings",
     "load": "use.predictor",
     "on": "callbacks.table",
-    "whitening_filters": "models.whitening",
+    "whitening_filters": "models.weights",
     "whole": "models.fsdp",
 }
 

@@ -32,33 +32,32 @@ class Project:
     root: Path = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.root is None:
+        if not self.root:
             object.__setattr__(self, "root", _folder_around(self.package))
         self.use()
-
-    def use(self) -> None:
-        """Have this one at work."""
-        _at_work[:] = [self]
 
     @property
     def folder(self) -> Path:
         """Folder of the package."""
         return self.root.joinpath(*self.package.split("."))
 
-    def command(self, name: str) -> str:
-        """Say how a command is started: by the package's module, else as this process was."""
-        is_there = self.package and (self.folder / f"{name}.py").is_file()
-        return f"python -m {self.package}.{name}" if is_there else started_as()
-
     @property
     def configs(self) -> Path:
         """Folder of the experiments."""
         return self.root / "configs"
 
+    def use(self) -> None:
+        """Have this one at work."""
+        _at_work[:] = [self]
+
+    def command(self, name: str) -> str:
+        """Say how a command is started: by the package's module, else as this process was."""
+        is_there = self.package and (self.folder / f"{name}.py").is_file()
+        return f"python -m {self.package}.{name}" if is_there else started_as()
+
     def main(self, command: str) -> Callable[..., int]:
         """Return what ``python -m PACKAGE.COMMAND`` calls: ``main(args)``, which gives a status."""
-        module = import_module(f".commands.{command}", __package__)
-        return partial(module.main, self)
+        return partial(import_module(f".commands.{command}", __package__).main, self)
 
 
 _at_work: list[Project] = []
@@ -76,8 +75,7 @@ def started_as() -> str:
 
 
 def _folder_around(package: str) -> Path:
-    module = sys.modules.get(package)
-    spec = getattr(module, "__spec__", None) or find_spec(package)
+    spec = getattr(sys.modules.get(package), "__spec__", None) or find_spec(package)
     if spec is None or not spec.origin:
         return Path.cwd()
     file = Path(spec.origin).absolute()

@@ -1,4 +1,4 @@
-"""Bad input, said in a few lines, and the statuses that commands exit with.
+"""Bad input, said in a few lines.
 
 Nothing slow is imported here; ``explain`` knows the errors of PyTorch, Lightning and the parser.
 """
@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .checks import suggest
-
-STATUS_BAD_INPUT = 2
-STATUS_INTERRUPTED = 130
 
 LET_SPEAK_S = 10.0
 
@@ -48,10 +45,7 @@ class Arguments(argparse.ArgumentParser):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Print an ``InputError`` as at most three lines on standard error and exit with status 2.
-
-    All else is a crash and keeps its traceback, but for Ctrl-C.
-    """
+    """Print an ``InputError`` on standard error and exit with 2; Ctrl-C: 130. All else crashes."""
     try:
         yield
     except InputError as error:
@@ -61,6 +55,6 @@ def readable() -> Iterator[None]:
             time.sleep(LET_SPEAK_S)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print("error: " + "\n  ".join(lines[:3]), file=sys.stderr, flush=True)
-        raise SystemExit(STATUS_BAD_INPUT) from error
+        raise SystemExit(2) from error
     except KeyboardInterrupt:
-        raise SystemExit(STATUS_INTERRUPTED) from None
+        raise SystemExit(130) from None

@@ -10,9 +10,9 @@ def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str
     """Ask whether the nearest of ``choices`` was meant, and list them where none is near."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    question = [f"Did you mean `{near[0]}`?"] if near else []
-    listing = [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []
-    return " ".join(question + listing)
+    said = [f"Did you mean `{near[0]}`?"] if near else []
+    said += [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []
+    return " ".join(said)
 
 
 def warn(text: str) -> None:

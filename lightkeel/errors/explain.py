@@ -31,6 +31,7 @@ INSTALLED = {
 }
 MODELS_AND_DATA = ["models", "data"]  # where a person's own are put
 STEPS = ("training_step", "validation_step", "test_step", "predict_step", "forward")
+OWNERS = {LightningModule: "model", LightningDataModule: "data", Callback: "callbacks."}
 
 
 @contextmanager
@@ -54,66 +55,55 @@ def explain(error: BaseException) -> str | None:
     """
     trace = error.__traceback__
     if isinstance(error, torch.OutOfMemoryError):
-        return out_of_memory(error)
+        return _out_of_memory(error)
     if fails_on_import(error):
         return None
     if str(error).startswith("Expected more than 1 value per channel when training"):
-        return one_sample(error)
+        return _one_sample(error)
     if type(error).__module__.startswith(("wandb.errors", "mlflow.exceptions")):
-        return no_tracking(error)
+        return _no_tracking(error)
     is_ours = raised_in(trace, LIBRARY, current().folder)
-    is_checked = is_ours and is_check(trace)  # which says more
-    is_persons = any(is_own(frame.f_code) for frame in frames(trace))
-    if passes(trace, "checkpoint_connector", "restore") and not (is_checked or is_persons):
+    is_checked = is_check(trace)
+    is_said = (is_ours and is_checked) or any(_is_own(frame.f_code) for frame in frames(trace))
+    if _passes(trace, "checkpoint_connector.restore") and not is_said:
         what = f"{type(error).__name__}: {first_line(str(error))}"
         return f"--resume: the checkpoint holds what cannot be restored ({what}).\nUse another."
     if raised_in(trace, LIGHTNING):
-        refuses = isinstance(error, (ValueError, MisconfigurationException)) and is_check(trace)
+        refuses = isinstance(error, (ValueError, MisconfigurationException)) and is_checked
         return f"trainer: {error}" if refuses and not called_by_own_code(trace) else None
-    return attribute(error) if is_ours and is_refusal(error) else None
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Tell whether an exception that this package raised says that input is bad."""
-    trace = error.__traceback__
-    if isinstance(error, FloatingPointError):  # of callbacks that watch the steps
-        return is_check(trace)
-    computes = any(
+    watches = isinstance(error, FloatingPointError)  # of callbacks that watch the steps
+    computes = not watches and any(
         frame.f_code.co_name in STEPS and isinstance(frame.f_locals.get("self"), nn.Module)
         for frame in frames(trace)
     )
-    is_input = isinstance(error, OSError) or (isinstance(error, ValueError) and is_check(trace))
-    return is_input and not computes
+    refuses = is_checked and (watches or isinstance(error, ValueError))
+    is_input = is_ours and not computes and (refuses or isinstance(error, OSError))
+    return _attributed(error) if is_input else None
 
 
 def explain_construction(error: BaseException) -> str | None:
     """Say what a constructor, of whomever, refuses; None where it has failed otherwise."""
     trace = error.__traceback__
-    loggers = [part for part in at_work(trace) if isinstance(part, Logger)]
+    loggers = [part for part in _at_work(trace) if isinstance(part, Logger)]
     if isinstance(error, ModuleNotFoundError) and loggers and raised_in(trace, LIGHTNING):
-        return no_package(type(loggers[-1]))
+        package = type(loggers[-1]).__module__.rpartition(".")[2]
+        known = (current().root / "locks" / f"{package}.lock").is_file()
+        how = f"Run `make setup ADD={package}`." if known else "Install it."
+        needs = f"{type(loggers[-1]).__name__} needs {package}, which is not installed."
+        return f"trainer.logger: {needs}\n{how}"
     refuses = isinstance(error, (ValueError, MisconfigurationException))
     is_input = isinstance(error, FileNotFoundError) or (refuses and is_check(trace))
-    return attribute(error) if is_input else None
+    return _attributed(error) if is_input else None
 
 
-def no_package(logger: type[Logger]) -> str:
-    """Say which package a logger of Lightning's needs, and how to install it."""
-    package = logger.__module__.rpartition(".")[2]
-    known = (current().root / "locks" / f"{package}.lock").is_file()
-    how = f"Run `make setup ADD={package}`." if known else "Install it."
-    return f"trainer.logger: {logger.__name__} needs {package}, which is not installed.\n{how}"
-
-
-def no_tracking(error: BaseException) -> str:
-    """Say why Weights & Biases or MLflow take no metrics, and what to do."""
+def _no_tracking(error: BaseException) -> str:
     name, how = "MLflow", "Start its server, or set trainer.logger.tracking_uri to another."
     if type(error).__module__.startswith("wandb"):
         name, how = "Weights & Biases", "Run `wandb login`, or set WANDB_MODE=offline."
     return f"trainer.logger: {name} says: {first_line(str(error)).split(': Max retries')[0]}\n{how}"
 
 
-def one_sample(error: BaseException) -> str | None:
+def _one_sample(error: BaseException) -> str | None:
     """Say which batch has one sample alone, which batch normalization refuses; None: of no loop."""
     numbers = (frame.f_locals.get("batch_idx") for frame in frames(error.__traceback__))
     number = next((number for number in numbers if isinstance(number, int)), None)
@@ -125,14 +115,12 @@ def one_sample(error: BaseException) -> str | None:
     return None if number is None else text
 
 
-def out_of_memory(error: torch.OutOfMemoryError) -> str:
-    """Say with which batch size the memory of a device ran out, and how to do with less."""
-    trace = error.__traceback__
-    evaluates = passes(trace, "evaluation_loop")
-    trainer = next((part for part in at_work(trace) if isinstance(part, Trainer)), None)
-    name = "val_batch_size" if evaluates else "batch_size"
+def _out_of_memory(error: torch.OutOfMemoryError) -> str:
+    trace, name, accumulating = error.__traceback__, "val_batch_size", ""
+    if not _passes(trace, "evaluation_loop."):
+        name, accumulating = "batch_size", " with callbacks.gradient_accumulation.batches"
+    trainer = next((part for part in _at_work(trace) if isinstance(part, Trainer)), None)
     size = getattr(getattr(trainer, "datamodule", None), name, "this size")
-    accumulating = "" if evaluates else " with callbacks.gradient_accumulation.batches"
     remedy = f"Use a smaller data.{name}{accumulating}, or --trainer.precision bf16-mixed."
     return too_large(f"data.{name}: {size}", error, remedy)
 
@@ -149,26 +137,23 @@ def frames(trace: TracebackType | None) -> list[FrameType]:
     return [frame for frame, _ in walk_tb(trace)]
 
 
-def at_work(trace: TracebackType | None) -> list[object]:
-    """List whose methods were at work when an exception was raised, the outermost first."""
+def _at_work(trace: TracebackType | None) -> list[object]:
     return [frame.f_locals.get("self") for frame in frames(trace)]
 
 
-def passes(trace: TracebackType | None, module: str, function: str = "") -> bool:
-    """Tell whether an exception came through a function, by how it begins, of Lightning's."""
-    codes = [frame.f_code for frame in frames(trace) if is_in(frame.f_code, LIGHTNING)]
-    found = [code for code in codes if Path(code.co_filename).stem == module]
-    return any(code.co_name.startswith(function) for code in found)
+def _passes(trace: TracebackType | None, function: str) -> bool:
+    """Tell whether an exception came through a function of Lightning's: MODULE.NAME begins so."""
+    codes = [frame.f_code for frame in frames(trace) if _is_in(frame.f_code, LIGHTNING)]
+    return any(f"{Path(c.co_filename).stem}.{c.co_name}".startswith(function) for c in codes)
 
 
-def is_in(code: CodeType, *folders: Path) -> bool:
-    """Tell whether a function stands in a file of one of some folders."""
+def _is_in(code: CodeType, *folders: Path) -> bool:
     return not {*folders}.isdisjoint(Path(code.co_filename).parents)
 
 
 def raised_in(trace: TracebackType | None, *folders: Path) -> bool:
     """Tell whether an exception was raised by a line of the files in some folders."""
-    return any(is_in(frame.f_code, *folders) for frame in frames(trace)[-1:])
+    return any(_is_in(frame.f_code, *folders) for frame in frames(trace)[-1:])
 
 
 def is_check(trace: TracebackType | None) -> bool:
@@ -186,17 +171,17 @@ def called_by_own_code(trace: TracebackType | None) -> bool:
     """
     codes = [frame.f_code for frame in frames(trace)]
     codes = [code for code in codes if code.co_filename != FAST_PATH]  # part of Lightning
-    into = [pair for pair in pairwise(codes) if is_in(pair[1], LIGHTNING) and is_own(pair[0])]
+    into = [pair for pair in pairwise(codes) if _is_in(pair[1], LIGHTNING) and _is_own(pair[0])]
     return any(called.co_name != "estimated_stepping_batches" for _, called in into)
 
 
-def is_own(code: CodeType) -> bool:
+def _is_own(code: CodeType) -> bool:
     """Tell whether a function is a person's own: neither installed nor that of this package."""
     if Path(code.co_filename).name.startswith("<"):  # made by a program, or part of Python
         return False
     folder = current().folder
     examples = [folder / name for name in MODELS_AND_DATA]
-    return is_in(code, *examples) or not is_in(code, *INSTALLED, LIBRARY, folder)
+    return _is_in(code, *examples) or not _is_in(code, *INSTALLED, LIBRARY, folder)
 
 
 def fails_on_import(error: BaseException) -> bool:
@@ -205,25 +190,15 @@ def fails_on_import(error: BaseException) -> bool:
     return is_module or isinstance(error, SyntaxError)
 
 
-def attribute(error: BaseException) -> str:
-    """Repeat what an exception says, with the part of the configuration that raised it in front."""
-    text, owner = str(error), owner_of(error.__traceback__)
+def _attributed(error: BaseException) -> str:
+    """Repeat what an exception says, with the part of the configuration at work in front."""
+    text, owner = str(error), ""
+    for this in _at_work(error.__traceback__):
+        owner = next((name for kind, name in OWNERS.items() if isinstance(this, kind)), owner)
+        owner += snake_case(type(this).__name__) if owner.endswith(".") else ""
     if not owner or re.match(r"callbacks(\.\w+)+: ", text):  # it says of which it speaks
         return text
     return f"{owner}.{text}" if re.match(r"[\w.\[\]]+: ", text) else f"{owner}: {text}"
-
-
-def owner_of(trace: TracebackType | None) -> str:
-    """Name the part of the configuration whose object was at work when an exception was raised."""
-    owner = ""
-    for this in at_work(trace):
-        if isinstance(this, LightningModule):
-            owner = "model"
-        elif isinstance(this, LightningDataModule):
-            owner = "data"
-        elif isinstance(this, Callback):
-            owner = f"callbacks.{snake_case(type(this).__name__)}"
-    return owner
 
 
 def first_line(text: str) -> str:

@@ -32,7 +32,7 @@ class FullySharded(ModelParallelStrategy):
         assert model is not None
         if not is_overridden("configure_model", model):  # a model may know a better way
             mesh = self.device_mesh["data_parallel"]
-            model.configure_model = partial(shard, model, mesh)  # type: ignore[method-assign]
+            model.configure_model = partial(_shard, model, mesh)  # type: ignore[method-assign]
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         # Lightning's takes an optimizer's numbers for places in the model, not in the groups; and
@@ -46,14 +46,14 @@ class FullySharded(ModelParallelStrategy):
         if model.trainer.training:
             states = checkpoint["optimizer_states"]
             for optimizer, state in zip(self.optimizers, states, strict=True):
-                load_sharded(optimizer, state)
+                _load_sharded(optimizer, state)
         return checkpoint
 
 
-def load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def _load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Set an optimizer to a state of whole parameters, sharded as they are."""
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = state["param_groups"], optimizer.param_groups
+    numbers, parameters = ([p for group in some for p in group["params"]] for some in groups)
     for number, parameter in zip(numbers, parameters, strict=True):
         values = state["state"].get(number, {})
         for name, value in values.items():
@@ -63,7 +63,7 @@ def load_sharded(optimizer: Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
 
 
-def shard(model: LightningModule, mesh: DeviceMesh) -> None:
+def _shard(model: LightningModule, mesh: DeviceMesh) -> None:
     """Shard each layer's parameters; they are gathered for as long as it computes."""
     for layer in list(model.modules()):
         if isinstance(layer, FSDPModule) or next(layer.parameters(recurse=False), None) is None:

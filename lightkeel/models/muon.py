@@ -49,10 +49,7 @@ class MuonSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = torch.enable_grad()(closure)() if closure else None
         for group in self.param_groups:
             given = [p for p in group["params"] if p.grad is not None]
             weights = [p for p in given if p.ndim == 4]
@@ -61,8 +58,8 @@ class MuonSGD(Optimizer):
                 updates = self._momentum(weights, group["momentum"], 0.0)
                 for weight in weights:
                     weight.mul_(len(weight) ** 0.5 / weight.norm().clamp(min=1e-7))
-                directions = orthogonalized(updates, group["ns_steps"])
-                torch._foreach_add_(weights, directions, alpha=-group["lr"])
+                updates = orthogonalized(updates, group["ns_steps"])
+                torch._foreach_add_(weights, updates, alpha=-group["lr"])
             if others:
                 updates = self._momentum(others, group["sgd_momentum"], group["weight_decay"])
                 torch._foreach_add_(others, updates, alpha=-group["lr"])
@@ -85,9 +82,9 @@ class MuonSGD(Optimizer):
 def orthogonalized(updates: list[Tensor], num_steps: int) -> list[Tensor]:
     """Bring the singular values of updates (R, ...) near one, those of one shape all at once."""
     results = list(updates)
-    for shape in sorted({update.shape for update in updates}):
+    for shape in {update.shape for update in updates}:
         members = [i for i, update in enumerate(updates) if update.shape == shape]
-        matrices = torch.stack([updates[i].reshape(shape[0], -1) for i in members])
+        matrices = torch.stack([updates[i].flatten(1) for i in members])
         for i, matrix in zip(members, newton_schulz(matrices, num_steps), strict=True):
             results[i] = matrix.reshape(shape)
     return results

@@ -1,9 +1,4 @@
-"""Optimizer and learning-rate schedule from plain settings.
-
-Settings are flat mappings of plain values, so that they live in YAML, on the command line and in
-checkpoints unchanged: ``{"name": "AdamW", "lr": 0.001}``. Everything but the keys documented below
-goes to the constructor of the named class.
-"""
+"""Optimizer and learning-rate schedule from plain settings: ``{"name": "AdamW", "lr": 0.001}``."""
 
 import importlib
 import inspect
@@ -17,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler as schedules
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ..errors.checks import suggest
@@ -38,33 +33,31 @@ NO_HORIZON = (
 REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError)
 
 
-class Kind(NamedTuple):
+class _Kind(NamedTuple):
     """What settings name a class of: an optimizer, or a schedule."""
 
     key: str
     base: type
     home: str
-    classes: Mapping[str, Any]
     example: str
     own_keys: tuple[str, ...]  # no arguments of the class
 
     def read(self, settings: Settings) -> tuple[Any, dict[str, Any]]:
         """Find the class and its arguments."""
-        named = {n: c for n, c in self.classes.items() if self.fits(c) and c is not self.base}
-        name = settings.get("name")
+        known = {"MuonSGD": MuonSGD, **vars(importlib.import_module(self.home))}
+        known = {n: cls for n, cls in known.items() if self.fits(cls) and cls is not self.base}
+        name, key = settings.get("name"), f"{self.key}.name"
         if not isinstance(name, str):
-            text = f"missing. Give one of {self.home}, such as {self.example}."
-            raise ValueError(f"{self.key}.name: {text}")
+            raise ValueError(f"{key}: missing. Give one of {self.home}, such as {self.example}.")
         module, _, attribute = name.rpartition(".")
-        if not module and name not in named:
-            text = f"{self.home} has no `{name}`. {suggest(name, named)}"
-            raise ValueError(f"{self.key}.name: {text}")
+        if not module and name not in known:
+            raise ValueError(f"{key}: {self.home} has no `{name}`. {suggest(name, known)}")
         try:
-            cls = getattr(importlib.import_module(module), attribute) if module else named[name]
+            cls = getattr(importlib.import_module(module), attribute) if module else known[name]
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"{self.key}.name: cannot import `{name}` ({error}).") from None
+            raise ValueError(f"{key}: cannot import `{name}` ({error}).") from None
         if not self.fits(cls):
-            raise ValueError(f"{self.key}.name: `{name}` is no {self.base.__name__}.")
+            raise ValueError(f"{key}: `{name}` is no {self.base.__name__}.")
         return cls, {key: value for key, value in settings.items() if key not in self.own_keys}
 
     def fits(self, cls: Any) -> bool:
@@ -77,10 +70,9 @@ class Kind(NamedTuple):
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             return
         options = {name: p for name, p in known.items() if name not in ("params", "optimizer")}
-        for name in given:
-            if name not in options:
-                hint = suggest(name, [*self.own_keys, *options])
-                raise ValueError(f"{self.key}.{name}: {cls.__name__} has no such option. {hint}")
+        for name in [name for name in given if name not in options]:
+            hint = suggest(name, [*self.own_keys, *options])
+            raise ValueError(f"{self.key}.{name}: {cls.__name__} has no such option. {hint}")
         for name, parameter in options.items():
             if parameter.default is parameter.empty and name not in given:
                 raise ValueError(f"{self.key}.{name}: {cls.__name__} needs it.")
@@ -89,13 +81,12 @@ class Kind(NamedTuple):
                 raise ValueError(f"{self.key}.{name}: {value!r} is no number.")
 
 
-OPTIMIZER = Kind(
-    *("optimizer", Optimizer, "torch.optim", {**vars(torch.optim), "MuonSGD": MuonSGD}, "AdamW"),
+OPTIMIZER = _Kind(
+    *("optimizer", Optimizer, "torch.optim", "AdamW"),
     ("name", "decay_bias_and_norm", "lr_multipliers"),
 )
-SCHEDULE = Kind(
-    *("lr_scheduler", LRScheduler, "torch.optim.lr_scheduler", vars(schedules)),
-    "CosineAnnealingLR",
+SCHEDULE = _Kind(
+    *("lr_scheduler", LRScheduler, "torch.optim.lr_scheduler", "CosineAnnealingLR"),
     ("name", "interval", "frequency", "monitor", "warmup_steps", "warmup_fraction"),
 )
 
@@ -125,19 +116,19 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
     decay = optimizer.get("decay_bias_and_norm", False)
     if not isinstance(decay, bool):
         raise ValueError(f"optimizer.decay_bias_and_norm: {decay!r} is no boolean.")
-    tried = try_optimizer(optimizer)
+    tried = _try_optimizer(optimizer)
     if lr_scheduler is None:
         return
     cls, given = SCHEDULE.read(lr_scheduler)
     if cls.__name__ in HORIZON:
         given.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
     SCHEDULE.check(cls, given)
-    check_timing(lr_scheduler)
+    _check_timing(lr_scheduler)
     plateau = issubclass(cls, ReduceLROnPlateau)
     for key in ("warmup_steps", "warmup_fraction") if plateau else ("monitor",):
         if lr_scheduler.get(key):
-            text = f"lr_scheduler.{key}: {cls.__name__} makes no use of it. Leave it out."
-            raise ValueError(text)
+            why = f"{cls.__name__} makes no use of it. Leave it out."
+            raise ValueError(f"lr_scheduler.{key}: {why}")
     try:
         schedule = cls(tried, **given)
         tried.step(lambda: 0.0)
@@ -149,54 +140,47 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
 def configure_optimizers(
     module: LightningModule, optimizer: Settings, lr_scheduler: Settings | None = None
 ) -> OptimizerLRScheduler:
-    """Build what ``LightningModule.configure_optimizers`` returns.
+    """Build what ``LightningModule.configure_optimizers`` returns, with the module's trainer.
 
-    Args:
-        module: A module attached to its trainer.
-        optimizer: See ``check_optimizers``.
-        lr_scheduler: The same.
+    Settings are as in ``check_optimizers``.
 
     Raises:
-        ValueError: The settings do not fit the module, its device, or the run.
+        ValueError: They do not fit the module, its device, or the run.
     """
     built = build_optimizer(module, optimizer)
     if lr_scheduler is None:
         return built
-    trainer = module.trainer
-    name = str(lr_scheduler["name"]).rpartition(".")[2]
+    trainer, name = module.trainer, str(lr_scheduler["name"]).rpartition(".")[2]
     has_own = HORIZON.get(name, "") in lr_scheduler and name != "OneCycleLR"
     default = "step" if name in PER_STEP and not has_own else "epoch"
     interval = lr_scheduler.get("interval") or default
     frequency = int(lr_scheduler.get("frequency") or 1)
-    horizon = num_steps(trainer) if interval == "step" else int(trainer.max_epochs or -1)
-    schedule = build_scheduler(built, lr_scheduler, horizon // frequency)
+    horizon = _num_steps(trainer) if interval == "step" else int(trainer.max_epochs or -1)
+    schedule = _build_scheduler(built, lr_scheduler, horizon // frequency)
     monitor = lr_scheduler.get("monitor") or "val/loss"
     unseen = monitor.startswith("val/") and not trainer.limit_val_batches
     if unseen and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"lr_scheduler.monitor: `{monitor}` is never logged without validation.")
-    timing = {"interval": interval, "frequency": frequency, "monitor": monitor}
-    config: Any = {"scheduler": schedule, **timing}
-    return {"optimizer": built, "lr_scheduler": config}
+    config: Any = {"scheduler": schedule, "interval": interval, "frequency": frequency}
+    return {"optimizer": built, "lr_scheduler": config | {"monitor": monitor}}
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
     """Build the optimizer, over groups of parameters by multiplier and by whether they decay."""
     cls, given = OPTIMIZER.read(settings)
-    try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
+    _try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
     groups: dict[str, dict[str, Any]] = {}
     unused = set(multipliers)
     for name, parameter in module.named_parameters():
         pattern = next((p for p in multipliers if fnmatchcase(name, p)), None)
         unused.discard(pattern)
-        if not parameter.requires_grad:
-            continue
         # Biases and the weights of norms have one dimension; decaying them does not regularize.
         decay = settings.get("decay_bias_and_norm", False) or parameter.ndim > 1
         key = (f"{pattern}/" if pattern else "") + ("decay" if decay else "no_decay")
-        factor = multipliers[pattern] if pattern else 1.0
-        new: dict[str, Any] = {"params": [], "name": key, "decay": decay, "lr_multiplier": factor}
-        groups.setdefault(key, new)["params"].append(parameter)
+        new = {"name": key, "decay": decay, "lr_multiplier": multipliers.get(pattern, 1.0)}
+        if parameter.requires_grad:
+            groups.setdefault(key, {"params": [], **new})["params"].append(parameter)
     if unused:
         raise ValueError(
             f"optimizer.lr_multipliers.{min(unused)}: no parameter has such a name that no pattern "
@@ -210,7 +194,7 @@ def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
     return optimizer
 
 
-def build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> LRScheduler:
+def _build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> LRScheduler:
     """Build the schedule and its warm-up, for ``horizon`` updates; below 1: nobody knows."""
     cls, given = SCHEDULE.read(settings)
     fraction = float(settings.get("warmup_fraction") or 0)
@@ -247,29 +231,24 @@ def follow_validation(trainer: Trainer) -> None:
             config.frequency = math.lcm(config.frequency, every)
 
 
-def num_steps(trainer: Trainer) -> int:
-    """Count the optimizer steps of the whole run, also when accumulation changes by epoch.
-
-    ``trainer.estimated_stepping_batches`` knows nothing of accumulation set by a callback.
-    """
+def _num_steps(trainer: Trainer) -> int:
+    """Count the optimizer steps of the whole run, with accumulation set by a callback."""
     if trainer.max_epochs is None or trainer.max_epochs < 0:
         return trainer.max_steps
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     if math.isinf(batches):  # a stream
         return trainer.max_steps
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    accumulating = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-    windows = [c.get_accumulate_grad_batches for c in accumulating]
-    window = next(iter(windows), lambda epoch: trainer.accumulate_grad_batches)
-    steps = sum(math.ceil(batches / window(epoch)) for epoch in range(trainer.max_epochs))
+    windows = [trainer.accumulate_grad_batches] * trainer.max_epochs
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            windows = [*map(callback.get_accumulate_grad_batches, range(trainer.max_epochs))]
+    steps = sum(math.ceil(batches / window) for window in windows)
     return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
 
 
-def check_timing(settings: Settings) -> None:
-    """Check what says when a schedule is updated."""
-    if settings.get("interval", "epoch") not in ("step", "epoch"):
-        interval = settings["interval"]
+def _check_timing(settings: Settings) -> None:
+    if (interval := settings.get("interval", "epoch")) not in ("step", "epoch"):
         raise ValueError(f"lr_scheduler.interval: {interval!r} is neither `step` nor `epoch`.")
     for key, least in {"frequency": 1, "warmup_steps": 0}.items():
         count = settings.get(key)
@@ -282,13 +261,10 @@ def check_timing(settings: Settings) -> None:
         raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
 
 
-def try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
-    """Build the optimizer over a weight and a bias, in two groups, and take a step.
-
-    Where no device is known yet, on the CPU, and without ``capturable``, which that has not.
-    """
+def _try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:
+    """Build the optimizer over a weight and a bias, in two groups, and take a step."""
     cls, given = OPTIMIZER.read(settings)
-    if device is None:
+    if device is None:  # not known yet: it is the CPU here, which has no `capturable`
         given.pop("capturable", None)
     parameters = [nn.Parameter(torch.zeros(shape, device=device)) for shape in ((2, 2), (2,))]
     for parameter in parameters:
@@ -299,7 +275,6 @@ def try_optimizer(settings: Settings, device: torch.device | None = None) -> Opt
         optimizer: Optimizer = cls([{"params": [parameter]} for parameter in parameters], **given)
         optimizer.step(lambda: 0.0)
     except REFUSALS as error:
-        where = f" on {device.type}" if device else ""
-        problem = f"{cls.__name__} refuses its settings{where}: {error}"
-        raise ValueError(f"optimizer: {problem}") from None
+        refuses = f"{cls.__name__} refuses its settings" + (f" on {device.type}" if device else "")
+        raise ValueError(f"optimizer: {refuses}: {error}") from None
     return optimizer

@@ -23,8 +23,6 @@ from ..runs.find import expand_home
 BEGAN_NS = time.time_ns()
 # A folder of packages is written to whenever one is installed, changed or removed.
 PACKAGES = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-
-
 Class = tuple[str, list[str]]  # its name, and what it is made with
 
 
@@ -47,9 +45,7 @@ def read() -> Known | None:
     """Return what was known, unless something has changed since."""
     found = read_json(_file())
     then = found.pop("stamps", None)
-    if not isinstance(then, dict) or _stamps({*_sources(), *then}) != then:
-        return None
-    return Known(**found)
+    return Known(**found) if isinstance(then, dict) and _stamps(then) == then else None
 
 
 def write(known: Known) -> None:
@@ -57,7 +53,7 @@ def write(known: Known) -> None:
     installed = (*PACKAGES, sysconfig.get_path("stdlib"))
     loaded = [vars(part) for part in [*sys.modules.values()] if isinstance(part, ModuleType)]
     files = {str(part["__file__"]) for part in loaded if part.get("__file__")}
-    stamps = _stamps({*_sources(), *(file for file in files if not file.startswith(installed))})
+    stamps = _stamps(file for file in files if not file.startswith(installed))
     if any(stamp[0] > BEGAN_NS for path, stamp in stamps.items() if path not in PACKAGES):
         return  # changed since it was imported, perhaps
     file = _file()
@@ -72,23 +68,17 @@ def write(known: Known) -> None:
 
 
 def _file() -> Path:
-    project = current()
-    whose = f"{project.root}\n{project.package}\n{sys.prefix}\n{sys.version}"
+    whose = f"{current().root}\n{current().package}\n{sys.prefix}\n{sys.version}"
     name = hashlib.sha256(whose.encode()).hexdigest()[:16]
-    return (
-        expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lightkeel" / f"{name}.json"
-    )
+    home = expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return home / "lightkeel" / f"{name}.json"
 
 
-def _sources() -> set[str]:
-    folder = current().folder
-    found = {folder.with_suffix(".py"), *folder.rglob("*.py"), *LIBRARY.rglob("*.py")}
-    return {*map(str, found), *PACKAGES}
-
-
-def _stamps(paths: Iterable[str]) -> dict[str, Any]:
-    found = {}
-    for path in paths:
+def _stamps(more: Iterable[str]) -> dict[str, Any]:
+    """Say when each source was written, and how long it is; of ``more`` files too."""
+    folder, found = current().folder, {}
+    sources = {folder.with_suffix(".py"), *folder.rglob("*.py"), *LIBRARY.rglob("*.py")}
+    for path in {*map(str, sources), *PACKAGES, *more}:
         with suppress(OSError):
             status = Path(path).stat()
             found[path] = [status.st_mtime_ns, status.st_size]

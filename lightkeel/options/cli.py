@@ -3,7 +3,7 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint as AnyCheckpoint, ProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from ..callbacks.plots import Plots
@@ -31,21 +29,39 @@ from ..runs.folder import Claim, is_rank_zero
 from ..runs.loggers import MetricsCSV, TensorBoard  # naming it makes short names known
 from . import cache
 from .configs import appended_options, read_yaml, resolve_configs
-from .explain_parser import construction_error, explain_unparsed
 from .names import to_learn
-from .parser import Parser, check_finite, learn, use_own_yaml
+from .parser import (
+    Parser,
+    check_finite,
+    construction_error,
+    explain_unparsed,
+    learn,
+    use_own_yaml,
+)
 from .resumable import check_resumable
-from .trainer import build_trainer, check_trainer, follow_torchrun
+from .trainer import as_list, build_trainer, follow_torchrun, settle_callbacks
+
+# A loader without worker processes is the fast one here: a batch is one gather from memory.
+NEEDLESS_WARNINGS = (
+    r"\w+ available but not used",  # `--trainer.accelerator cpu`; predictions need it for data
+    r".*does not have many workers",
+    r"\s*Unable to serialize instance",  # a default such as a device, which the class has by itself
+    r"Checkpoint directory .* exists and is not empty",  # `--resume`
+    r"Image size \(\d+ pixels\) exceeds limit",  # Pillow refuses what is twice as large
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.13 and later
+    r".*is smaller than the logging interval",
+    r"You're resuming from a checkpoint that ended before the",  # `ExactResume` can, or says so
+)
+NEEDLESS_NOTICES = (
+    *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
+    "lightning.pytorch.accelerators.cuda",  # which GPU a process has
+)
 
 
 class ProjectCLI(LightningCLI):
     """Everything a command needs, built from its arguments: model, data, trainer, run folder.
 
-    Args:
-        args: Command line, without the name of the program.
-        training: Whether to write a run; without, the trainer has neither loggers nor callbacks.
-        claim: What keeps the folder of the run.
-        first_callbacks: Makes the callbacks that come before the named ones.
+    Without ``training`` no run is written, and the trainer has neither loggers nor callbacks.
     """
 
     def __init__(
@@ -55,18 +71,18 @@ class ProjectCLI(LightningCLI):
         claim: Claim | None = None,
         first_callbacks: Callable[["ProjectCLI"], list[Callback]] = lambda cli: [],
     ) -> None:
-        self.training = training
-        self.claim = claim or Claim()
-        self.first_callbacks = first_callbacks
+        self.training, self.claim = training, claim or Claim()
+        self.first_callbacks = first_callbacks  # come before the named ones
         self.folder: Path | None = None
         self.resume_from: Path | None = None
         self.measured: Throughput | None = None
         self.plots: Plots | None = None
-        quiet()
-        if current().package:
-            importlib.import_module(current().package)
-        import_part("models")
-        import_part("data")
+        for name in NEEDLESS_NOTICES:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        for pattern in NEEDLESS_WARNINGS:
+            warnings.filterwarnings("ignore", pattern)
+        for part in ("", "models", "data"):
+            import_part(part)
         use_own_yaml()
         self.arguments, self.experiment = resolve_configs(list(args))
         super().__init__(
@@ -84,38 +100,29 @@ class ProjectCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--run_name", type=str | None, default=None, help="Name of this run's folder."
+        parser.add_argument("--run_name", type=str | None, help="Name of this run's folder.")
+        about = (
+            "Resume a run: its folder, a .ckpt file, `last`, or `auto`: the newest unfinished run "
+            "of the experiment if there is one (of this run_name, where given), else a new run."
         )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="Resume a run: its folder, a .ckpt file, `last`, or `auto`: the newest "
-            "unfinished run of the experiment if there is one (of this run_name, where given), "
-            "else a new run.",
-        )
-        table = find_table()
-        parser.add_argument("--callbacks", type=table, help="Named callbacks, null: off.")
-        parser.set_defaults(
-            {
-                f"callbacks.{name}": {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-                for name, cls in defaults(table).items()
-            }
-        )
+        parser.add_argument("--resume", type=str | None, help=about)
+        # The project's own table of callbacks, or the library's.
+        self.table = getattr(import_part("callbacks"), "Callbacks", Callbacks)
+        parser.add_argument("--callbacks", type=self.table, help="Named callbacks, null: off.")
+        for name, cls in defaults(self.table).items():
+            path = f"{cls.__module__}.{cls.__qualname__}"
+            parser.set_defaults({f"callbacks.{name}": {"class_path": path}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         assert isinstance(parser, Parser)
         if to_learn:
             to_learn.clear()
-            cache.write(learn(parser, find_table()))
+            cache.write(learn(parser, self.table))
         try:
             self.config = parser.parse_args(args)
-        except InputError:
-            raise
         except Exception as error:
-            message = explain_unparsed(error)
+            message = None if isinstance(error, InputError) else explain_unparsed(error)
             if message is None:
                 raise
             raise InputError(message) from error
@@ -147,12 +154,15 @@ class ProjectCLI(LightningCLI):
         settings: dict[str, Any] = {**self.config_init.trainer, **kwargs}
         follow_torchrun(settings)
         if not self.training:
-            settings |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
-            settings |= {"enable_progress_bar": False}
-            return build_trainer(settings)
+            off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+            return build_trainer({**settings, "callbacks": None, **off})
         settings["callbacks"] = self._callbacks(settings)
-        settings["logger"] = self._loggers(settings["logger"])
         settings["default_root_dir"] = str(self.folder)
+        if (given := settings["logger"]) is not False:
+            assert self.folder is not None
+            # The first is a module's `self.logger`, whose `experiment` people write images to.
+            others = [] if given is True else as_list(given)
+            settings["logger"] = [TensorBoard(self.folder), MetricsCSV(self.folder), *others]
         return build_trainer(settings)
 
     def check_fit(self) -> None:
@@ -164,12 +174,17 @@ class ProjectCLI(LightningCLI):
                 f"Give --data, or a --config such as {current().default_config}, whose data to use."
             )
         if isinstance(self.datamodule, InMemoryDataModule):
-            check_sizes(self.model, self.datamodule)
+            for name in ("num_features", "num_classes", "in_channels", "image_size_px"):
+                here, there = self.model.hparams.get(name), getattr(self.datamodule, name, None)
+                if here is not None and here != there:
+                    has = f"has {there}. Set it to {there}." if there is not None else "has none."
+                    whose = type(self.datamodule).__name__
+                    raise InputError(f"model.{name}: {here}, but {whose} {has}")
 
     def _choose_folder(self) -> None:
         config = self.config
-        choice = (Path(config.runs_dir), self.experiment, config.run_name, config.resume)
-        self.resume_from = self.claim.choose(*choice)
+        whose = Path(config.runs_dir), self.experiment
+        self.resume_from = self.claim.choose(*whose, config.run_name, config.resume)
         self.folder = self.claim.folder
         if self.folder is not None and self.resume_from:
             last = self.resume_from.with_name("last.ckpt")
@@ -181,57 +196,26 @@ class ProjectCLI(LightningCLI):
             check_resumable(before, yaml.safe_load(self._dump()))
 
     def _name_loggers(self) -> None:
-        """Name a run as its folder with W&B and MLflow, whose own names follow from the seed.
-
-        The files of W&B go into that folder too, unless they are to lie elsewhere.
-        """
+        """Name a run as its folder with W&B and MLflow, and have W&B write there by default."""
         assert self.folder is not None
-        given = self.config.trainer.logger
-        for logger in given if isinstance(given, list) else [given]:
+        name = f"{self.folder.parent.name}/{self.folder.name}"
+        places = ("name", None, name), ("run_name", None, name), ("save_dir", ".", str(self.folder))
+        for logger in as_list(self.config.trainer.logger):
             settings = getattr(logger, "init_args", {})
-            for key in ("name", "run_name"):
-                if key in settings and settings[key] is None:
-                    settings[key] = f"{self.folder.parent.name}/{self.folder.name}"
-            if settings and settings.get("save_dir") == ".":
-                settings["save_dir"] = str(self.folder)
-
-    def _loggers(self, given: Any) -> list[Logger] | bool:
-        if given is False:
-            return False
-        assert self.folder is not None
-        others = given if isinstance(given, list) else [given] if given not in (None, True) else []
-        # The first is a module's `self.logger`, whose `experiment` people add images and text to.
-        return [TensorBoard(self.folder), MetricsCSV(self.folder), *others]
+            for key, default, chosen in places:
+                if settings.get(key, "") == default:
+                    settings[key] = chosen
 
     def _callbacks(self, settings: dict[str, Any]) -> list[Callback]:
-        assert self.folder is not None
         named: Callbacks = self.config_init.callbacks
-        given = settings["callbacks"] or []
-        others: list[Callback] = given if isinstance(given, list) else [given]
-        check_trainer(settings, named, others)
-        accumulation: Any = getattr(named, "gradient_accumulation", None)
-        if settings["accumulate_grad_batches"] != 1 and accumulation is not None:
-            batches = settings.pop("accumulate_grad_batches")
-            named.gradient_accumulation = type(accumulation)(batches)  # type: ignore[attr-defined]
-        # A progress bar or checkpoints of a person's choice are not beside ours, nor Lightning's
-        # own in the place of ours where those are switched off and nothing is said of Lightning's.
-        has_bar = any(isinstance(callback, ProgressBar) for callback in others)
-        if settings["enable_progress_bar"] is False or has_bar:
-            named.progress = None
-        elif named.progress is None and settings["enable_progress_bar"] is None:
-            settings["enable_progress_bar"] = False
-        has_checkpoint = any(isinstance(callback, AnyCheckpoint) for callback in others)
-        if settings["enable_checkpointing"] is False:
-            named.checkpoint = None
-        elif named.checkpoint is None and settings["enable_checkpointing"] is None:
-            settings["enable_checkpointing"] = has_checkpoint
+        others: list[Callback] = as_list(settings["callbacks"])
+        settle_callbacks(settings, named, others)
         self.measured, self.plots = named.throughput, named.plots
         if named.early_stopping is not None:
             # MonitorCheck has seen to the name; a run may end before its first validation.
             named.early_stopping.strict = False
-        chosen = [getattr(named, f.name) for f in fields(named)]
-        named_callbacks = [callback for callback in chosen if callback is not None]
-        return [*self.first_callbacks(self), *named_callbacks, *others]
+        chosen = [getattr(named, part.name) for part in fields(named)]
+        return [*self.first_callbacks(self), *(c for c in chosen if c is not None), *others]
 
     def _dump(self) -> str:
         """The resolved configuration as YAML, without what names this one run."""
@@ -240,71 +224,23 @@ class ProjectCLI(LightningCLI):
         return str(self.parser.dump(config, skip_none=False))
 
 
-def find_table() -> type[Callbacks]:
-    """Find the table of named callbacks: the project's own, or the library's."""
-    table: type[Callbacks] = getattr(import_part("callbacks"), "Callbacks", Callbacks)
-    return table
-
-
 def import_part(part: str) -> ModuleType | None:
     """Import a part of the project's package, whose classes then have short names; None: none."""
     folder, package = current().folder, current().package
-    is_there = (folder / f"{part}.py").is_file() or (folder / part / "__init__.py").is_file()
-    return importlib.import_module(f"{package}.{part}") if package and is_there else None
+    files = folder / f"{part}.py", folder / part / "__init__.py"
+    is_there = package and (not part or any(file.is_file() for file in files))
+    return importlib.import_module(f"{package}.{part}".rstrip(".")) if is_there else None
 
 
-def drop_repeated(config: Namespace, before: Mapping[str, Any], options: Iterable[str]) -> None:
-    """Drop from lists what a resumed run holds already: its command appends it once more.
-
-    Args:
-        config: The configuration to resume with.
-        before: That of the run.
-        options: Which of it was appended to.
-    """
+def drop_repeated(config: Any, before: Any, options: Iterable[str]) -> None:
+    """Drop what a resumed run holds already from lists to which its command appends once more."""
     for option in options:
-        now: Any = config
-        then: Any = before
+        now, then = config, before
         *names, last = option.split(".")
         for name in names:
             now, then = ((part or {}).get(name) for part in (now, then))
             now, then = ((part or {}).get("init_args", part) for part in (now, then))
         held = (then or {}).get(last)
-        number = len(held) if isinstance(held, list) else int(held is not None)
         if now and isinstance(parts := now.get(last), list):
-            kept = parts[:number]
-            now[last] = kept + [part for part in parts[number:] if part not in kept]
-
-
-def check_sizes(model: LightningModule, data: LightningDataModule) -> None:
-    """Raise ``InputError`` where a model and data of this project do not have the same sizes."""
-    for name in ("num_features", "num_classes", "in_channels", "image_size_px"):
-        here, there = model.hparams.get(name), getattr(data, name, None)
-        if here is not None and here != there:
-            has = f"has {there}. Set it to {there}." if there is not None else "has none."
-            raise InputError(f"model.{name}: {here}, but {type(data).__name__} {has}")
-
-
-def quiet() -> None:
-    """Leave out Lightning's notices about what is not there, and its advice on loaders.
-
-    A loader without worker processes is the fast one here: a batch is one gather from memory.
-    """
-    for name in (
-        *("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"),
-        "lightning.pytorch.accelerators.cuda",  # which GPU a process has
-    ):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # that is what `--trainer.accelerator cpu` means, and what predictions need for their data
-    warnings.filterwarnings("ignore", r"\w+ available but not used", UserWarning)
-    warnings.filterwarnings("ignore", r".*does not have many workers", UserWarning)
-    # such as the default device of an argument, which the class has by itself
-    warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
-    # that is what `--resume` means
-    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
-    # a large photograph; Pillow refuses what is twice as large
-    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
-    # Lightning 2.6 with torch 2.13 and later
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-    warnings.filterwarnings("ignore", r".*is smaller than the logging interval", UserWarning)
-    # `ExactResume` goes on with any loader, and says where it cannot
-    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before the")
+            kept = parts[: len(as_list(held))]
+            now[last] = kept + [part for part in parts[len(kept) :] if part not in kept]

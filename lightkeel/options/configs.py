@@ -1,7 +1,7 @@
 """The configuration files that a command line means, and the experiment they name."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,11 @@ def resolve_configs(args: list[str]) -> tuple[list[str], str]:
         value = value if equals else next(tokens, "")
         if not value or value.startswith("--"):
             raise InputError(f"{option}: needs the name of a config or a path.")
-        paths.append(checked(find_config(value)))
+        paths.append(_checked(find_config(value)))
         parts.append(["--config", str(paths[-1])])
-    model, default = chosen_model(args), current().default_config
+    model, default = _chosen_model(args), current().default_config
     base = None if paths or not default else find_config(default)
-    base = None if base and is_other_model(model, base) else base
+    base = None if base and _is_other_model(model, base) else base
     overlays = current().configs.resolve() / "overlays"  # they name no experiment
     named = [path for path in (*paths, base) if path and path.resolve().parent != overlays]
     if named or (model is None and paths):
@@ -54,7 +54,7 @@ def resolve_configs(args: list[str]) -> tuple[list[str], str]:
         runs_dir = Path(_setting("runs_dir", args, paths) or "runs")
         found = find_resumable(resumed, runs_dir, experiment, _setting("run_name", args, paths))
         if found:
-            base = checked(find_config(str(found.parent.parent / "config.yaml")))
+            base = _checked(find_config(str(found.parent.parent / "config.yaml")))
         if found and resumed == "auto":  # the configs have only said which experiment
             parts, paths = [part for part in parts if part[0] != "--config"], []
     if base:
@@ -67,26 +67,24 @@ def resolve_configs(args: list[str]) -> tuple[list[str], str]:
 def read_yaml(source: str | Path) -> Any:
     """Read a file, or a value as the parser would; what cannot be read stays as it is."""
     try:
-        return moved.mend(
-            safe_yaml.load(source.read_text() if isinstance(source, Path) else source)
-        )
+        text = source.read_text() if isinstance(source, Path) else source
+        return moved.mend(safe_yaml.load(text))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, safe_yaml.ContentError):
         return source
 
 
-def checked(path: Path) -> Path:
+def _checked(path: Path) -> Path:
     """Return a file; raise ``InputError`` where it holds no options, or options out of place."""
     try:
         content = moved.mend(safe_yaml.load(path.read_text()))
-    except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror}).") from None
+    except (OSError, safe_yaml.ContentError) as error:
+        why = getattr(error, "strerror", error)
+        raise InputError(f"--config {path}: cannot be read ({why}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
         line = f", line {mark.line + 1}" if mark else ""
         why = f"{line}: {problem}" if problem else line
         raise InputError(f"--config {path}: is no valid YAML{why}.") from None
-    except safe_yaml.ContentError as error:
-        raise InputError(f"--config {path}: cannot be read ({error}).") from None
     if not isinstance(content, dict):
         raise InputError(f"--config {path}: holds no options. Begin with `model:`, for example.")
     for key, example in EXAMPLES.items():
@@ -109,7 +107,7 @@ def appended_options(args: Sequence[str]) -> set[str]:
     return {name[:-1].replace(".init_args", "") for name in names if name.endswith("+")}
 
 
-def chosen_model(args: Sequence[str]) -> str | None:
+def _chosen_model(args: Sequence[str]) -> str | None:
     """Find the class of the model that a command line names; None where it names none."""
     given = [*_values_of("model", args), *_values_of("model.class_path", args), ""]
     value = read_yaml(given[0])
@@ -119,7 +117,7 @@ def chosen_model(args: Sequence[str]) -> str | None:
     return path if isinstance(path, str) and re.fullmatch(r"[\w-]+(\.[\w-]+)*", path) else None
 
 
-def is_other_model(path: str | None, base: Path) -> bool:
+def _is_other_model(path: str | None, base: Path) -> bool:
     """Tell whether a class, None for none, is another than that of an experiment."""
     config = safe_yaml.flatten(read_yaml(base))
     default = str(config.get("model.class_path", config.get("model")))
@@ -129,8 +127,7 @@ def is_other_model(path: str | None, base: Path) -> bool:
 
 
 def _setting(name: str, args: Sequence[str], configs: Sequence[Path]) -> str | None:
-    contents = [read_yaml(config) for config in reversed(configs)]
-    values = [content.get(name) for content in contents if isinstance(content, Mapping)]
+    values = [safe_yaml.flatten(read_yaml(config)).get(name) for config in reversed(configs)]
     return next((v for v in (*_values_of(name, args), *values) if isinstance(v, str)), None)
 
 

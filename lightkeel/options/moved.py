@@ -8,6 +8,7 @@ from ..errors.bad_input import InputError
 from ..errors.checks import snake_case
 from ..project import LIBRARY, current
 
+PATH = re.compile(r"(\w+\.)*[A-Z]\w*")
 # Options that are gone, and what takes their place. Where they were null, nothing is missed.
 GONE = {
     "callbacks.lookahead": (
@@ -29,7 +30,7 @@ def mend(content: Any) -> Any:
         return mended
     for option, instead in GONE.items():
         part, _, name = option.partition(".")
-        place = mended.get(part) or {}
+        place = mended.get(part)
         place = place.get("init_args", place) if isinstance(place, dict) else {}
         if place.pop(name, None) is not None:
             raise InputError(f"{option}: is gone, and this config sets it. {instead}")
@@ -40,20 +41,19 @@ def _mend_paths(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _mend_paths(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_mend_paths(value) for value in tree]
+        return [*map(_mend_paths, tree)]
     return new_path(tree) if isinstance(tree, str) else tree
 
 
 def new_path(path: str) -> str:
     """Return where a class of the project is now that earlier versions had in its package."""
-    package = re.escape(current().package)
-    found = re.fullmatch(rf"{package}\.((?:\w+\.)*)([A-Z]\w*)", path)
-    if not found or not current().package:
+    inner = path.removeprefix(f"{current().package}.")
+    if not current().package or inner == path or not PATH.fullmatch(inner):
         return path
-    module, name = found[1].strip(".").replace(".", "/"), found[2]
-    here = current().folder / module
-    files = [here.with_suffix(".py"), here / "__init__.py"]
-    if any(re.search(rf"\b{name}\b", f.read_text()) for f in files if f.is_file()):
+    *modules, name = inner.split(".")
+    here = current().folder.joinpath(*modules)
+    files = [file for file in (here.with_suffix(".py"), here / "__init__.py") if file.is_file()]
+    if any(re.search(rf"\b{name}\b", file.read_text()) for file in files):
         return path  # the project still has it
     home = PUBLIC.get(name, f"callbacks.{snake_case(name)}")
     is_there = LIBRARY.joinpath(*home.split(".")).with_suffix(".py").is_file()

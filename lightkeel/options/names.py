@@ -5,7 +5,7 @@ Names are refused here only where that is certain; the parser in ``cli`` judges 
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from . import cache, moved
 from .configs import read_yaml, resolve_configs
 
 COMMAND_LINE = "the command line"
+HELP = re.compile(r"-h|--([\w.]+\.)?help(=.*)?")
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 PATH = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]")
 to_learn: list[bool] = []  # filled where the parser's names are to be kept, once it is there
@@ -28,72 +29,55 @@ def check_options(args: Sequence[str]) -> None:
     if known is None:
         # A process that has imported Lightning before may have classes that others do not.
         to_learn[:] = [True] * ("lightning" not in sys.modules)
+    if known is None or any(HELP.fullmatch(token) for token in tokens):
         return
-    if any(re.fullmatch(r"-h|--([\w.]+\.)?help(=.*)?", token) for token in tokens):
-        return
-    given = Given(known)
-    while tokens:
-        token = tokens.pop(0)
+    # Of which class the model, the data and each callback are so far; None: any.
+    chosen = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
+    folders = [Path()]  # where a file could be that a short name means
+    is_alone = "lightning" not in sys.modules  # others may bring further short names
+    for name, value in _given(tokens, folders):
+        is_alone &= not PATH.search(str(value)) or str(value) in known.classes
+        owner = next((o for o in chosen if f"{name}.".startswith(f"{o}.")), "")
+        option = name.removeprefix(owner)[1:].removeprefix("init_args.").split(".")[0]
+        if owner and option in ("", "class_path"):
+            if value != {}:
+                short = "" if value is None else str(value)
+                path = short if "." in short else f"{owner}:{short}"
+                chosen[owner] = known.classes.get(path)
+                is_class = isinstance(value, str) and short.isidentifier() and owner in known.listed
+                is_unknown = is_class and is_alone and path not in known.classes
+                if is_unknown and not any(Path(folder, short).exists() for folder in folders):
+                    raise InputError(unknown_class(owner, short, known.listed[owner]))
+        elif owner:
+            whose, options = chosen[owner] or ("", [option])
+            if option not in (*options, "init_args", "dict_kwargs"):
+                raise InputError(f"{owner}.{unknown_option(f'--{option}', options, whose)}")
+        else:
+            group, *rest = name.split(".")
+            is_group = any(other.startswith(f"{group}.") for other in known.names)
+            name = ".".join([group, *rest[:is_group]])
+            if name not in known.names:
+                raise InputError(unknown_option(f"--{name}", known.names, COMMAND_LINE))
+            if not rest:  # a file, perhaps, that chooses classes
+                chosen |= {key: None for key in chosen if key.startswith(f"{name}.")}
+
+
+def _given(tokens: list[str], folders: list[Path]) -> Iterator[tuple[str, Any]]:
+    """List the options by their dotted names, classes before what they are made with."""
+    while tokens and (token := tokens.pop(0)) != "--":
         option, equals, value = token.partition("=")
         if not equals and tokens and not tokens[0].startswith("--"):
             value = tokens.pop(0)
-        if option == "--":
-            return
+        parts: dict[str, Any] = {}
         if option == "--config":
-            given.folders.append(Path(value).parent)
-            given.take("", read_yaml(Path(value)))
+            folders.append(Path(value).parent)
+            parts = flatten(read_yaml(Path(value)))
         elif option.startswith("--") and "init_args" not in option:
-            given.take(option.lstrip("-"), read_yaml(value))
+            parts = flatten(read_yaml(value), option.lstrip("-"))
         elif re.fullmatch(r"[^-\s]\S*", token):
             raise InputError(unknown_option(token, (), COMMAND_LINE))
-
-
-class Given:
-    """The options given so far: of which class the model, the data and each callback are."""
-
-    def __init__(self, known: cache.Known) -> None:
-        self.known = known
-        declared = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
-        self.chosen = declared  # of which class each is; None: any
-        self.folders = [Path()]  # where a file could be that a short name means
-        self.is_alone = "lightning" not in sys.modules  # others may bring further short names
-
-    def take(self, name: str, value: Any) -> None:
-        """Check one option by its dotted name, and those within its value, its class first."""
-        parts = flatten(value, name).items()
-        for key, part in sorted(parts, key=lambda pair: not pair[0].endswith("class_path")):
-            if NAME.fullmatch(key):
-                self._take(key, part)
-
-    def _take(self, name: str, value: Any) -> None:
-        known, names = self.known, self.known.names
-        self.is_alone &= not PATH.search(str(value)) or str(value) in known.classes
-        owner = next((o for o in self.chosen if f"{name}.".startswith(f"{o}.")), "")
-        option = name.removeprefix(owner)[1:].removeprefix("init_args.").split(".")[0]
-        if owner and option in ("", "class_path"):
-            self._choose(owner, value)
-        elif owner and (found := self.chosen[owner]):
-            if option not in (*found[1], "init_args", "dict_kwargs"):
-                raise InputError(f"{owner}.{unknown_option(f'--{option}', found[1], found[0])}")
-        elif not owner:
-            group, *rest = name.split(".")
-            is_group = any(other.startswith(f"{group}.") for other in names)
-            name = ".".join([group, *rest[:is_group]])
-            if name not in names:
-                raise InputError(unknown_option(f"--{name}", names, COMMAND_LINE))
-            if not rest:  # a file, perhaps, that chooses classes
-                self.chosen |= {key: None for key in self.chosen if key.startswith(f"{name}.")}
-
-    def _choose(self, owner: str, given: Any) -> None:
-        if given == {}:
-            return
-        short = "" if given is None else str(given)
-        path = short if "." in short else f"{owner}:{short}"
-        self.chosen[owner] = self.known.classes.get(path)
-        is_short = isinstance(given, str) and given.isidentifier() and owner in self.known.listed
-        is_file = is_short and any(Path(folder, given).exists() for folder in self.folders)
-        if is_short and self.is_alone and not is_file and path not in self.known.classes:
-            raise InputError(unknown_class(owner, given, self.known.listed[owner]))
+        ordered = sorted(parts.items(), key=lambda part: not part[0].endswith("class_path"))
+        yield from (part for part in ordered if NAME.fullmatch(part[0]))
 
 
 def unknown_option(argument: str, names: Iterable[str], owner: str) -> str:

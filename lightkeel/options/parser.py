@@ -3,28 +3,41 @@
 import inspect
 import math
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser, _typehints, get_loader, set_dumper, set_loader
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from ..callbacks.table import Callbacks, classes
 from ..errors.bad_input import InputError
-from ..project import LIBRARY, current
+from ..errors.checks import suggest
+from ..errors.explain import fails_on_import, first_line, frames, raised_in
+from ..project import current
 from ..runs import safe_yaml
 from . import moved
 from .cache import Class, Known
-from .explain_parser import BASES, explain_parsing, failed_import, listed
-from .names import COMMAND_LINE
+from .names import COMMAND_LINE, unknown_class, unknown_option
 
+PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
+BASES = {"model": LightningModule, "data": LightningDataModule}
+UNKNOWN = (
+    r"unrecognized arguments: (\S+)|Option '([^']+)' is not accepted"
+    r"|Group '([^']+)' does not accept option '([^']+)'"
+)
 READ_YAML = get_loader("yaml")
 # Options that may be infinite, of clipping, early stopping and progress: it means without a limit.
-LIMITS = {"max_norm", "max_value", "gradient_clip_val", "interval_s"}
-LIMITS |= {"stopping_threshold", "divergence_threshold"}
+LIMITS = {
+    *("max_norm", "max_value", "gradient_clip_val", "interval_s"),
+    *("stopping_threshold", "divergence_threshold"),
+}
 NO_WORDS = "Unable to serialize instance"  # with what jsonargparse writes for an object
 
 
@@ -36,8 +49,7 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         if not (args or kwargs.get("nested_key")):
             self.owner = theclass.__name__
-        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
-        return added
+        return list(super().add_class_arguments(theclass, *args, **kwargs))
 
     def option_names(self) -> list[str]:
         """List the dotted names of all options."""
@@ -45,36 +57,54 @@ class Parser(LightningArgumentParser):
         return sorted(n for n in names if n.split(".")[-1] not in ("help", "print_shtab"))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if (failed := failed_import(ex)) is not None:
-            raise failed from failed.__cause__  # and not from the parser's report of it
+        if (failed := next(filter(fails_on_import, origins(ex)), None)) is not None:
+            raise failed from failed.__cause__  # of its own, and not from the parser's report
         if message.endswith("arguments are required: model"):
-            default, how = current().default_config, "Give --config or"
-            if default:
+            how = "Give --config or"
+            if default := current().default_config:
                 how = f"Put an experiment before the overlays, such as --config {default}, or give"
             raise InputError(f"model: missing. {how} --model.")
-        raise InputError(explain_parsing(message, ex, self.option_names(), self.owner)) from ex
+        raise InputError(self._explain(message, ex)) from ex
+
+    def _explain(self, text: str, error: BaseException | None) -> str:
+        """Reduce a nested report to its innermost finding, which a parser within may have made."""
+        found = re.search(r'Parser key "([^"]+)"', text)
+        key = found[1] if found else ""
+        while error is not None:
+            if isinstance(error, InputError):
+                return f"{key}.{error}"
+            error = error.__cause__
+        if found := re.search(UNKNOWN, text):
+            option = found[1] or "--" + ".".join(part for part in found.groups()[1:] if part)
+            return unknown_option(option, self.option_names(), self.owner)
+        if found := re.search(r"arguments are required: ([^\n]+)", text):
+            return f"{found[1]}: {self.owner} needs it. Give it a value."
+        if found := re.search(r"Expected a dot import path string: (\S+)", text):
+            return unknown_class(key or self.owner, found[1], listed(key))
+        if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
+            return f"{key}: cannot import it: {found[1].rstrip('.')}."
+        if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
+            return f"{key}: `{_given(text)}` is no {found[1]}."
+        if "Expected a" in text:
+            return _wrong_type(text, key)
+        return f"{key}: {first_line(text)}" if key else first_line(text)
 
 
 def use_own_yaml() -> None:
     """Have the parser read and write YAML, and change classes, as this module does."""
     set_loader("yaml", read_yaml, (yaml.YAMLError,))  # also of files that a value names
     set_dumper("yaml", write_yaml)
-    # There is no public way to have the arguments of a class dropped with it.
+    # No public way has arguments dropped that another class could take too.
     _typehints.discard_init_args_on_class_path_change = drop_init_args
 
 
 def drop_init_args(parser: Any, before: Any, now: Any) -> None:
-    """Drop the arguments of a class where another takes its place.
-
-    In place of jsonargparse's own, which keeps those that the other class could take too: a person
-    who chose a model would get settings that were made for another.
-    """
+    """Drop the arguments of a class where another takes its place, for which they were not made."""
     names = [getattr(part, "class_path", None) for part in (before, now)]
-    if None in names or "init_args" not in before:
-        return
-    replaced, chosen = (pkgutil.resolve_name(str(name)) for name in names)
-    if replaced is not chosen:
-        del vars(before)["init_args"]
+    if None not in names and "init_args" in before:
+        replaced, chosen = (pkgutil.resolve_name(str(name)) for name in names)
+        if replaced is not chosen:
+            del vars(before)["init_args"]
 
 
 def read_yaml(text: str) -> Any:
@@ -84,11 +114,7 @@ def read_yaml(text: str) -> Any:
 
 
 def write_yaml(content: Any) -> str:
-    """Write a configuration that can be read back.
-
-    Objects that only code can make, such as the default ``torch.device("cpu")`` of an argument, are
-    left out: the class has them by itself.
-    """
+    """Write a configuration to be read back, without defaults that only code can make."""
     return yaml.safe_dump(_with_words(content), sort_keys=False, allow_unicode=True)
 
 
@@ -108,39 +134,26 @@ def _has_none(value: Any) -> bool:
 def learn(parser: Parser, table: type[Callbacks]) -> Known:
     """Collect the names of all options, and what each class of the project is made with."""
     fields = classes(table)
-    kinds = {owner: [*subclasses(base)] for owner, base in BASES.items()}
-    found: dict[int, Class] = {}
+    kinds = {owner: _subclasses(base) for owner, base in BASES.items()}
+    found: dict[type, Class] = {}
     for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
         with suppress(Exception):  # one that cannot be asked is left to the parser
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
-            found[id(cls)] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
+            found[cls] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
     known: dict[str, Class | None] = dict.fromkeys(f"{owner}:" for owner in BASES)
-    known |= {f"callbacks.{name}:": found.get(id(cls)) for name, cls in fields.items()}
+    known |= {f"callbacks.{name}:": found.get(cls) for name, cls in fields.items()}
     for owner, some in kinds.items():
-        known |= {f"{owner}:{cls.__name__}": found.get(id(cls)) for cls in some}
-    for name, module in [*sys.modules.items()]:
-        if f"{name}.".startswith((f"{current().package}.", f"{LIBRARY.name}.")):
-            parts = {f"{name}.{key}": id(value) for key, value in vars(module).items()}
-            known |= {path: found[part] for path, part in parts.items() if part in found}
+        known |= {f"{owner}:{cls.__name__}": found.get(cls) for cls in some}
+    known |= {f"{cls.__module__}.{cls.__qualname__}": made for cls, made in found.items()}
     return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
 
 
-def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
-    """List a class and all that derive from it."""
-    yield cls
-    for part in cls.__subclasses__():
-        yield from subclasses(part)
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [cls, *(found for part in cls.__subclasses__() for found in _subclasses(part))]
 
 
 def check_finite(settings: Any, name: str = "") -> None:
-    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit.
-
-    A default of a class is its own business, and may be given too.
-
-    Args:
-        settings: Parsed options, or a part of them.
-        name: The part's, with dots.
-    """
+    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit or default."""
     if isinstance(settings, dict):
         defaults = _defaults(str(settings.get("class_path")))
         arguments = settings.get("init_args")
@@ -160,10 +173,66 @@ def check_finite(settings: Any, name: str = "") -> None:
 def _defaults(path: str) -> dict[str, Any]:
     """Return the defaults of a class that the parser has imported, and of those it derives from."""
     module, _, name = path.rpartition(".")
-    made = getattr(sys.modules.get(module), name, None)
+    made: Any = getattr(sys.modules.get(module), name, None)
     found: dict[str, Any] = {}
-    for part in reversed(inspect.getmro(made)) if inspect.isclass(made) else [made]:
-        if callable(part) and part is not object:
-            with suppress(ValueError, TypeError):  # a class written in C may have no signature
-                found |= {p.name: p.default for p in inspect.signature(part).parameters.values()}
+    for part in reversed(made.__mro__[:-1]) if inspect.isclass(made) else [made]:
+        with suppress(ValueError, TypeError):  # None has no signature, nor have some written in C
+            found |= {p.name: p.default for p in inspect.signature(part).parameters.values()}
     return found
+
+
+def origins(report: BaseException | None) -> Iterator[BaseException]:
+    """List the exceptions that a parser's report was made from, that itself first."""
+    found, seen = [report], set[int]()
+    while found:
+        error = found.pop(0)
+        if isinstance(error, BaseException) and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            # Of the alternatives of a type, one is the cause, and the others are in a list.
+            values = (v for f in frames(error.__traceback__) for v in f.f_locals.values())
+            found += [error.__cause__, *(v for s in values if isinstance(s, list) for v in s)]
+
+
+def construction_error(report: Exception) -> BaseException:
+    """Find what a constructor has raised in the report that a parser has made of it."""
+    raised = (e for e in origins(report) if not raised_in(e.__traceback__, PARSERS[0]))
+    return next(raised, report)
+
+
+def listed(owner: str) -> list[str]:
+    """List the short names that the project gives for its models or its data."""
+    package, base = current().package, BASES.get(owner)
+    modules = [sys.modules.get(name) for name in (package, f"{package}.models", f"{package}.data")]
+    named = {name: value for module in modules if module for name, value in vars(module).items()}
+    kinds = {name: value for name, value in named.items() if isinstance(value, type)}
+    return sorted(n for n, c in kinds.items() if base and c != base and issubclass(c, base))
+
+
+def explain_unparsed(error: Exception) -> str | None:
+    """Say at which option a parser has failed itself; None where another's code has."""
+    trace, is_content = error.__traceback__, isinstance(error, safe_yaml.ContentError)
+    if fails_on_import(error) or not (is_content or raised_in(trace, *PARSERS)):
+        return None
+    options = [frame.f_locals.get("option_string") for frame in frames(trace)]
+    option = next((str(option).lstrip("-") for option in reversed(options) if option), "options")
+    problem = str(error) if is_content else f"{type(error).__name__}: {error}"
+    return f"{option}: cannot be read ({first_line(problem)})."
+
+
+def _wrong_type(text: str, key: str) -> str:
+    wanted = re.findall(r"Expected (?:a|an) (.+?)(?:\. Got value: .*)?$", text, re.M)
+    names = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name) for name in wanted]
+    names = ["list" if name == "Sequence" else name for name in names]
+    kinds = dict.fromkeys(name for name in names if name != "NoneType") or ["options"]
+    given = _given(text)
+    literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
+    if literals:
+        return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
+    wish = " or ".join([*kinds, *(["null"] if "NoneType" in names else [])])
+    return f"{key}: `{given}` has the wrong type. Give {wish}."
+
+
+def _given(text: str) -> str:
+    found = re.search(r"(?:Got|Given) value: (.*)", text)
+    return found[1] if found else "it"

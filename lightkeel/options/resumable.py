@@ -26,33 +26,27 @@ def check_resumable(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for a setting that a resumed run can no longer change.
 
     Of others that keep it from being exact, say so on standard error.
-
-    Args:
-        before: Resolved configuration of the run.
-        now: The one to go on with.
     """
     old, new = (flatten(config) for config in (before, now))
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    for key in changed:
-        if key == "seed_everything" or key.startswith("model."):
-            raise ValueError(
-                f"{key.replace('.init_args', '')}: {new.get(key)}, but the run to resume has "
-                f"{old.get(key)}. A resumed run keeps its model, optimizer, schedule and seed."
-            )
-    inexact = [key for key in changed if key.startswith(INEXACT) and not key.endswith(PACE)]
-    for key in inexact if is_rank_zero() else []:
-        name = key.replace(".init_args", "")
-        text = (
-            f"{name}: {new.get(key)}, before {old.get(key)}. The run ends otherwise than it would."
-        )
-        warn(text)
     schedule = now["model"].get("init_args", {}).get("lr_scheduler") or {}
     horizon = optim.HORIZON.get(str(schedule.get("name", "")).rpartition(".")[2])
-    if horizon and horizon not in schedule and schedule.get("interval") is None:
-        for key in ("trainer.max_epochs", "trainer.max_steps"):
-            if key in changed:
-                raise ValueError(
-                    f"{key}: {new.get(key)}, but the schedule of the run to resume was made for "
-                    f"{old.get(key)}. Train longer in a new run, or begin with "
-                    f"model.lr_scheduler.{horizon} set."
-                )
+    is_fixed = not horizon or horizon in schedule or schedule.get("interval") is not None
+    inexact = []
+    for key in [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+        change = f"{key.replace('.init_args', '')}: {new.get(key)}"
+        if key == "seed_everything" or key.startswith("model."):
+            raise ValueError(
+                f"{change}, but the run to resume has {old.get(key)}. "
+                "A resumed run keeps its model, optimizer, schedule and seed."
+            )
+        if key in ("trainer.max_epochs", "trainer.max_steps") and not is_fixed:
+            raise ValueError(
+                f"{change}, but the schedule of the run to resume was made for {old.get(key)}. "
+                f"Train longer in a new run, or begin with model.lr_scheduler.{horizon} set."
+            )
+        if key.startswith(INEXACT) and not key.endswith(PACE):
+            inexact.append(
+                f"{change}, before {old.get(key)}. The run ends otherwise than it would."
+            )
+    for text in inexact if is_rank_zero() else ():
+        warn(text)

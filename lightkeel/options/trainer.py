@@ -1,24 +1,33 @@
 """Lightning's trainer, built from its options; what cannot be together is refused."""
 
 import os
-from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    ProgressBar,
+)
 
 from ..callbacks.table import Callbacks
 from ..errors.bad_input import InputError
 from ..errors.explain import called_by_own_code, is_check
 from ..runs.checkpoints import WholeCheckpointIO
 
+FINDERS = {BatchSizeFinder: "the batch size", LearningRateFinder: "the learning rate"}
 
-def check_trainer(
-    settings: Mapping[str, Any], named: Callbacks, others: Sequence[Callback]
-) -> None:
-    """Raise ``InputError`` for an option of the trainer that a run does in another way."""
+
+def as_list(given: Any) -> list[Any]:
+    """Return the objects that an option holds: none, one, or a list of them."""
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def settle_callbacks(settings: dict[str, Any], named: Callbacks, others: list[Callback]) -> None:
+    """Refuse options of the trainer beside callbacks that do the same, or have one give way."""
     if settings["default_root_dir"] is not None:
         raise InputError(
             "trainer.default_root_dir: a run writes to a folder of its own. Set --runs_dir instead."
@@ -28,31 +37,40 @@ def check_trainer(
             "trainer.barebones: leaves out what a run is for: metrics, checkpoints and progress.\n"
             "Switch off what is not wanted, as in --callbacks.gradient_norms null."
         )
-    one = "Use one of them, and set the other to null."
+    beside = "set beside callbacks.{}. Use one of them"
     for name in ("gradient_clip_val", "gradient_clip_algorithm"):
         if settings[name] is not None and getattr(named, "gradient_clipping", None) is not None:
-            raise InputError(f"trainer.{name}: set beside callbacks.gradient_clipping. {one}")
+            why = beside.format("gradient_clipping")
+            raise InputError(f"trainer.{name}: {why}, and set the other to null.")
     accumulation: Any = getattr(named, "gradient_accumulation", None)
     if settings["accumulate_grad_batches"] != 1 and accumulation is not None:
-        is_set = accumulation.effective_batch_size is not None
-        if is_set or accumulation.scheduling != {0: 1}:
-            raise InputError(
-                "trainer.accumulate_grad_batches: set beside callbacks.gradient_accumulation. "
-                "Use one of them."
-            )
-    finders = {BatchSizeFinder: "the batch size", LearningRateFinder: "the learning rate"}
+        if accumulation.effective_batch_size is not None or accumulation.scheduling != {0: 1}:
+            why = beside.format("gradient_accumulation")
+            raise InputError(f"trainer.accumulate_grad_batches: {why}.")
+        batches = settings.pop("accumulate_grad_batches")
+        named.gradient_accumulation = type(accumulation)(batches)  # type: ignore[attr-defined]
     for callback in others:
-        for finder, what in finders.items():
-            if isinstance(callback, finder):
-                name = type(callback).__name__
-                raise InputError(
-                    f"trainer.callbacks: {name} changes {what} as the run begins, and config.yaml "
-                    "would not say so.\n"
-                    f"Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that."
-                )
+        what = next((FINDERS[kind] for kind in FINDERS if isinstance(callback, kind)), None)
+        if what is not None:
+            raise InputError(
+                f"trainer.callbacks: {type(callback).__name__} changes {what} as the run begins, "
+                "and config.yaml would not say so.\n"
+                f"Find it first, with lightning.pytorch.tuner.Tuner, and set {what} to that."
+            )
+    # A progress bar of a person's choice is not beside ours, nor is one of Lightning's, or its
+    # checkpoints, in the place of ours where those are switched off and nothing is said of them.
+    for name, kind, switch in (
+        ("progress", ProgressBar, "enable_progress_bar"),
+        ("checkpoint", Checkpoint, "enable_checkpointing"),
+    ):
+        has_own = any(isinstance(callback, kind) for callback in others)
+        if settings[switch] is False or (has_own and kind is ProgressBar):
+            setattr(named, name, None)
+        elif getattr(named, name) is None and settings[switch] is None:
+            settings[switch] = has_own
 
 
-def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
+def follow_torchrun(settings: dict[str, Any]) -> None:
     """Where ``torchrun`` started this process and no devices are named, use what it started."""
     if "TORCHELASTIC_RUN_ID" in os.environ and settings["devices"] == "auto":
         settings["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -61,21 +79,20 @@ def follow_torchrun(settings: MutableMapping[str, Any]) -> None:
             settings["strategy"] = "ddp"
 
 
-def build_trainer(settings: Mapping[str, Any]) -> Trainer:
+def build_trainer(settings: dict[str, Any]) -> Trainer:
     """Build the trainer; what it refuses is bad input."""
-    plugins = settings["plugins"] or []
-    plugins = plugins if isinstance(plugins, list) else [plugins]
+    plugins = as_list(settings["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins = [*plugins, WholeCheckpointIO()]
-    chosen = {**settings, "plugins": plugins}
-    if chosen["strategy"] == "fsdp":
+    strategy = settings["strategy"]
+    if strategy == "fsdp":
         from ..models.fsdp import FullySharded  # takes a while, and few need it
 
-        chosen["strategy"] = FullySharded()
+        strategy = FullySharded()
     if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
         raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
     try:
-        return Trainer(**chosen)
+        return Trainer(**{**settings, "plugins": plugins, "strategy": strategy})
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         is_refused = isinstance(error, ImportError) or is_check(error.__traceback__)
         if called_by_own_code(error.__traceback__) or not is_refused:

@@ -8,33 +8,48 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from urllib.error import URLError
 
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
 from ..commands.train import main as train
+from ..data.in_memory import InMemoryDataModule
 from ..options.cli import ProjectCLI
 from ..project import Project
 from ..runs.checkpoints import plain
-from .quick import absent, class_path, experiments, quick, skipped_where_absent
 
 Test = Callable[..., None]
+SMALL = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
+SMALL |= {"batch_size": 16, "val_batch_size": 16}
+ABSENT = (FileNotFoundError, URLError, ConnectionError)
+# Images are made for these: where they are read from.
+IMAGES = {"CIFAR10DataModule": "data_dir", "ImageFolderDataModule": "roots"}
+# Whatever a config says of them: one epoch of a few batches here, written nowhere else.
+QUICK = [
+    *("max_epochs=1", "max_steps=-1", "min_epochs=null", "min_steps=null", "fast_dev_run=false"),
+    *(f"limit_{split}_batches=4" for split in ("train", "val", "test")),
+    *("val_check_interval=null", "check_val_every_n_epoch=1", "logger=null"),
+    *("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto"),
+]
 
 
 @pytest.fixture(autouse=True)
-def restored_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def restored_environment() -> Iterator[None]:
     """Undo what a run leaves in the environment, such as its seed: for a ``conftest.py``."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with patch.dict(os.environ):
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        yield
 
 
 def experiment_tests(project: Project) -> Test:
@@ -99,7 +114,7 @@ def model_tests(project: Project) -> Test:
         monkeypatch.chdir(project.root)
         path = tmp_path / "model.ckpt"
         with skipped_where_absent():
-            first, second = build(project, config, tmp_path), build(project, config, tmp_path)
+            first, second = (build(project, config, tmp_path) for _ in range(2))
             at_once = second.model.state_dict().keys()
             first.trainer.fit(first.model, datamodule=first.datamodule)
         assert 1 <= first.trainer.fit_loop.epoch_loop.total_batch_idx + 1 <= 4
@@ -107,9 +122,12 @@ def model_tests(project: Project) -> Test:
         saved = torch.load(path, weights_only=True)["state_dict"]
         second.trainer.fit(second.model, datamodule=second.datamodule, ckpt_path=str(path))
         assert second.trainer.global_step == first.trainer.global_step
-        check_weights(second.model, saved)
+        models = [second.model]
         if at_once == saved.keys() and keeps_arguments(first.model):  # it can rebuild itself
-            check_weights(type(first.model).load_from_checkpoint(path, weights_only=True), saved)
+            models.append(type(first.model).load_from_checkpoint(path, weights_only=True))
+        for model in models:
+            found = {key: value for key, value in model.state_dict().items() if key in saved}
+            torch.testing.assert_close(found, saved, atol=0, rtol=0, equal_nan=True)
 
     return test
 
@@ -123,14 +141,77 @@ def build(project: Project, config: str, folder: Path) -> ProjectCLI:
 
 def keeps_arguments(model: LightningModule) -> bool:
     """Tell whether a checkpoint has every argument that the model was made with, as it was."""
-    given = inspect.signature(type(model)).parameters.values()
-    names = {
-        part.name for part in given if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)
-    }
+    parts = inspect.signature(type(model)).parameters.values()
+    names = {p.name for p in parts if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return names <= model.hparams.keys() and bool(plain(dict(model.hparams)) == dict(model.hparams))
 
 
-def check_weights(model: LightningModule, saved: dict[str, torch.Tensor]) -> None:
-    """Check that a model has what was saved, bit for bit."""
-    found = {name: value for name, value in model.state_dict().items() if name in saved}
-    torch.testing.assert_close(found, saved, atol=0, rtol=0, equal_nan=True)
+def experiments(project: Project) -> dict[str, dict[str, Any]]:
+    """Read the configs of experiments, by name; what has no model is to be laid over them."""
+    paths = sorted(project.configs.glob("*.yaml"))
+    read = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: config for name, config in read.items() if "model" in (config or ())}
+
+
+def class_path(section: Any) -> str:
+    """Name the class that a section of a config chooses, as it is written there; "": none."""
+    chosen = section.get("class_path") if isinstance(section, dict) else section
+    return str(chosen or "")
+
+
+def quick(project: Project, name: str, folder: Path) -> list[str]:
+    """List the options for a short run of an experiment; images for it are made in ``folder``."""
+    config = experiments(project)[name]
+    given = ["--config", name] if name != project.default_config else []  # it goes without saying
+    given += [f"--trainer.{setting}" for setting in QUICK]
+    if (config.get("callbacks") or {}).get("gradient_accumulation"):
+        given += ["--callbacks.gradient_accumulation", "null"]  # sizes fit its own batches
+    module, _, cls = class_path(config.get("data")).rpartition(".")
+    found = getattr(import_module(module or f"{project.package}.data"), cls, None)
+    if isinstance(found, type) and issubclass(found, InMemoryDataModule):
+        model = config["model"] if isinstance(config["model"], dict) else {}
+        num_classes = (model.get("init_args") or {}).get("num_classes", 10)
+        for option, value in small(found, folder, num_classes).items():
+            given += [f"--data.{option}", str(value)]
+    return given
+
+
+def small(cls: type, folder: Path, num_classes: int) -> dict[str, Any]:
+    """Choose values for options that a datamodule of arrays has; make the images it would read."""
+    chosen: dict[str, Any] = {**SMALL}
+    if source := IMAGES.get(cls.__name__):
+        make_images(folder, num_classes)
+        chosen[source] = [str(folder)] if source == "roots" else str(folder)
+    accepted = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
+    return {name: value for name, value in chosen.items() if name in accepted}
+
+
+def make_images(folder: Path, num_classes: int) -> None:
+    """Write images of one shade a class, 32 x 32 pixels, ten to train on and two to test."""
+    for split, count in {"train": 10, "test": 2}.items():
+        for number in range(num_classes):
+            place = folder / split / f"class{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                shade = bytes([255 * number // num_classes, 0, 0])
+                (place / f"{i}.ppm").write_bytes(b"P6 32 32 255\n" + shade * 32**2)
+
+
+@contextmanager
+def skipped_where_absent() -> Iterator[None]:
+    """Skip a test, with the reason, where what an experiment needs is not on this machine."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if (cause := absent(error)) is None:
+            raise
+        pytest.skip(str(cause))
+
+
+def absent(error: BaseException | None) -> BaseException | None:
+    """Find what an error comes from: a file, a server or a package that is not there."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    is_missing = name and find_spec(name.partition(".")[0]) is None  # else a part is misspelt
+    if error is None or is_missing or isinstance(error, ABSENT):
+        return error
+    return absent(error.__cause__)

@@ -2,12 +2,12 @@
 
 from functools import partial
 
-from lightkeel.testing import quick as testing
-from lightkeel.testing.quick import (
+from lightkeel.testing import contract
+from lightkeel.testing.contract import (
     class_path as class_path,
     make_images as make_images,
     small as small,
 )
 from src import PROJECT
 
-experiments = partial(testing.experiments, PROJECT)
+experiments = partial(contract.experiments, PROJECT)
