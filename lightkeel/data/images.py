@@ -20,12 +20,7 @@ Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 
 class Normalize(nn.Module):
-    """Bring pixels about zero: (B, H, W, C) uint8 -> (B, C, H, W) float32.
-
-    Args:
-        mean: Of each channel, in [0, 1] units.
-        std: Of each channel, in [0, 1] units.
-    """
+    """Bring pixels about zero: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
 
     scale: Tensor
     shift: Tensor
@@ -75,14 +70,12 @@ class ImageDataModule(InMemoryDataModule):
         super().__init__(**kwargs)
         at_least(1, image_size_px=image_size_px)
         if len(std) not in (1, 3) or len(mean) != len(std) or min(std, default=0) <= 0:
-            raise ValueError(
-                f"std: {list(std)} must be positive, one or three, and as many as in mean."
-            )
+            wanted = "must be positive, one or three, and as many as in mean."
+            raise ValueError(f"std: {list(std)} {wanted}")
         self.image_size_px = image_size_px
         self._normalize = Normalize(mean, std)
         self._augmentations = find_augmentations(augment or {}, image_size_px)
-        self._draws: dict[str, Tensor] = {}
-        self._draws_of: tuple[int, torch.device] | None = None
+        self._draws: tuple[Any, dict[str, Tensor]] = (None, {})  # of which epoch and device
 
     def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
         """Augment (training only) and normalize: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
@@ -92,15 +85,13 @@ class ImageDataModule(InMemoryDataModule):
             draws = self._epoch_draws(inputs.device)
             for name, augmentation in self._augmentations.items():
                 inputs = augmentation(inputs, draws[name][rows])
-        normalized: Tensor = self._normalize_on(inputs.device)(inputs)
-        return normalized
+        return self._normalize_on(inputs.device)(inputs)  # type: ignore[no-any-return]
 
     def preprocessing(self) -> nn.Module:
         return deepcopy(self._normalize).cpu()
 
     def read_image(self, file: Path) -> Tensor:
         """Read an image of any size as a sample: scaled and cropped to (H, W, 3) uint8."""
-        decoding.find_file(file)
         return torch.from_numpy(decoding.decode_one(file, self.image_size_px, resize=True).copy())
 
     def find_images(self, folder: Path) -> list[Path]:
@@ -128,18 +119,17 @@ class ImageDataModule(InMemoryDataModule):
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
         assert self.trainer is not None
         epoch, num_rows = self.trainer.current_epoch, len(self.datasets["train"].arrays.targets)
-        if self._draws_of != (epoch, device):
-            drawn = {name: draw(num_rows, self.seed, epoch, name) for name in self._augmentations}
-            self._draws = {name: draws.to(device) for name, draws in drawn.items()}
-            self._draws_of = (epoch, device)
-        return self._draws
+        if self._draws[0] != (epoch, device):
+            names = self._augmentations
+            draws = {n: draw(num_rows, self.seed, epoch, n).to(device) for n in names}
+            self._draws = (epoch, device), draws
+        return self._draws[1]
 
 
 def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
     """Draw the random numbers of an augmentation for each row: (N, 4) in [0, 1).
 
-    Where the name begins with ``alternating``, epochs take turns between draws and their mirror
-    images 1 - draw: what happens to a sample in one of them does not happen in the next.
+    Of a name that begins with ``alternating``, every other epoch has the mirror images 1 - draw.
     """
     if not name.startswith("alternating"):
         return philox.uniform(num_rows, seed, epoch, name)
@@ -170,10 +160,9 @@ def find_augmentations(
         if name not in choices:
             raise ValueError(f"augment.{name}: no such augmentation. {suggest(name, choices)}")
         accepted = list(inspect.signature(choices[name]).parameters)[2:]
-        for option in options or {}:
-            if option not in accepted:
-                hint = suggest(option, accepted)
-                raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
+        for option in [option for option in options or {} if option not in accepted]:
+            hint = suggest(option, accepted)
+            raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
         found[name] = partial(choices[name], **(options or {}))
         try:
             found[name](torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.zeros(1, 4))

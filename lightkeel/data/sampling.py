@@ -14,11 +14,7 @@ from . import philox
 
 
 class KeptSampler(DistributedSampler[Tensor], SequentialSampler):  # type: ignore[misc]
-    """A sampler that Lightning leaves in place.
-
-    On several devices it replaces any but a ``DistributedSampler``, which is told the epoch; with
-    ``overfit_batches``, any but a ``SequentialSampler``.
-    """
+    """A sampler that Lightning keeps: on several devices, and with ``overfit_batches``."""
 
 
 class TrainingSampler(KeptSampler):
@@ -44,9 +40,7 @@ class TrainingSampler(KeptSampler):
     ) -> None:
         dataset: Any = range(num_samples)  # only its length is used
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
-        self.length = num_samples
-        self.batch_size = batch_size
-        self.weights = weights
+        self.length, self.batch_size, self.weights = num_samples, batch_size, weights
         self.first_batch = 0  # of the next pass, for a run resumed within an epoch
 
     def order(self) -> Tensor:
@@ -57,9 +51,9 @@ class TrainingSampler(KeptSampler):
             draws = philox.uniform(self.length, self.seed, epoch, "weighted")[:, 0].double()
             found = torch.searchsorted(edges, draws * edges[-1], right=True)
             return found.clamp(max=self.length - 1)
-        if self.shuffle:
-            return philox.permutation(self.length, self.seed, self.epoch, "order")
-        return torch.arange(self.length)
+        if not self.shuffle:
+            return torch.arange(self.length)
+        return philox.permutation(self.length, self.seed, self.epoch, "order")
 
     def sizes(self, batch: int) -> tuple[int, int]:
         """Count the samples of a batch over all ranks, and those of this rank."""
@@ -75,7 +69,7 @@ class TrainingSampler(KeptSampler):
 
     def __len__(self) -> int:
         full, rest = divmod(self.length, self.batch_size)
-        return full if self.drop_last or not rest else full + 1
+        return full + (rest > 0 and not self.drop_last)
 
 
 class EvaluationSampler(KeptSampler):
