@@ -73,7 +73,7 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError("roots: empty. Give at least one folder.")
         self.roots: list[Path] = []
         for root in map(Path, roots):
-            if root.resolve() in [other.resolve() for other in self.roots]:
+            if root.resolve() in map(Path.resolve, self.roots):
                 raise ValueError(f"roots: {root} is given twice.")
             self.roots.append(root)
         self.cache_dir = Path(cache_dir) if cache_dir else self.roots[0] / ".cache"
@@ -180,19 +180,16 @@ def labelled(
     option: str, folders: Sequence[Path], names: Sequence[str]
 ) -> tuple[list[Path], Tensor]:
     """List the images of class folders with the numbers of their classes in ``names``, (N,)."""
-    files: list[Path] = []
-    labels: list[int] = []
+    labels: dict[Path, int] = {}
     others: list[Path] = []
     for folder in folders:
         images, rest = decoding.find_images(folder)
         if not images:
             raise ValueError(f"{folder} holds no images ({', '.join(decoding.FORMATS)}).")
-        files += images
-        labels += [names.index(folder.name)] * len(images)
+        labels |= dict.fromkeys(images, names.index(folder.name))
         others += rest
-    parents = dict.fromkeys(folder.parent for folder in folders)
-    beside = [path for parent in parents for path in parent.iterdir() if is_visible(path.name)]
+    beside = [path for parent in {f.parent: 0 for f in folders} for path in parent.iterdir()]
+    stray = sorted(path for path in beside if is_visible(path.name) and not path.is_dir())
     say_passed_over(f"data.{option}", others, decoding.NO_IMAGE)
-    stray = sorted(path for path in beside if not path.is_dir())
     say_passed_over(f"data.{option}", stray, "in no class folder")
-    return files, torch.tensor(labels)
+    return list(labels), torch.tensor(list(labels.values()))

@@ -137,24 +137,18 @@ def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
     return (1 - draws).clamp(max=1 - 2**-24) if epoch % 2 else draws
 
 
-def project_augmentations() -> dict[str, Callable[..., Tensor]]:
-    """List the functions of the project that augment images; none where it has no such file."""
-    place = f"{current().package}.data.augment"
-    try:
-        module = importlib.import_module(place.lstrip("."))
-    except ModuleNotFoundError as error:
-        if not place.startswith(error.name or place):
-            raise
-        return {}
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {name: function for name, function in functions if not name.startswith("_")}
-
-
 def find_augmentations(
     settings: Mapping[str, Mapping[str, Any] | None], size_px: int
 ) -> dict[str, Augmentation]:
-    """Look up augmentations by name, bind their settings, and try them on an image of the size."""
-    choices = project_augmentations() if settings else {}
+    """Find functions of the project, bind their settings, and try them on an image of the size."""
+    place, functions = f"{current().package}.data.augment".lstrip("."), []
+    try:
+        module = importlib.import_module(place) if settings else None
+        functions = inspect.getmembers(module, inspect.isfunction)
+    except ModuleNotFoundError as error:
+        if not place.startswith(error.name or place):
+            raise
+    choices = {name: function for name, function in functions if not name.startswith("_")}
     found: dict[str, Augmentation] = {}
     for name, options in settings.items():
         if name not in choices:

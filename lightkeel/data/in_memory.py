@@ -53,6 +53,10 @@ class ArrayDataset(Dataset[IndexedBatch]):
         return IndexedBatch(inputs, targets, rows)
 
 
+def _same(batch: IndexedBatch) -> IndexedBatch:
+    return batch
+
+
 class TrainingLoader(DataLoader[IndexedBatch]):
     """A loader whose next pass may begin with any batch: none depends on those before."""
 
@@ -220,7 +224,7 @@ class InMemoryDataModule(LightningDataModule):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         # Lightning's own searches any nesting for tensors: 40 microseconds a step.
         parts = (None if part is None else part.to(device, non_blocking=True) for part in batch)
-        return IndexedBatch._make(parts)
+        return IndexedBatch(*parts)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, IndexedBatch):
@@ -282,7 +286,7 @@ class InMemoryDataModule(LightningDataModule):
             dataset,
             batch_size=None,
             sampler=sampler,
-            collate_fn=IndexedBatch._make,  # as it is
+            collate_fn=_same,
             pin_memory=bool(self._gpu()) if self.pin_memory is None else self.pin_memory,
             # Its own: a loader takes a random number at each pass, and models draw from the rest.
             generator=torch.Generator().manual_seed(self.seed),

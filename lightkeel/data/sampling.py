@@ -23,8 +23,7 @@ class TrainingSampler(KeptSampler):
     The k-th global batch is the same on any number of devices: each takes a contiguous part of it.
     In the last, smaller batch the parts may differ by one sample; ``sizes`` tells, for gradients to
     be weighted. A rank whose part would be empty repeats a sample, of weight 0 (train metrics count
-    it). ``batch_size``, a multiple of ``num_replicas``, is that of a global batch; with ``weights``
-    (num_samples,) samples are drawn with replacement, with probability proportional to these.
+    it). With ``weights`` (num_samples,) samples are drawn in proportion to them, with replacement.
     """
 
     def __init__(
@@ -75,8 +74,7 @@ class TrainingSampler(KeptSampler):
 class EvaluationSampler(KeptSampler):
     """Every sample once: contiguous parts of the split, as many batches on every rank.
 
-    ``batch_size``, a multiple of ``num_replicas``, is the largest over all ranks; it is exceeded
-    where otherwise a rank would have an empty batch. There is a sample for each rank at least.
+    ``batch_size`` is exceeded where otherwise a rank would have an empty batch.
     """
 
     def __init__(
