@@ -31,7 +31,7 @@ class IndexedBatch(NamedTuple):
 
     inputs: Any  # tensors; None: they are on the device already
     targets: Any
-    rows: Tensor
+    rows: Any
 
 
 class ArrayDataset(Dataset[IndexedBatch]):
@@ -254,7 +254,7 @@ class InMemoryDataModule(LightningDataModule):
         if sum(counts) >= num_rows:
             names = " and ".join(fractions)
             raise ValueError(f"{names}: would take all of the {num_rows} samples.")
-        parts = order.split([*counts, num_rows - sum(counts)])
+        parts = torch.split(order, [*counts, num_rows - sum(counts)])
         return {n: p.sort().values for n, p in zip([*fractions, "train"], parts, strict=True)}
 
     def needed(self) -> list[str]:

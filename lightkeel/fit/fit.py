@@ -47,8 +47,8 @@ def train(args: Sequence[str]) -> None:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        first = is_rank_zero()
-        record = status.recorded(cli.folder, said) if first else nullcontext(lambda: None)
+        is_first = is_rank_zero()
+        record = status.recorded(cli.folder, said) if is_first else nullcontext(lambda: None)
         with exact_means(), fastpath.active(), record as write_done:
             try:
                 prepare(cli)

@@ -93,7 +93,7 @@ def num_epochs(trainer: Trainer) -> int:
 
 def num_batches(trainer: Trainer) -> int:
     """Count the batches of the epoch that were trained on."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def row_step(trainer: Trainer) -> int:

@@ -142,7 +142,7 @@ class ReplayLoader(CombinedLoader):
         return batch
 
     def _pass_over(self, number: int) -> None:
-        began, told = time.monotonic(), False
+        notice_at = time.monotonic() + NOTICE_AFTER_S
         with self._active():
             while self.num_given < number:
                 try:
@@ -153,8 +153,8 @@ class ReplayLoader(CombinedLoader):
                         f"after {number}. Resume with the data that it was trained on."
                     ) from None
                 self.num_given += 1
-                if not told and time.monotonic() - began > NOTICE_AFTER_S:
-                    told = True
+                if time.monotonic() > notice_at:
+                    notice_at = float("inf")
                     print(f"passing over {number} batches that were trained on", file=sys.stderr)
 
     def _active(self) -> Any:
@@ -185,9 +185,8 @@ def not_resumable(loaders: list[Any]) -> list[str]:
         for name, value in getattr(dataset, "__dict__", {}).items():
             for part in value.values() if isinstance(value, dict) else [value]:
                 if isinstance(part, OWN_RANDOM):
-                    what = f"{type(dataset).__name__}.{name} ({type(part).__name__})"
-                    how = "draw from torch, numpy.random or random"
-                    problems.append(f"{what} begins anew ({how})")
+                    what = f"{type(dataset).__name__}.{name} ({type(part).__name__}) begins anew"
+                    problems.append(f"{what} (draw from torch, numpy.random or random)")
     return problems
 
 

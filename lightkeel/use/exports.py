@@ -73,9 +73,11 @@ def write_onnx(predictor: Predictor, path: Path) -> Compute:
     import onnxruntime
 
     names = ["values" if predictor.class_names is None else "probabilities"]
-    options = {"input_names": ["samples"], "output_names": names, "dynamic_shapes": ANY_NUMBER}
+    options: dict[str, Any] = {"output_names": names, "dynamic_shapes": ANY_NUMBER, "dynamo": True}
     samples = (predictor.random_samples(2),)
-    program: Any = torch.onnx.export(predictor, samples, dynamo=True, verbose=False, **options)
+    program: Any = torch.onnx.export(
+        predictor, samples, input_names=["samples"], verbose=False, **options
+    )
     program.model.metadata_props.update(metadata(predictor))
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
