@@ -247,7 +247,9 @@ CASES: dict[str, Calls] = {
     "logger": logs(lambda v, i: v, logger=True),
     "neither": logs(lambda v, i: v, on_step=False, on_epoch=False),
     **{
-        f"reduced by {fx}": logs(lambda v, i: v, reduce_fx=fx, on_step=True, on_epoch=True)
+        f"reduced by {getattr(fx, '__name__', fx)} {type(fx).__name__}": logs(
+            lambda v, i: v, reduce_fx=fx, on_step=True, on_epoch=True
+        )
         for fx in ("mean", "sum", "min", "max", "avg", torch.max, torch.mean, min, sum, "prod", len)
     },
     "batch size": logs(lambda v, i: v, batch_size=5, on_epoch=True),
@@ -438,7 +440,7 @@ def counted() -> Iterator[list[str]]:
     "case",
     [
         *("both", "step", "epoch", "float", "int", "bool", "float64", "bfloat16", "one element"),
-        *("metric", "collection", "reduced by max", "changing size", "graph", "twice"),
+        *("metric", "collection", "reduced by max str", "changing size", "graph", "twice"),
     ],
 )
 def test_lightning_is_asked_once_an_epoch(case: str, tmp_path: Path) -> None:

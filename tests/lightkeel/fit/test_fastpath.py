@@ -247,6 +247,9 @@ class Recorder(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.note("on_validation_end", pl_module)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.note("on_train_epoch_end", pl_module)  # Lightning asks twice, for some callbacks each
+
 
 class Noting(Model):
     """Notes its own hooks."""
@@ -283,7 +286,7 @@ def test_the_same_hooks_are_called(profiler: Any, tmp_path: Path) -> None:
         actions = getattr(chosen, "recorded_durations", {})
         seen.append((recorder.seen, model.seen, {k: len(v) for k, v in actions.items()}))
     assert seen[0] == seen[1]
-    assert len(seen[0][0]) == 4 * 8 + 2
+    assert len(seen[0][0]) == 4 * 8 + 2 + 2
     assert bool(seen[0][2]) is (profiler is SimpleProfiler)
 
 
