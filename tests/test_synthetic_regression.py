@@ -61,7 +61,7 @@ def test_seed_is_that_of_the_run_unless_given(monkeypatch: pytest.MonkeyPatch) -
         ({"num_samples": 1}, "num_samples: 1 is not at least 2."),
         ({"num_val_samples": 1}, "num_val_samples: 1 is not at least 2."),
         ({"num_test_samples": 1}, "num_test_samples: 1 is not at least 2."),
-        ({"seed": -1}, "seed: -1 is negative."),
+        ({"seed": -1}, "seed: -1 is not at least 0."),
     ],
 )
 def test_constructor_refuses(settings: dict[str, Any], message: str) -> None:

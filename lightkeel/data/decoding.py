@@ -3,11 +3,8 @@
 import hashlib
 import os
 import stat
-import struct
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,58 +27,44 @@ JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}  # which systems leave
 MOST_NAMED = 3  # of the files that are passed over
 NO_IMAGE = "not readable as images"
 CACHE_VERSION = 3  # raise it when the pixels decoded from the same files change
-# What Pillow raises for files that are damaged, or made to do damage.
-BROKEN: tuple[type[Exception], ...] = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError),
-    *(ArithmeticError, NotImplementedError, MemoryError, struct.error, zlib.error),
-    Image.DecompressionBombError,
-)
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """List the images in a folder and the folders within, and all other files; sorted.
-
-    Hidden files and folders are in neither, nor what systems leave behind.
-    """
-    images: list[Path] = []
-    others: list[Path] = []
+    """List the images in a folder and the folders within, and all other visible files; sorted."""
+    found: dict[bool, list[Path]] = {True: [], False: []}
     been: set[Path] = set()  # for links that lead in a circle
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be read ({error.strerror}).") from None
 
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if (real := Path(place).resolve()) in been:
-            folders.clear()
-            continue
+        real = Path(place).resolve()
+        folders[:] = [] if real in been else filter(is_visible, folders)
+        for path in () if real in been else (Path(place, n) for n in names if is_visible(n)):
+            found[_holds_image(path)].append(path)
         been.add(real)
-        folders[:] = filter(is_visible, folders)
-        for path in (Path(place, name) for name in names if is_visible(name)):
-            (images if holds_image(path) else others).append(path)
-    return sorted(images), sorted(others)
+    return sorted(found[True]), sorted(found[False])
 
 
-def holds_image(path: Path) -> bool:
-    """Tell whether a file is an image by its suffix or, with any other suffix, by its content."""
+def _holds_image(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True  # or refused when it is read
     try:
-        if not path.is_file():  # reading from a pipe might never end
-            return False
+        find_file(path)
         with Image.open(path, formats=FORMATS):
             return True
-    except BROKEN:
+    except Exception:  # noqa: BLE001 - Pillow raises whatever it runs into in a damaged file
         return False
 
 
 def is_visible(name: str) -> bool:
-    """Tell whether a file or folder is meant by whoever names the folder that it is in."""
+    """Tell whether a file is neither hidden nor left behind by a system."""
     return not name.startswith(".") and name.lower() not in JUNK
 
 
 @rank_zero_only
 def say_passed_over(option: str, paths: Sequence[Path], reason: str) -> None:
-    """Count what is passed over and name the first, in one line on standard error."""
+    """Warn how many files are passed over, and name the first."""
     if paths:
         names = ", ".join("/".join(path.parts[-2:]) for path in paths[:MOST_NAMED])
         dots = ", ..." if len(paths) > MOST_NAMED else ""
@@ -91,10 +74,7 @@ def say_passed_over(option: str, paths: Sequence[Path], reason: str) -> None:
 def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = True) -> Tensor:
     """Decode images into one array (N, H, W, 3) uint8, or map the one cached by an earlier call.
 
-    The cache is keyed by path, size and modification time of every file, so a changed file is seen.
-
-    Raises:
-        ValueError: A file is no readable image, or has another size and ``resize`` is false.
+    The cache is keyed by path, size and modification time of every file.
     """
     key = hashlib.sha256(f"{CACHE_VERSION} {size_px} {resize}".encode())
     for file in files:
@@ -103,8 +83,8 @@ def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = 
     path = cache_dir / f"{key.hexdigest()[:16]}.npy"
     if not path.exists():
         with ThreadPoolExecutor() as pool:
-            read = partial(decode_one, size_px=size_px, resize=resize)
-            return cached(np.stack(list(pool.map(read, files))), path)
+            decoded = pool.map(lambda f: decode_one(f, size_px=size_px, resize=resize), files)
+            return cached(np.stack(list(decoded)), path)
     images = load_array(path)
     if images.shape != (len(files), size_px, size_px, 3) or images.dtype != torch.uint8:
         raise ValueError(f"{path} is not the array that was saved there. Remove it.")
@@ -113,21 +93,20 @@ def decode(files: Sequence[Path], size_px: int, cache_dir: Path, resize: bool = 
 
 def decode_one(file: Path, size_px: int, resize: bool) -> np.ndarray[Any, Any]:
     """Decode an image, upright, scaled and cropped at the centre: (H, W, 3) uint8."""
+    find_file(file)
     try:
         with Image.open(file, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             size, rgb = upright.size, eight_bits(upright).convert("RGB")
-    except BROKEN as error:
+    except Exception as error:  # noqa: BLE001 - Pillow raises whatever it runs into
         reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
-    if size != (size_px, size_px):
-        if not resize:
-            raise ValueError(
-                f"{file} is {size[0]} x {size[1]} pixels, not {size_px} x {size_px}. "
-                "Use ImageFolderDataModule for images of other sizes."
-            )
-        rgb = ImageOps.fit(rgb, (size_px, size_px), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)
+    if size == (size_px, size_px):
+        return np.asarray(rgb)
+    if not resize:
+        found = f"{file} is {size[0]} x {size[1]} pixels, not {size_px} x {size_px}."
+        raise ValueError(f"{found} Use ImageFolderDataModule for images of other sizes.")
+    return np.asarray(ImageOps.fit(rgb, (size_px, size_px), Image.Resampling.BILINEAR))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -171,9 +150,8 @@ def save_array(array: np.ndarray[Any, Any], path: Path) -> None:
         with part.open("wb") as file:
             np.save(file, array)
         os.replace(part, path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def load_array(path: Path) -> Tensor:

@@ -8,16 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decoding import (
-    FORMATS,
-    NO_IMAGE,
-    cached,
-    decode,
-    find_images,
-    is_visible,
-    load_array,
-    say_passed_over,
-)
+from . import decoding
+from .decoding import is_visible, say_passed_over
 from .images import ImageDataModule
 from .in_memory import Arrays, Split
 
@@ -79,16 +71,15 @@ class ImageFolderDataModule(ImageDataModule):
             raise ValueError(f"val_fraction: {val_fraction} with test_fraction leaves no training.")
         if not roots:
             raise ValueError("roots: empty. Give at least one folder.")
-        self.roots = [Path(root) for root in roots]
-        places = [root.resolve() for root in self.roots]
-        for number, place in enumerate(places):
-            if place in places[:number]:
-                raise ValueError(f"roots: {self.roots[number]} is given twice.")
+        self.roots: list[Path] = []
+        for root in map(Path, roots):
+            if root.resolve() in map(Path.resolve, self.roots):
+                raise ValueError(f"roots: {root} is given twice.")
+            self.roots.append(root)
         self.cache_dir = Path(cache_dir) if cache_dir else self.roots[0] / ".cache"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes found in the roots."""
         return len(self.class_names)
 
     @property
@@ -103,8 +94,7 @@ class ImageFolderDataModule(ImageDataModule):
         split = self.is_split()
         for needed in ("train", "test") if split else ():
             if not self._folders(needed):
-                path = self.roots[0] / needed
-                raise FileNotFoundError(f"{self.option}: {path} is missing.")
+                raise FileNotFoundError(f"{self.option}: {self.roots[0] / needed} is missing.")
         folders = self._folders("train" if split else "all")
         return sorted({c.name for folder in folders for c in class_folders(folder)})
 
@@ -114,8 +104,7 @@ class ImageFolderDataModule(ImageDataModule):
         return "train" if split == "val" and not self._folders("val") else split
 
     def select(self, split: Split, num_rows: int) -> Tensor:
-        source = self.source(split)
-        if source == "all":
+        if self.source(split) == "all":
             return self.split_rows(num_rows, **self.fractions)[split]
         if split != "test" and self.source("val") == "train":
             return self.split_rows(num_rows, val=self.fractions["val"])[split]
@@ -135,11 +124,10 @@ class ImageFolderDataModule(ImageDataModule):
     def is_split(self) -> bool:
         """Tell whether there are folders for splits, in each root or in none."""
         having = [r for r in self.roots if any((r / name).is_dir() for name in self.splits)]
-        if having and len(having) < len(self.roots):
-            plain = next(root for root in self.roots if root not in having)
-            raise ValueError(
-                f"{self.option}: {plain} has no train folder, but {having[0]} is split."
-            )
+        for root in self.roots if having else ():
+            if root not in having:
+                wrong = f"{root} has no train folder, but {having[0]} is split."
+                raise ValueError(f"{self.option}: {wrong}")
         return bool(having) or not self.fractions["test"]
 
     def class_folders(self, source: str) -> list[Path]:
@@ -157,19 +145,18 @@ class ImageFolderDataModule(ImageDataModule):
             known = f"neither {', '.join(self.splits[:-1])} nor {self.splits[-1]}"
             say_passed_over(f"data.{self.option}", beside, known)
         files, labels = labelled(self.option, self.class_folders(source), self.class_names)
-        return Arrays(decode(files, self.image_size_px, self.cache_dir, self.resize), labels)
+        images = decoding.decode(files, self.image_size_px, self.cache_dir, self.resize)
+        return Arrays(images, labels)
 
     def load_cached(self, name: str, make: Callable[[], tuple[Any, Any]]) -> Arrays:
         """Map arrays kept in ``cache_dir`` under a name; where missing, make and keep them.
 
-        Args:
-            name: Of the data, without suffix.
-            make: Returns images (N, H, W, C) uint8 and targets (N,) of integers.
+        ``make`` returns images (N, H, W, C) uint8 and targets (N,) of integers.
         """
         paths = [self.cache_dir / f"{name}-{part}.npy" for part in ("x", "y")]
         if all(path.exists() for path in paths):
-            return Arrays(*map(load_array, paths))
-        return Arrays(*(cached(np.asarray(a), p) for a, p in zip(make(), paths, strict=True)))
+            return Arrays(*map(decoding.load_array, paths))
+        return Arrays(*map(decoding.cached, map(np.asarray, make()), paths))
 
     def _folders(self, source: str) -> list[Path]:
         if source == "all":
@@ -184,29 +171,25 @@ def subfolders(folder: Path) -> list[Path]:
 
 def class_folders(folder: Path) -> list[Path]:
     """List the folders directly in ``folder``, sorted by name, one at least."""
-    found = subfolders(folder)
-    if not found:
-        raise ValueError(f"{folder} holds no class folders.")
-    return found
+    if found := subfolders(folder):
+        return found
+    raise ValueError(f"{folder} holds no class folders.")
 
 
 def labelled(
     option: str, folders: Sequence[Path], names: Sequence[str]
 ) -> tuple[list[Path], Tensor]:
     """List the images of class folders with the numbers of their classes in ``names``, (N,)."""
-    files: list[Path] = []
-    labels: list[int] = []
+    labels: dict[Path, int] = {}
     others: list[Path] = []
     for folder in folders:
-        images, rest = find_images(folder)
+        images, rest = decoding.find_images(folder)
         if not images:
-            raise ValueError(f"{folder} holds no images ({', '.join(FORMATS)}).")
-        files += images
-        labels += [names.index(folder.name)] * len(images)
+            raise ValueError(f"{folder} holds no images ({', '.join(decoding.FORMATS)}).")
+        labels |= dict.fromkeys(images, names.index(folder.name))
         others += rest
-    parents = dict.fromkeys(folder.parent for folder in folders)
-    beside = [path for parent in parents for path in parent.iterdir() if is_visible(path.name)]
-    stray = sorted(path for path in beside if not path.is_dir())
-    say_passed_over(f"data.{option}", others, NO_IMAGE)
+    beside = [path for parent in {f.parent: 0 for f in folders} for path in parent.iterdir()]
+    stray = sorted(path for path in beside if is_visible(path.name) and not path.is_dir())
+    say_passed_over(f"data.{option}", others, decoding.NO_IMAGE)
     say_passed_over(f"data.{option}", stray, "in no class folder")
-    return files, torch.tensor(labels)
+    return list(labels), torch.tensor(list(labels.values()))

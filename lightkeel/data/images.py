@@ -20,12 +20,7 @@ Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 
 class Normalize(nn.Module):
-    """Bring pixels about zero: (B, H, W, C) uint8 -> (B, C, H, W) float32.
-
-    Args:
-        mean: Of each channel, in [0, 1] units.
-        std: Of each channel, in [0, 1] units.
-    """
+    """Bring pixels about zero: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
 
     scale: Tensor
     shift: Tensor
@@ -75,14 +70,12 @@ class ImageDataModule(InMemoryDataModule):
         super().__init__(**kwargs)
         at_least(1, image_size_px=image_size_px)
         if len(std) not in (1, 3) or len(mean) != len(std) or min(std, default=0) <= 0:
-            raise ValueError(
-                f"std: {list(std)} must be positive, one or three, and as many as in mean."
-            )
+            wanted = "must be positive, one or three, and as many as in mean."
+            raise ValueError(f"std: {list(std)} {wanted}")
         self.image_size_px = image_size_px
         self._normalize = Normalize(mean, std)
         self._augmentations = find_augmentations(augment or {}, image_size_px)
-        self._draws: dict[str, Tensor] = {}
-        self._draws_of: tuple[int, torch.device] | None = None
+        self._draws: tuple[Any, dict[str, Tensor]] = (None, {})  # of which epoch and device
 
     def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
         """Augment (training only) and normalize: (B, H, W, C) uint8 -> (B, C, H, W) float32."""
@@ -92,15 +85,13 @@ class ImageDataModule(InMemoryDataModule):
             draws = self._epoch_draws(inputs.device)
             for name, augmentation in self._augmentations.items():
                 inputs = augmentation(inputs, draws[name][rows])
-        normalized: Tensor = self._normalize_on(inputs.device)(inputs)
-        return normalized
+        return self._normalize_on(inputs.device)(inputs)  # type: ignore[no-any-return]
 
     def preprocessing(self) -> nn.Module:
         return deepcopy(self._normalize).cpu()
 
     def read_image(self, file: Path) -> Tensor:
         """Read an image of any size as a sample: scaled and cropped to (H, W, 3) uint8."""
-        decoding.find_file(file)
         return torch.from_numpy(decoding.decode_one(file, self.image_size_px, resize=True).copy())
 
     def find_images(self, folder: Path) -> list[Path]:
@@ -128,18 +119,17 @@ class ImageDataModule(InMemoryDataModule):
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
         assert self.trainer is not None
         epoch, num_rows = self.trainer.current_epoch, len(self.datasets["train"].arrays.targets)
-        if self._draws_of != (epoch, device):
-            drawn = {name: draw(num_rows, self.seed, epoch, name) for name in self._augmentations}
-            self._draws = {name: draws.to(device) for name, draws in drawn.items()}
-            self._draws_of = (epoch, device)
-        return self._draws
+        if self._draws[0] != (epoch, device):
+            names = self._augmentations
+            draws = {n: draw(num_rows, self.seed, epoch, n).to(device) for n in names}
+            self._draws = (epoch, device), draws
+        return self._draws[1]
 
 
 def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
     """Draw the random numbers of an augmentation for each row: (N, 4) in [0, 1).
 
-    Where the name begins with ``alternating``, epochs take turns between draws and their mirror
-    images 1 - draw: what happens to a sample in one of them does not happen in the next.
+    Of a name that begins with ``alternating``, every other epoch has the mirror images 1 - draw.
     """
     if not name.startswith("alternating"):
         return philox.uniform(num_rows, seed, epoch, name)
@@ -147,33 +137,26 @@ def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
     return (1 - draws).clamp(max=1 - 2**-24) if epoch % 2 else draws
 
 
-def project_augmentations() -> dict[str, Callable[..., Tensor]]:
-    """List the functions of the project that augment images; none where it has no such file."""
-    place = f"{current().package}.data.augment"
-    try:
-        module = importlib.import_module(place.lstrip("."))
-    except ModuleNotFoundError as error:
-        if not place.startswith(error.name or place):
-            raise
-        return {}
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {name: function for name, function in functions if not name.startswith("_")}
-
-
 def find_augmentations(
     settings: Mapping[str, Mapping[str, Any] | None], size_px: int
 ) -> dict[str, Augmentation]:
-    """Look up augmentations by name, bind their settings, and try them on an image of the size."""
-    choices = project_augmentations() if settings else {}
+    """Find functions of the project, bind their settings, and try them on an image of the size."""
+    place, functions = f"{current().package}.data.augment".lstrip("."), []
+    try:
+        module = importlib.import_module(place) if settings else None
+        functions = inspect.getmembers(module, inspect.isfunction)
+    except ModuleNotFoundError as error:
+        if not place.startswith(error.name or place):
+            raise
+    choices = {name: function for name, function in functions if not name.startswith("_")}
     found: dict[str, Augmentation] = {}
     for name, options in settings.items():
         if name not in choices:
             raise ValueError(f"augment.{name}: no such augmentation. {suggest(name, choices)}")
         accepted = list(inspect.signature(choices[name]).parameters)[2:]
-        for option in options or {}:
-            if option not in accepted:
-                hint = suggest(option, accepted)
-                raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
+        for option in [option for option in options or {} if option not in accepted]:
+            hint = suggest(option, accepted)
+            raise ValueError(f"augment.{name}.{option}: {name} has no such option. {hint}")
         found[name] = partial(choices[name], **(options or {}))
         try:
             found[name](torch.zeros(1, size_px, size_px, 3, dtype=torch.uint8), torch.zeros(1, 4))

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors.checks import at_least
 from . import philox
@@ -16,11 +15,8 @@ from .sampling import EvaluationSampler, TrainingSampler, balancing_weights
 
 Split = Literal["train", "val", "test"]
 Sample = tuple[Tensor, Tensor]
-SPLITS: dict[str, tuple[Split, ...]] = {  # that a function of the trainer reads
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-}
+# That a function of the trainer reads.
+SPLITS: dict[str, list[Split]] = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
 
 
 class Arrays(NamedTuple):
@@ -33,21 +29,16 @@ class Arrays(NamedTuple):
 class IndexedBatch(NamedTuple):
     """Samples on their way to the device; ``rows`` (B,) are their places in the source."""
 
-    inputs: Tensor | None
-    targets: Tensor | None
-    rows: Tensor
+    inputs: Any  # tensors; None: they are on the device already
+    targets: Any
+    rows: Any
 
 
 class ArrayDataset(Dataset[IndexedBatch]):
-    """Rows (M,) of arrays, in order; answers a whole batch of positions at once.
+    """Rows (M,) of arrays, in order; answers a whole batch of positions at once."""
 
-    With ``only_rows``, batches hold no inputs and targets: they are on the device already.
-    """
-
-    def __init__(self, arrays: Arrays, rows: Tensor, only_rows: bool = False) -> None:
-        self.arrays = arrays
-        self.rows = rows
-        self.only_rows = only_rows
+    def __init__(self, arrays: Arrays, rows: Tensor, only_rows: bool, collate: Any) -> None:
+        self.arrays, self.rows, self.only_rows, self.collate = arrays, rows, only_rows, collate
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,17 +47,22 @@ class ArrayDataset(Dataset[IndexedBatch]):
         rows = self.rows[positions]
         if self.only_rows:
             return IndexedBatch(None, None, rows)
-        return IndexedBatch(self.arrays.inputs[rows], self.arrays.targets[rows], rows)
+        inputs, targets = self.arrays.inputs[rows], self.arrays.targets[rows]
+        if self.collate:
+            inputs, targets = self.collate(list(zip(inputs, targets, strict=True)))
+        return IndexedBatch(inputs, targets, rows)
+
+
+def _same(batch: IndexedBatch) -> IndexedBatch:
+    return batch
 
 
 class TrainingLoader(DataLoader[IndexedBatch]):
     """A loader whose next pass may begin with any batch: none depends on those before."""
 
-    sampler: TrainingSampler
-
     def begin_at(self, batch: int) -> None:
         """Begin the next pass with a batch, counted from 0."""
-        self.sampler.first_batch = batch
+        self.sampler.first_batch = batch  # type: ignore[attr-defined]
 
 
 class InMemoryDataModule(LightningDataModule):
@@ -113,21 +109,15 @@ class InMemoryDataModule(LightningDataModule):
         super().__init__()
         if batch_size is None:  # a config may say null
             raise ValueError("batch_size: null. Give a number.")
-        at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
-        at_least(1, prefetch_factor=prefetch_factor)
+        sizes = {"batch_size": batch_size, "val_batch_size": val_batch_size}
+        at_least(1, **sizes, prefetch_factor=prefetch_factor)
         if isinstance(subset, float) and subset > 1 and subset.is_integer():
             subset = int(subset)  # the command line may read a count as a float
         if subset is not None and (subset <= 0 or (isinstance(subset, float) and subset > 1)):
             raise ValueError(f"subset: {subset} is neither a count >= 1 nor a share in (0, 1].")
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        not_negative = {"seed": self.seed, "num_workers": num_workers, "timeout_s": timeout_s}
-        for name, value in not_negative.items():
-            if value < 0:
-                raise ValueError(f"{name}: {value} is negative.")
-        needing: dict[str, Any] = {
-            "persistent_workers": persistent_workers,
-            "prefetch_factor": prefetch_factor,
-        }
+        at_least(0, seed=self.seed, num_workers=num_workers, timeout_s=timeout_s)
+        needing = {"persistent_workers": persistent_workers, "prefetch_factor": prefetch_factor}
         for name, setting in {**needing, "timeout_s": timeout_s}.items():
             if setting and num_workers == 0:
                 raise ValueError(f"{name}: {setting} needs worker processes. Set num_workers too.")
@@ -135,13 +125,10 @@ class InMemoryDataModule(LightningDataModule):
             raise ValueError("collate_fn: runs before the device. Set device_resident to false.")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.weighted_sampling = weighted_sampling
-        self.subset = subset
-        self.device_resident = device_resident
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.weighted_sampling, self.subset = weighted_sampling, subset
+        self.device_resident, self.pin_memory = device_resident, pin_memory
         self.collate_fn = collate_fn
-        self.pin_memory = pin_memory
         self.loader_options = {**needing, "num_workers": num_workers, "timeout": timeout_s}
         self.datasets: dict[Split, ArrayDataset] = {}
         self.sources: dict[str, Arrays] = {}
@@ -150,10 +137,7 @@ class InMemoryDataModule(LightningDataModule):
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of their numbers, where they have any.
-
-        Once ``use_classes`` has been called, they are those that it was given.
-        """
+        """Names of the classes in the order of their numbers: those ``use_classes`` was given."""
         return None
 
     def use_classes(self, names: list[str]) -> None:
@@ -161,10 +145,7 @@ class InMemoryDataModule(LightningDataModule):
         self.trained_classes = names
 
     def preprocessing(self) -> nn.Module:
-        """Make what turns samples, as a source holds them, into inputs of the model.
-
-        It does what ``transform`` does to samples that are not trained on.
-        """
+        """Make what ``transform`` does to samples that are not trained on, as a module."""
         return nn.Identity()
 
     @property
@@ -195,14 +176,13 @@ class InMemoryDataModule(LightningDataModule):
 
     def check_batch_sizes(self, devices: int) -> None:
         """Raise ``ValueError`` unless every batch can be shared equally by the devices."""
-        sizes = {"batch_size": self.batch_size, "val_batch_size": self.val_batch_size}
-        for name, size in sizes.items():
+        for name in ("batch_size", "val_batch_size"):
+            size, near = getattr(self, name), f"Use {devices}."
             if size % devices:
-                lower = size - size % devices
-                near = f"{lower} or {lower + devices}" if lower else str(devices)
-                raise ValueError(
-                    f"{name}: {size} samples cannot be shared by {devices} devices. Use {near}."
-                )
+                if lower := size - size % devices:
+                    near = f"Use {lower} or {lower + devices}."
+                shared = f"{size} samples cannot be shared by {devices} devices."
+                raise ValueError(f"{name}: {shared} {near}")
 
     def setup(self, stage: str) -> None:
         for split in SPLITS.get(stage, ()):
@@ -210,27 +190,24 @@ class InMemoryDataModule(LightningDataModule):
                 arrays = self.read(self.source(split))
                 rows = self.select(split, len(arrays.targets))
                 rows = self._take_subset(rows) if split == "train" else rows
-                self.datasets[split] = ArrayDataset(arrays, rows, self._fits_on_device(arrays))
+                is_resident = self._fits_on_device(arrays)
+                self.datasets[split] = ArrayDataset(arrays, rows, is_resident, self.collate_fn)
 
     def teardown(self, stage: str) -> None:
         self._resident.clear()
 
     def train_dataloader(self) -> DataLoader[IndexedBatch]:
         dataset = self.datasets["train"]
-        weights = None
-        if self.weighted_sampling:
-            weights = balancing_weights(dataset.arrays.targets[dataset.rows])
+        targets = dataset.arrays.targets[dataset.rows]
+        weights = balancing_weights(targets) if self.weighted_sampling else None
         # With `overfit_batches` the trainer wants the same batches in every epoch.
         shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
-        world = self._world()
-        sampler = TrainingSampler(
-            len(dataset), self.batch_size, *world, self.seed, shuffle, self.drop_last, weights
-        )
+        options = (*self._world(), self.seed, shuffle, self.drop_last, weights)
+        sampler = TrainingSampler(len(dataset), self.batch_size, *options)
         if len(sampler) == 0:
-            raise ValueError(
-                f"batch_size: {self.batch_size} with drop_last leaves no batch of {len(dataset)} "
-                "training samples. Use a smaller batch_size, or set drop_last to false."
-            )
+            leaves = f"with drop_last leaves no batch of {len(dataset)} training samples."
+            fix = "Use a smaller batch_size, or set drop_last to false."
+            raise ValueError(f"batch_size: {self.batch_size} {leaves} {fix}")
         # What a `collate_fn` draws may depend on the batches before.
         return self._loader(dataset, sampler, DataLoader if self.collate_fn else TrainingLoader)
 
@@ -247,7 +224,7 @@ class InMemoryDataModule(LightningDataModule):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         # Lightning's own searches any nesting for tensors: 40 microseconds a step.
         parts = (None if part is None else part.to(device, non_blocking=True) for part in batch)
-        return IndexedBatch(*parts)  # type: ignore[arg-type]
+        return IndexedBatch(*parts)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, IndexedBatch):
@@ -256,7 +233,7 @@ class InMemoryDataModule(LightningDataModule):
         inputs, targets, rows = batch
         evaluated: Split = "test" if self.trainer.testing else "val"
         split = "train" if self.trainer.training else evaluated
-        if inputs is None or targets is None:
+        if inputs is None:
             source = self.source(split)
             if source not in self._resident:
                 arrays = self.datasets[split].arrays
@@ -273,15 +250,12 @@ class InMemoryDataModule(LightningDataModule):
     def split_rows(self, num_rows: int, **fractions: float) -> dict[str, Tensor]:
         """Split rows at random, by the seed, into named parts and the rest, ``train``."""
         order = philox.permutation(num_rows, self.seed, 0, "split")
-        parts, start = {}, 0
-        for name, fraction in fractions.items():
-            stop = start + max(1, round(fraction * num_rows))
-            parts[name] = order[start:stop].sort().values
-            start = stop
-        if start >= num_rows:
-            raise ValueError(f"{' and '.join(parts)}: would take all of the {num_rows} samples.")
-        parts["train"] = order[start:].sort().values
-        return parts
+        counts = [max(1, round(fraction * num_rows)) for fraction in fractions.values()]
+        if sum(counts) >= num_rows:
+            names = " and ".join(fractions)
+            raise ValueError(f"{names}: would take all of the {num_rows} samples.")
+        parts = torch.split(order, [*counts, num_rows - sum(counts)])
+        return {n: p.sort().values for n, p in zip([*fractions, "train"], parts, strict=True)}
 
     def needed(self) -> list[str]:
         """Name the sources that the trainer is about to read."""
@@ -289,11 +263,9 @@ class InMemoryDataModule(LightningDataModule):
         return sorted({self.source(split) for split in SPLITS.get(running or "fit", SPLITS["fit"])})
 
     def _take_subset(self, rows: Tensor) -> Tensor:
-        if self.subset is None:
+        if (count := self.subset) is None:
             return rows
-        count = self.subset
-        if isinstance(count, float):
-            count = max(1, round(count * len(rows)))
+        count = max(1, round(count * len(rows))) if isinstance(count, float) else count
         if count > len(rows):
             raise ValueError(f"subset: {count} is more than the {len(rows)} training samples.")
         return rows[philox.permutation(len(rows), self.seed, 0, "subset")[:count].sort().values]
@@ -307,42 +279,29 @@ class InMemoryDataModule(LightningDataModule):
         return self._loader(dataset, sampler)
 
     def _loader(
-        self,
-        dataset: ArrayDataset,
-        sampler: DistributedSampler[Tensor],
-        cls: type[DataLoader[IndexedBatch]] = DataLoader,
+        self, dataset: ArrayDataset, sampler: Any, cls: Any = DataLoader
     ) -> DataLoader[IndexedBatch]:
         # With `batch_size=None` the dataset is asked for what the sampler yields: a whole batch.
-        return cls(
+        loader: DataLoader[IndexedBatch] = cls(
             dataset,
             batch_size=None,
             sampler=sampler,
-            collate_fn=partial(_collate, self.collate_fn),
-            pin_memory=self._on_gpu() if self.pin_memory is None else self.pin_memory,
+            collate_fn=_same,
+            pin_memory=bool(self._gpu()) if self.pin_memory is None else self.pin_memory,
             # Its own: a loader takes a random number at each pass, and models draw from the rest.
             generator=torch.Generator().manual_seed(self.seed),
             **self.loader_options,
         )
+        return loader
 
     def _world(self) -> tuple[int, int]:
-        """Number of devices, and number of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _on_gpu(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _gpu(self) -> torch.device | None:
+        device = self.trainer.strategy.root_device if self.trainer else None
+        return device if device and device.type == "cuda" else None
 
     def _fits_on_device(self, arrays: Arrays) -> bool:
-        if self.device_resident is not None or self.collate_fn or not self._on_gpu():
+        if self.device_resident is not None or self.collate_fn or not (gpu := self._gpu()):
             return bool(self.device_resident)
-        assert self.trainer is not None
-        free, _ = torch.cuda.mem_get_info(self.trainer.strategy.root_device)
-        return sum(array.nbytes for array in arrays) <= free / 4
-
-
-def _collate(collate_fn: Callable[[list[Sample]], Any] | None, batch: IndexedBatch) -> IndexedBatch:
-    if collate_fn is None:
-        return batch
-    assert batch.inputs is not None
-    assert batch.targets is not None
-    inputs, targets = collate_fn(list(zip(batch.inputs, batch.targets, strict=True)))
-    return IndexedBatch(inputs, targets, batch.rows)
+        return sum(array.nbytes for array in arrays) <= torch.cuda.mem_get_info(gpu)[0] / 4

@@ -5,6 +5,8 @@ from typing import Any
 
 from torchvision.datasets.utils import check_md5
 
+from .decoding import find_file
+
 
 class OfficialFiles:
     """The official files of a dataset that torchvision knows as ``CIFAR10`` is known there.
@@ -26,17 +28,17 @@ class OfficialFiles:
         archive, md5 = self.folder / self.dataset.filename, self.dataset.tgz_md5
         if (self.folder / self.dataset.base_folder).is_dir():
             return
-        if archive.exists() and not archive.is_file():  # of a pipe, reading might never end
-            raise ValueError(f"{archive} is no file. Remove it.")
-        if archive.exists() and not check_md5(str(archive), md5):
-            raise ValueError(
-                f"data_dir: {archive} is incomplete or not the official archive (its MD5 is not "
-                f"{md5}). Remove it, then download it again."
-            )
+        if archive.exists():
+            find_file(archive)
+            if not check_md5(archive, md5):
+                raise ValueError(
+                    f"data_dir: {archive} is incomplete or not the official archive (its MD5 is "
+                    f"not {md5}). Remove it, then download it again."
+                )
         try:
             self.dataset(str(self.folder), download=True)
         except (OSError, RuntimeError) as error:
-            if archive.exists() and check_md5(str(archive), md5):
+            if archive.exists() and check_md5(archive, md5):
                 raise  # not the download failed, but unpacking it
             archive.unlink(missing_ok=True)
             raise FileNotFoundError(

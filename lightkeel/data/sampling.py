@@ -14,11 +14,7 @@ from . import philox
 
 
 class KeptSampler(DistributedSampler[Tensor], SequentialSampler):  # type: ignore[misc]
-    """A sampler that Lightning leaves in place.
-
-    On several devices it replaces any but a ``DistributedSampler``, which is told the epoch; with
-    ``overfit_batches``, any but a ``SequentialSampler``.
-    """
+    """A sampler that Lightning keeps: on several devices, and with ``overfit_batches``."""
 
 
 class TrainingSampler(KeptSampler):
@@ -27,8 +23,7 @@ class TrainingSampler(KeptSampler):
     The k-th global batch is the same on any number of devices: each takes a contiguous part of it.
     In the last, smaller batch the parts may differ by one sample; ``sizes`` tells, for gradients to
     be weighted. A rank whose part would be empty repeats a sample, of weight 0 (train metrics count
-    it). ``batch_size``, a multiple of ``num_replicas``, is that of a global batch; with ``weights``
-    (num_samples,) samples are drawn with replacement, with probability proportional to these.
+    it). With ``weights`` (num_samples,) samples are drawn in proportion to them, with replacement.
     """
 
     def __init__(
@@ -44,9 +39,7 @@ class TrainingSampler(KeptSampler):
     ) -> None:
         dataset: Any = range(num_samples)  # only its length is used
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
-        self.length = num_samples
-        self.batch_size = batch_size
-        self.weights = weights
+        self.length, self.batch_size, self.weights = num_samples, batch_size, weights
         self.first_batch = 0  # of the next pass, for a run resumed within an epoch
 
     def order(self) -> Tensor:
@@ -57,9 +50,9 @@ class TrainingSampler(KeptSampler):
             draws = philox.uniform(self.length, self.seed, epoch, "weighted")[:, 0].double()
             found = torch.searchsorted(edges, draws * edges[-1], right=True)
             return found.clamp(max=self.length - 1)
-        if self.shuffle:
-            return philox.permutation(self.length, self.seed, self.epoch, "order")
-        return torch.arange(self.length)
+        if not self.shuffle:
+            return torch.arange(self.length)
+        return philox.permutation(self.length, self.seed, self.epoch, "order")
 
     def sizes(self, batch: int) -> tuple[int, int]:
         """Count the samples of a batch over all ranks, and those of this rank."""
@@ -75,14 +68,13 @@ class TrainingSampler(KeptSampler):
 
     def __len__(self) -> int:
         full, rest = divmod(self.length, self.batch_size)
-        return full if self.drop_last or not rest else full + 1
+        return full + (rest > 0 and not self.drop_last)
 
 
 class EvaluationSampler(KeptSampler):
     """Every sample once: contiguous parts of the split, as many batches on every rank.
 
-    ``batch_size``, a multiple of ``num_replicas``, is the largest over all ranks; it is exceeded
-    where otherwise a rank would have an empty batch. There is a sample for each rank at least.
+    ``batch_size`` is exceeded where otherwise a rank would have an empty batch.
     """
 
     def __init__(

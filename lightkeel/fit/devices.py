@@ -33,24 +33,29 @@ def warn_of_slow_precision(trainer: Trainer) -> None:
     """Say on standard error that the CPU has to imitate the arithmetic that is asked for."""
     is_bfloat16 = str(trainer.precision).startswith("bf16")
     if is_bfloat16 and isinstance(trainer.accelerator, CPUAccelerator) and lacks_bfloat16():
-        text = f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
-        text += "instructions: up to ten times slower than --trainer.precision 32-true."
-        warn(text)
+        warn(
+            f"trainer.precision: {trainer.precision}, but this CPU has no AVX512_BF16 or AMX "
+            "instructions: up to ten times slower than --trainer.precision 32-true."
+        )
 
 
 def leave_at_exit(trainer: Trainer) -> None:
     """Have this process leave the others before Python ends, where they ended in agreement.
 
-    Otherwise threads of the process group may let go of Python objects while Python ends, which
-    aborts the process (pytorch issue 190489). Not at once: it may train again. Not after a crash:
-    leaving would wait for whoever it was at work with.
+    Otherwise threads of the process group may abort it (pytorch issue 190489). Not at once: it may
+    train again. Not after a crash: leaving would wait for whoever it was at work with.
     """
+
+    def leave() -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
     if trainer.world_size > 1:
-        atexit.register(_leave)
+        atexit.register(leave)
 
 
 def busy_port(error: BaseException) -> str | None:
-    """Say that the port is taken where processes are to meet; None: that is not what is wrong."""
+    """Say that the port is taken where processes are to meet, if that is what is wrong."""
     if not isinstance(error, RuntimeError) or "EADDRINUSE" not in str(error):
         return None
     port = os.environ.get("MASTER_PORT")
@@ -65,22 +70,17 @@ def ending_with_first() -> Iterator[None]:
     """
     first = int(os.environ.setdefault("FIRST_DEVICE_PID", str(os.getpid())))
     done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_EVERY_S):
+            if os.getppid() != first:
+                text = "the process of the first device is gone: ending too"
+                print(text, file=sys.stderr, flush=True)
+                os._exit(1)
+
     if os.environ.get("LOCAL_RANK", "0") != "0" and os.getppid() == first:
-        threading.Thread(target=_end_with, args=(first, done), daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         done.set()
-
-
-def _end_with(first: int, done: threading.Event) -> None:
-    while not done.wait(LOOK_EVERY_S):
-        if os.getppid() != first:
-            text = "the process of the first device is gone: ending too"
-            print(text, file=sys.stderr, flush=True)
-            os._exit(1)
-
-
-def _leave() -> None:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()

@@ -6,12 +6,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -47,7 +47,9 @@ def train(args: Sequence[str]) -> None:
         cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
-        with exact_means(), fastpath.active(), recorded(cli.folder) as write_done:
+        is_first = is_rank_zero()
+        record = status.recorded(cli.folder, said) if is_first else nullcontext(lambda: None)
+        with exact_means(), fastpath.active(), record as write_done:
             try:
                 prepare(cli)
                 metrics, best = fit_and_test(cli)
@@ -73,15 +75,9 @@ def first_callbacks(cli: ProjectCLI) -> list[Callback]:
     return [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
 
 
-def recorded(folder: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Record in ``status.json`` how a run ends, where this is its first process."""
-    if not is_rank_zero():
-        return nullcontext(lambda: None)
-
-    def said(error: BaseException) -> str | None:
-        return str(error) if isinstance(error, InputError) else explain(error)
-
-    return status.recorded(folder, said)
+def said(error: BaseException) -> str | None:
+    """Say what is wrong in a few words, where that is not a crash."""
+    return str(error) if isinstance(error, InputError) else explain(error)
 
 
 def prepare(cli: ProjectCLI) -> None:
@@ -107,11 +103,7 @@ def prepare(cli: ProjectCLI) -> None:
 
 
 def fit_and_test(cli: ProjectCLI) -> tuple[dict[str, float], str | None]:
-    """Fit, and test the best state.
-
-    Returns:
-        The metrics, and the path of the best checkpoint, if there is one.
-    """
+    """Fit, and test the best state: return the metrics and the best checkpoint, if there is one."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     failed: set[Logger] = set()
     spare_loggers(trainer, failed, "finalize")
@@ -121,7 +113,8 @@ def fit_and_test(cli: ProjectCLI) -> tuple[dict[str, float], str | None]:
     spare_loggers(trainer, failed, "log_hyperparams", "log_metrics", "save")
     metrics = results(trainer)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    if has_test(model, data):
+    source = data if data is not None and is_overridden("test_dataloader", data) else model
+    if is_overridden("test_step", model) and is_overridden("test_dataloader", source):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= results(trainer)
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -153,12 +146,6 @@ def results(trainer: Trainer) -> dict[str, float]:
     return {n: value for n, value in found.items() if plain[n] == n or plain[n] not in found}
 
 
-def has_test(model: LightningModule, data: LightningDataModule | None) -> bool:
-    """Tell whether there is a test step and data for it."""
-    source = data if data is not None and is_overridden("test_dataloader", data) else model
-    return is_overridden("test_step", model) and is_overridden("test_dataloader", source)
-
-
 def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None:
     """Print and draw what came out; none of it can cost the results."""
     trainer, name = cli.trainer, type(cli.model).__name__
@@ -182,11 +169,7 @@ def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None
 
 
 def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
-    """End the other processes of a run that has failed or was stopped; say how to resume it.
-
-    Returns:
-        What the error means.
-    """
+    """End the other processes of a run that has failed or was stopped; say what that means."""
     by_lightning = isinstance(error, SystemExit) and cli.trainer.interrupted
     if by_lightning and isinstance(error.__context__, KeyboardInterrupt):
         error = error.__context__  # which it answers with status 1
@@ -203,9 +186,8 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
         cause = cause.__cause__
     if isinstance(cause, OSError) and (wrong := unwritten(cause, folder)):
         return InputError(f"{wrong}, then {f'resume: {resume}' if can_resume else 'start again.'}")
-    is_stop = isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128
-    )
+    code = error.code if isinstance(error, SystemExit) else None
+    is_stop = isinstance(error, KeyboardInterrupt) or (isinstance(code, int) and code > 128)
     if is_stop and can_resume and cli.trainer.is_global_zero:
         text = f"stopped: {folder}\nresume: {current().command('train')} {resume}"
         print(text, file=sys.stderr, flush=True)
@@ -213,12 +195,10 @@ def ended(cli: ProjectCLI, folder: Path, error: BaseException) -> BaseException:
 
 
 def unwritten(error: OSError, folder: Path) -> str | None:
-    """Say which file of a run could not be written, and what to do; None: it is not about that."""
+    """Say which file of a run could not be written, and what to do, if it is about that."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     name = error.filename if isinstance(error.filename, str) else ""
-    is_own = folder.absolute() in Path(name).absolute().parents
-    if not (is_full or is_own):
+    if not (is_full or folder.absolute() in Path(name).absolute().parents):
         return None
-    name = name or f"a file in {folder}"
     how = "Make room" if is_full else "Set that right"
-    return f"{name} cannot be written ({error.strerror}).\n{how}"
+    return f"{name or f'a file in {folder}'} cannot be written ({error.strerror}).\n{how}"

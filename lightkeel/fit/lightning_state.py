@@ -4,9 +4,10 @@ Each is in ``SEAMS`` and in docs/lightning.md. All else of the library, but for 
 public names only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from operator import attrgetter
 from signal import SIGKILL
 from typing import Any
 from unittest.mock import patch
@@ -51,19 +52,19 @@ LOGGED = ("meta", "value", "cumulated_batch_size", "has_reset", "_update_count",
 def check_seams(trainer: Trainer) -> None:
     """Assert that Lightning has all that is needed here, and name what has moved."""
     made = _ResultMetric(_Metadata("training_step", "loss"), is_tensor=True)
-    for owner, kind, names in (
-        (trainer, "trainer", SEAMS),
-        (made, "_ResultMetric", LOGGED),
-        (CombinedLoader([]), "CombinedLoader", ("_mode",)),
-    ):
-        for path in names:
-            part: Any = owner
-            for name in path.split("."):
-                assert hasattr(part, name), (
-                    f"Lightning {lightning.__version__} has no `{kind}.{path}` (see "
-                    "docs/lightning.md). Use a version that pyproject.toml allows."
-                )
-                part = getattr(part, name)
+    needed: list[tuple[str, Any, Iterable[str]]] = [
+        ("trainer", trainer, SEAMS),
+        ("_ResultMetric", made, LOGGED),
+        ("CombinedLoader", CombinedLoader([]), ["_mode"]),
+    ]
+    for kind, owner, path in [(k, o, path) for k, o, paths in needed for path in paths]:
+        try:
+            attrgetter(path)(owner)
+        except AttributeError:
+            raise AssertionError(
+                f"Lightning {lightning.__version__} has no `{kind}.{path}` (see "
+                "docs/lightning.md). Use a version that pyproject.toml allows."
+            ) from None
 
 
 # Loaders.
@@ -92,15 +93,11 @@ def num_epochs(trainer: Trainer) -> int:
 
 def num_batches(trainer: Trainer) -> int:
     """Count the batches of the epoch that were trained on."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def row_step(trainer: Trainer) -> int:
-    """Number of the step at hand, from 0, as Lightning's loggers count them.
-
-    With one optimizer these are its steps. With several or none, or in manual optimization, where
-    ``trainer.global_step`` counts the steps of each or stands still, they are batches.
-    """
+    """Number of the step at hand, from 0, as Lightning's loggers count them."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
@@ -121,33 +118,27 @@ def repair_counters(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     loop = checkpoint["loops"]["fit_loop"]
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     validated = loop["epoch_loop.val_loop.batch_progress"]
-    if epochs["current"]["ready"] > epochs["current"]["started"]:
-        _take_back(epochs, "ready")  # between two epochs
-    if epochs["current"]["processed"] > epochs["current"]["completed"] and (
-        not trainer.is_last_batch
-    ):
-        _take_back(epochs, "processed")  # broken off: the rest of the epoch is not to be left out
-    if batches["current"]["ready"] > batches["current"]["started"]:
-        _take_back(batches, "ready")  # between two batches that `training_step` fetches itself
+    counted = [
+        (epochs, "ready", "started"),  # between two epochs
+        (batches, "ready", "started"),  # between two batches that `training_step` fetches itself
+    ]
+    if not trainer.is_last_batch:  # broken off: the rest of the epoch is not to be left out
+        counted.append((epochs, "processed", "completed"))
+    for progress, name, next_name in counted:
+        if progress["current"][name] > progress["current"][next_name]:
+            progress["total"][name] -= 1
+            progress["current"][name] -= 1
     if validated["current"]["ready"] > validated["current"]["completed"]:
         # Within validation: as if it began, since its metrics are in no checkpoint.
         for part in (validated["total"], validated["current"]):
             part |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
-def _take_back(progress: dict[str, dict[str, int]], name: str) -> None:
-    progress["total"][name] -= 1
-    progress["current"][name] -= 1
-
-
 def continue_loops(trainer: Trainer, num_fetched: int, is_between: bool) -> None:
     """Have Lightning continue where a run was stopped, once all else is restored.
 
-    Args:
-        trainer: The trainer, as training starts.
-        num_fetched: Batches that were fetched; Lightning counts those steps instead that took them.
-        is_between: Whether all is done that belongs to the last of them. Lightning would take
-            another step, without a batch, where validation was due.
+    ``num_fetched`` batches were fetched; Lightning counts the steps that took them. Where all is
+    done that belongs to the last (``is_between``), it would take another step, without a batch.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     begin, fetcher = loop.on_run_start, trainer.fit_loop._data_fetcher
@@ -201,18 +192,17 @@ def logged_states(trainer: Trainer) -> list[dict[str, Any]]:
             continue
         meta, sync, last = result.meta, result.meta.sync, result._forward_cache
         values = ("value", "cumulated_batch_size") if result.is_tensor else ()
-        states.append(
-            {
-                "key": key,
-                "meta": {n: v for n, v in vars(meta).items() if n not in ("reduce_fx", "_sync")},
-                "reduce_fx": meta.reduce_fx.__name__,
-                "sync_dist": sync.should,
-                "rank_zero_only": sync.rank_zero_only,
-                "updates": result.update_count,
-                "last": copied(last) if is_plain(last) else None,
-                "values": {n: copied(getattr(result, n)) for n in values if hasattr(result, n)},
-            }
-        )
+        state = {
+            "key": key,
+            "meta": {n: v for n, v in vars(meta).items() if n not in ("reduce_fx", "_sync")},
+            "reduce_fx": meta.reduce_fx.__name__,
+            "sync_dist": sync.should,
+            "rank_zero_only": sync.rank_zero_only,
+            "updates": result.update_count,
+            "last": copied(last) if is_plain(last) else None,
+            "values": {n: copied(getattr(result, n)) for n in values if hasattr(result, n)},
+        }
+        states.append(state)
     return states
 
 

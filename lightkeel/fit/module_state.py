@@ -27,11 +27,7 @@ def is_plain(value: Any) -> bool:
 def modes(module: nn.Module, known: Mapping[str, bool]) -> dict[str, list[str]]:
     """Name which layers are in evaluation mode, and which parameters are frozen.
 
-    Hooks of a module or callback may have set that when the epoch began.
-
-    Args:
-        module: The module.
-        known: Whether a layer is training, where it is not as it will be.
+    ``known`` tells whether a layer is training, where it is not as it will be.
     """
     training = {name: layer.training for name, layer in module.named_modules()} | {**known}
     return {
@@ -54,12 +50,7 @@ def metrics_in(module: nn.Module) -> dict[str, Metric]:
 
 
 def metric_states(module: nn.Module, without: Collection[int] = ()) -> dict[str, Any]:
-    """Copy the states of all metrics in a module that have been updated, on the CPU.
-
-    Args:
-        module: The module.
-        without: Identities of metrics to leave out.
-    """
+    """Copy the states of updated metrics, but those ``without`` (identities), on the CPU."""
     for part in module.modules():
         if isinstance(part, MetricCollection):
             part.items(keep_base=True)  # gives metrics that share a state their own

@@ -19,10 +19,7 @@ NOTICE_AFTER_S = 3.0
 
 
 class Pass(NamedTuple):
-    """One pass over the data: what it is a function of, and where it begins.
-
-    ``key`` are non-negative integers, ``epoch`` is what samplers are told.
-    """
+    """One pass over the data: what it is a function of, what samplers are told, where it begins."""
 
     key: tuple[int, ...]
     epoch: int
@@ -30,11 +27,7 @@ class Pass(NamedTuple):
 
 
 class RandomStreams:
-    """Random numbers of torch (CPU), numpy and ``random``, in place of the global ones in a block.
-
-    Args:
-        key: Non-negative integers that they are a function of.
-    """
+    """Random numbers of torch (CPU), numpy and ``random``, a function of non-negative integers."""
 
     def __init__(self, key: tuple[int, ...]) -> None:
         high, low, *others = map(int, np.random.SeedSequence(key).generate_state(4))
@@ -62,14 +55,12 @@ def random_states(device: torch.device) -> dict[str, Any]:
     """Read the global random numbers of torch, numpy and ``random`` in this process."""
     _, words, *rest = np.random.get_state()
     version, numbers, gauss = random.getstate()
-    states = {
+    return {
         "cpu": torch.get_rng_state(),
         "numpy": [torch.from_numpy(np.asarray(words).astype(np.int64)), *rest],
         "python": [version, torch.tensor(numbers), gauss],
+        **({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}),
     }
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
 
 
 def restore_random(states: Mapping[str, Any], device: torch.device) -> None:
@@ -87,17 +78,13 @@ class ReplayLoader(CombinedLoader):
     """Loaders whose batches depend on the seed and the epoch, and not on who draws in between.
 
     At each pass, the random numbers of torch, numpy and ``random`` begin anew from the key of the
-    pass, for as long as the loaders are at work: shuffling, transforms in this process and the
-    seeds of worker processes all follow from it. A generator that was given to a loader or sampler
-    is seeded from its first seed and the key. So a run that is resumed within an epoch repeats it
-    up to the batch where it was stopped, passing over what was trained on. Loaders that can begin
-    anywhere (``begin_at``), or keep a state of their own (``state_dict``), are not repeated.
+    pass, for as long as the loaders are at work; so do generators that were given to loaders or
+    samplers. A run that is resumed within an epoch repeats it up to the batch where it was stopped,
+    passing over what was trained on. Loaders that can begin anywhere (``begin_at``), or keep a
+    state of their own (``state_dict``), are not repeated.
 
-    Args:
-        loaders: Any collection of iterables.
-        mode: How they are combined, see ``CombinedLoader``.
-        next_pass: Tells which pass is due.
-        before_batch: Called before each batch, with whether it is the first of the pass.
+    ``next_pass`` tells which pass is due; ``before_batch`` is called with whether it is the first
+    of the pass.
     """
 
     def __init__(
@@ -105,11 +92,10 @@ class ReplayLoader(CombinedLoader):
         loaders: Any,
         mode: Any,
         next_pass: Callable[[], Pass],
-        before_batch: Callable[[bool], None] | None = None,
+        before_batch: Callable[[bool], None] = lambda _: None,
     ) -> None:
         super().__init__(loaders, mode)
-        self._next_pass = next_pass
-        self._before_batch = before_batch
+        self._next_pass, self._before_batch = next_pass, before_batch
         self.num_given = 0
         self.current: Pass | None = None
         self._streams: RandomStreams | None = None
@@ -133,7 +119,8 @@ class ReplayLoader(CombinedLoader):
                 if getattr(loader, "persistent_workers", False) and loader.generator is None:
                     # Their seed is drawn once, at the first pass: not from what the order follows.
                     loader.generator = Generator()
-            for generator in generators_of(loaders):
+            parts = [getattr(part, "generator", None) for part in (*loaders, *samplers_of(loaders))]
+            for generator in dict.fromkeys(p for p in parts if isinstance(p, Generator)):
                 seed = self._generators.setdefault(generator, generator.initial_seed())
                 words = np.random.SeedSequence((seed, *self.current.key)).generate_state(2)
                 generator.manual_seed((int(words[0]) << 32) + int(words[1]))
@@ -148,15 +135,14 @@ class ReplayLoader(CombinedLoader):
         is_first = self.num_given <= self.current.first_batch
         if self.num_given < self.current.first_batch:
             self._pass_over(self.current.first_batch)
-        if self._before_batch is not None:
-            self._before_batch(is_first)
+        self._before_batch(is_first)
         with self._active():
             batch = super().__next__()
         self.num_given += 1
         return batch
 
     def _pass_over(self, number: int) -> None:
-        began, told = time.monotonic(), False
+        notice_at = time.monotonic() + NOTICE_AFTER_S
         with self._active():
             while self.num_given < number:
                 try:
@@ -167,8 +153,8 @@ class ReplayLoader(CombinedLoader):
                         f"after {number}. Resume with the data that it was trained on."
                     ) from None
                 self.num_given += 1
-                if not told and time.monotonic() - began > NOTICE_AFTER_S:
-                    told = True
+                if time.monotonic() > notice_at:
+                    notice_at = float("inf")
                     print(f"passing over {number} batches that were trained on", file=sys.stderr)
 
     def _active(self) -> Any:
@@ -178,12 +164,6 @@ class ReplayLoader(CombinedLoader):
 def is_stateful(loader: Any) -> bool:
     """Tell whether a loader can resume by itself; Lightning keeps its state in checkpoints."""
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-
-
-def generators_of(loaders: list[Any]) -> list[Generator]:
-    """List the generators that loaders and samplers were given, each once."""
-    found = [getattr(part, "generator", None) for part in (*loaders, *samplers_of(loaders))]
-    return list(dict.fromkeys(part for part in found if isinstance(part, Generator)))
 
 
 def samplers_of(loaders: list[Any]) -> list[Any]:
@@ -199,16 +179,14 @@ def not_resumable(loaders: list[Any]) -> list[str]:
         problems.append("a loader with a state of its own is repeated too, beside others")
     repeated = [part for part in loaders if not (hasattr(part, "begin_at") or is_stateful(part))]
     if any(getattr(loader, "persistent_workers", False) for loader in repeated):
-        problems.append(
-            "the random numbers of persistent workers begin anew (persistent_workers=False)"
-        )
+        text = "the random numbers of persistent workers begin anew (persistent_workers=False)"
+        problems.append(text)
     for dataset in (d for part in repeated for d in datasets_in(getattr(part, "dataset", part))):
         for name, value in getattr(dataset, "__dict__", {}).items():
             for part in value.values() if isinstance(value, dict) else [value]:
                 if isinstance(part, OWN_RANDOM):
-                    what = f"{type(dataset).__name__}.{name} ({type(part).__name__})"
-                    how = "draw from torch, numpy.random or random"
-                    problems.append(f"{what} begins anew ({how})")
+                    what = f"{type(dataset).__name__}.{name} ({type(part).__name__}) begins anew"
+                    problems.append(f"{what} (draw from torch, numpy.random or random)")
     return problems
 
 

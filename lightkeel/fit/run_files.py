@@ -14,16 +14,10 @@ from .lightning_state import row_step
 
 
 class RunFiles(Callback):
-    """Write what a run is and that it has begun, and resume its metrics.
-
-    Args:
-        folder: Folder of the run.
-        config: The resolved configuration as YAML.
-    """
+    """Write what a run is (``config``: YAML) and that it has begun, and resume its metrics."""
 
     def __init__(self, folder: Path, config: str) -> None:
-        self.folder = folder
-        self.config = config
+        self.folder, self.config = folder, config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:

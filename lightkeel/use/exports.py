@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors.bad_input import InputError
 from ..errors.explain import explained
-from ..runs.checkpoints import check_matches, save_model
+from ..runs.checkpoints import save_model
 from ..runs.find import Run
 from ..runs.output import print_table
 from . import paddle
-from .predictor import Predictor, build, load_run
+from .predictor import Predictor, load_run
 
 Compute = Callable[[Tensor], Tensor]
 BATCHES = (1, 2, 7)  # sizes of those that a file is compared on
@@ -26,15 +27,10 @@ TOLERANCE = 1e-4  # largest difference from the model, as a share of the largest
 
 @explained()
 def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffix: str) -> None:
-    """Write the model of a run or a lone file in a format, once it has been compared with that.
-
-    ``configs`` are what the model of a lone file was trained with; ``format_`` is one of
-    ``WRITERS``, whose files end in ``suffix``.
-    """
+    """Write the model of a run or a lone file in a format, once it has been compared with that."""
     if output.exists() and not output.is_file():
         raise InputError(f"--output {output}: is no file, but a device or a pipe. Choose another.")
-    is_weights = found.checkpoint.suffix in READERS
-    predictor = (load_weights if is_weights else load_run)(found, configs)
+    predictor = load_run(found, configs, READERS.get(found.checkpoint.suffix))
     predictor.to(memory_format=torch.contiguous_format)  # others are no plain array in a file
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +42,13 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
             os.replace(part, output.resolve())
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
-    rows = [("file", str(output)), ("size", f"{output.stat().st_size:,} bytes")]
-    rows += [("made from", str(found.checkpoint))]
-    rows += [("largest difference", f"{difference:.2g}, on {sum(BATCHES)} random samples")]
-    print_table(f"{format_} export of {type(predictor.model).__name__}", rows)
+    rows = {
+        "file": str(output),
+        "size": f"{output.stat().st_size:,} bytes",
+        "made from": str(found.checkpoint),
+        "largest difference": f"{difference:.2g}, on {sum(BATCHES)} random samples",
+    }
+    print_table(f"{format_} export of {type(predictor.model).__name__}", rows.items())
 
 
 def compare(predictor: Predictor, compute: Compute) -> float:
@@ -74,16 +73,11 @@ def write_onnx(predictor: Predictor, path: Path) -> Compute:
     import onnxruntime
 
     names = ["values" if predictor.class_names is None else "probabilities"]
-    program = torch.onnx.export(
-        predictor,
-        (predictor.random_samples(2),),
-        input_names=["samples"],
-        output_names=names,
-        dynamic_shapes=ANY_NUMBER,
-        dynamo=True,
-        verbose=False,
+    options: dict[str, Any] = {"output_names": names, "dynamic_shapes": ANY_NUMBER, "dynamo": True}
+    samples = (predictor.random_samples(2),)
+    program: Any = torch.onnx.export(
+        predictor, samples, input_names=["samples"], verbose=False, **options
     )
-    assert program is not None
     program.model.metadata_props.update(metadata(predictor))
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -130,16 +124,6 @@ def read_safetensors(path: Path, predictor: Predictor) -> dict[str, Tensor]:
 
 
 READERS = {".safetensors": read_safetensors, ".pdparams": paddle.read_weights}
-
-
-def load_weights(found: Run, configs: Sequence[str]) -> Predictor:
-    """Load the model of a configuration with the weights in a file."""
-    predictor = build(found.options(configs))
-    path, model = found.checkpoint, predictor.model
-    weights = READERS[path.suffix](path, predictor)
-    check_matches(path, {"state_dict": weights}, model)
-    model.load_state_dict(weights)
-    return predictor
 
 
 def metadata(predictor: Predictor) -> dict[str, str]:

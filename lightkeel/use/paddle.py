@@ -5,7 +5,7 @@ A ``.pdparams`` file, as ``paddle.save`` writes it, is a pickled dictionary of N
 
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .predictor import Predictor
 
+Array = np.ndarray[Any, Any]
 PLACES = ("stride", "padding", "dilation", "groups")
 # Layers that both frameworks have, the name in Paddle, and what it takes there, in order.
 LAYERS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
@@ -29,16 +30,11 @@ LAYERS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Dropout: ("Dropout", ("p",)),
 }
 PADDLE_NAMES = {"running_mean": "_mean", "running_var": "_variance"}
-NO_WEIGHT = "num_batches_tracked"  # Paddle does not count them
 # All that arrays are made of in a pickle; anything else could run code.
 HARMLESS = {
     *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
     *(("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")),
 }
-UNREADABLE: tuple[type[Exception], ...] = (
-    *(pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError),
-    *(AttributeError, ArithmeticError, MemoryError, RecursionError, ImportError),
-)
 
 
 class ArraysOnly(pickle.Unpickler):
@@ -91,35 +87,39 @@ def network_of(model: nn.Module) -> nn.Sequential:
     raise ValueError(f"model: the network {what}. For Paddle, it is to be made of {known}.")
 
 
-def to_paddle(network: nn.Sequential) -> dict[str, np.ndarray[Any, Any]]:
+def to_paddle(network: nn.Sequential) -> dict[str, Array]:
     """Translate the weights of a network: those of linear layers (out, in) -> (in, out)."""
-    return {
-        paddle_name(name): _turned(network, name, tensor).numpy(force=True).copy()
-        for name, tensor in network.state_dict().items()
-        if not name.endswith(NO_WEIGHT)
-    }
+    return {name: tensor.numpy(force=True).copy() for _, name, tensor, _ in _weights(network)}
 
 
 def from_paddle(state: Mapping[str, Any], network: nn.Sequential) -> dict[str, Tensor]:
     """Translate weights back, for a network of the same layers."""
-    found: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
-        if name.endswith(NO_WEIGHT):
-            found[name] = tensor
-            continue
-        array, wanted = state.get(paddle_name(name)), tuple(_turned(network, name, tensor).shape)
+    found, known = dict(network.state_dict()), {"StructuredToParameterName@@"}
+    for name, theirs, tensor, is_turned in _weights(network):
+        array, wanted = state.get(theirs), tuple(tensor.shape)
         if not isinstance(array, np.ndarray) or array.shape != wanted or array.dtype.kind != "f":
             shape = getattr(array, "shape", "missing")
-            raise ValueError(f"`{paddle_name(name)}` is {shape} there and {wanted} here.")
-        found[name] = _turned(network, name, torch.from_numpy(array.astype(np.float32)))
-    known = {paddle_name(name) for name in found}
+            raise ValueError(f"`{theirs}` is {shape} there and {wanted} here.")
+        weight = torch.from_numpy(array.astype(np.float32))
+        found[name] = weight.T if is_turned else weight
+        known.add(theirs)
     for name in state:
-        if name not in known and name != "StructuredToParameterName@@":
+        if name not in known:
             raise ValueError(f"`{name}` is there, and the model has no such weight.")
     return found
 
 
-def write(path: Path, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def _weights(network: nn.Sequential) -> Iterator[tuple[str, str, Tensor, bool]]:
+    """List weights: name here and in Paddle, tensor as in Paddle, and whether it is transposed."""
+    for name, tensor in network.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        is_turned = isinstance(network.get_submodule(layer), nn.Linear) and kind == "weight"
+        if kind != "num_batches_tracked":  # Paddle does not count them
+            theirs = f"{layer}.{PADDLE_NAMES.get(kind, kind)}"
+            yield name, theirs, tensor.T if is_turned else tensor, is_turned
+
+
+def write(path: Path, state: Mapping[str, Array]) -> None:
     """Write weights as ``paddle.load`` reads them."""
     with path.open("wb") as file:
         pickle.dump(dict(state), file, protocol=4)
@@ -130,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             state = ArraysOnly(file).load()
-    except UNREADABLE as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged pickle runs into
         raise ValueError(f"RUN {path}: is no file of weights ({str(error)[:80]}).") from None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"RUN {path}: is no file of weights: no names.")
@@ -141,27 +141,14 @@ def paddle_network(network: nn.Sequential) -> Any:
     """Make the same network in Paddle, a ``paddle.nn.Sequential`` with its own first weights."""
     from paddle import nn as paddle_nn
 
-    return paddle_nn.Sequential(*(_layer(paddle_nn, layer) for layer in network))
-
-
-def paddle_name(name: str) -> str:
-    """Name a weight as Paddle does."""
-    layer, _, kind = name.rpartition(".")
-    return f"{layer}.{PADDLE_NAMES.get(kind, kind)}"
-
-
-def _turned(network: nn.Sequential, name: str, tensor: Tensor) -> Tensor:
-    """Transpose the weight of a linear layer, either way."""
-    layer, _, kind = name.rpartition(".")
-    is_matrix = isinstance(network.get_submodule(layer), nn.Linear) and kind == "weight"
-    return tensor.T if is_matrix else tensor
-
-
-def _layer(paddle_nn: Any, layer: Any) -> Any:
-    name, settings = LAYERS[type(layer)]
-    values = [getattr(layer, setting) for setting in settings]
-    if name == "BatchNorm2D":
-        # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
-        values += [1 - (layer.momentum or 0.0), layer.eps]
-    without_bias = name in ("Linear", "Conv2D") and layer.bias is None
-    return getattr(paddle_nn, name)(*values, **({"bias_attr": False} if without_bias else {}))
+    layers = []
+    for layer in network:
+        name, settings = LAYERS[type(layer)]
+        values = [getattr(layer, setting) for setting in settings]
+        if isinstance(layer, nn.BatchNorm2d):
+            # Paddle's momentum is what stays of the old value, PyTorch's what comes of the new.
+            values += [1 - (layer.momentum or 0.0), layer.eps]
+        without_bias = isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is None
+        options = {"bias_attr": False} if without_bias else {}
+        layers.append(getattr(paddle_nn, name)(*values, **options))
+    return paddle_nn.Sequential(*layers)

@@ -34,11 +34,7 @@ class ReadSample(NamedTuple):
 
 @explained()
 def predict(run: Run, options: Namespace) -> None:
-    """Write what the model of a run predicts for files.
-
-    ``options`` are those of the command, where ``format`` is ``csv`` or ``jsonl``, and ``columns``
-    a list of the columns of a CSV file that hold the features, None for all.
-    """
+    """Write what the model of a run predicts for files, by the options of the command."""
     device, output = find_device(options.device), options.output
     predictor = load_run(run, options.config)
     names = predictor.class_names
@@ -46,7 +42,12 @@ def predict(run: Run, options: Namespace) -> None:
         has = len(names) if names else "none"
         raise InputError(f"--top_k {options.top_k}: is more than the model has classes, {has}.")
     images = predictor.takes_images
-    files: list[Path] = find_images(predictor, options.inputs) if images else options.inputs
+    files: list[Path] = []
+    for path in options.inputs:
+        found = predictor.data.find_images(path) if images and path.is_dir() else [path]
+        if not found:
+            raise InputError(f"INPUT {path}: holds no images.")
+        files += found
     if output is not None and output.resolve() in [file.resolve() for file in files]:
         raise InputError(f"--output {output}: is an input. Choose another file.")
     samples: Iterable[ReadSample]
@@ -56,8 +57,8 @@ def predict(run: Run, options: Namespace) -> None:
                 raise InputError(f"--{name}: is for CSV files, and the model takes images.")
         samples, total = read_images(predictor, files, options.batch_size), len(files)
     else:
-        tables = [Table(path, predictor, options.columns, options.header) for path in files]
-        samples, total = chain.from_iterable(table.read() for table in tables), None
+        tables = [read_table(path, predictor, options.columns, options.header) for path in files]
+        samples, total = chain(*tables), None
     if sys.stderr.isatty():
         console = Console(stderr=True)
         samples = track(samples, "predicting", total, console=console, transient=True)
@@ -77,11 +78,11 @@ def predict(run: Run, options: Namespace) -> None:
     except KeyboardInterrupt:
         print(f"stopped after {counts['rows']} rows, which are written", file=sys.stderr)
         raise
+    share = f"{counts['errors']} of {counts['rows']}"
+    unread = f"{share} could not be read: see `error` in their rows."
+    if counts["errors"] and counts["errors"] == counts["rows"]:
+        raise InputError(f"INPUT: {unread}")
     if counts["errors"]:
-        share = f"{counts['errors']} of {counts['rows']}"
-        unread = f"{share} could not be read: see `error` in their rows."
-        if counts["errors"] == counts["rows"]:
-            raise InputError(f"INPUT: {unread}")
         warn(unread)
 
 
@@ -95,17 +96,6 @@ def find_device(name: str) -> torch.device:
     if chosen not in names:
         raise InputError(f"--device {name}: there is none here. {suggest(name, names, True)}")
     return torch.device(chosen)
-
-
-def find_images(predictor: Predictor, inputs: Sequence[Path]) -> list[Path]:
-    """List the image files that are meant by files and folders."""
-    files: list[Path] = []
-    for path in inputs:
-        found = predictor.data.find_images(path) if path.is_dir() else [path]
-        if not found:
-            raise InputError(f"INPUT {path}: holds no images.")
-        files += found
-    return files
 
 
 def read_images(predictor: Predictor, files: Sequence[Path], ahead: int) -> Iterator[ReadSample]:
@@ -125,105 +115,87 @@ def read_images(predictor: Predictor, files: Sequence[Path], ahead: int) -> Iter
                 waiting.append(pool.submit(read, files[number + ahead]))
 
 
-class Table:
-    """A CSV file whose rows are samples, with names in the first row or without.
+def read_table(
+    path: Path, predictor: Predictor, columns: list[str] | None, header: str | None
+) -> Iterator[ReadSample]:
+    """Check a CSV file, and read its rows, numbered from 1.
 
-    Args:
-        path: The file, or ``-`` for standard input.
-        predictor: Whose samples they are.
-        columns: Names of those that are features, in order; all where not given. Without names in
-            the file they are 1, 2, 3 ...
-        header: Whether the first row names them: ``yes``, ``no``, or, where no number is in it,
-            ``auto``.
+    Of those ``columns`` are features, or all; without names in the file they are 1, 2, 3 ...
     """
-
-    def __init__(
-        self, path: Path, predictor: Predictor, columns: list[str] | None, header: str | None
-    ) -> None:
-        self.path = path
-        model, wanted = type(predictor.model).__name__, predictor.num_features
-        if path.is_dir():
-            raise InputError(f"INPUT {path}: is a folder, and {model} takes CSV files of numbers.")
-        self.rows = self._open()  # once: a pipe cannot be read again
-        first = next(self.rows, None)
-        if first is None:
-            raise InputError(f"INPUT {path}: is empty.")
-        self.width = len(first)
-        guessed = not any(is_number(text) for text in first)
-        has_names = guessed if header in (None, "auto") else header == "yes"
-        if not has_names:
-            self.rows = chain([first], self.rows)
-        texts = [text.strip() for text in first]
-        names = texts if has_names else [str(number) for number in range(1, self.width + 1)]
-        for name in columns or []:
-            if names.count(name) != 1:
-                has = f"{path} has {names.count(name) or 'none'}"
-                hint = suggest(name, names, True)
-                if not has_names and name in texts:
-                    hint = "Its first row is taken for values: give --header yes."
-                raise InputError(f"--columns {name}: {has}. {hint}")
-        self.places = [names.index(n) for n in columns] if columns else list(range(self.width))
-        if len(self.places) != wanted:
-            mark = next((mark for mark in ";\t|" if any(mark in text for text in first)), None)
-            fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
-            columns_of = f"{len(self.places)} columns, but {model} takes {wanted}"
-            raise InputError(f"INPUT {path}: has {columns_of}. {fix}")
-
-    def read(self) -> Iterator[ReadSample]:
-        """Read the rows, numbered from 1."""
-        for number, row in enumerate(self.rows, 1):
-            texts = [row[place] for place in self.places] if len(row) == self.width else []
-            error = self._error(row, texts)
-            value = None if error else torch.tensor([float(text) for text in texts])
-            yield ReadSample([shown(self.path), number], value, error)
-
-    def _error(self, row: list[str], texts: list[str]) -> str:
-        """Say what is wrong with a row of which ``texts`` are to be numbers."""
-        if len(row) != self.width:
-            lines = 1 + sum(text.count("\n") for text in row)
-            quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
-            few = "few" if len(row) < self.width else "many"
-            what = f"it has {len(row)} columns, too {few}: the first row has {self.width}"
-            return f"{what}{quote}"
-        for text in texts:
-            if not is_number(text) or not abs(float(text)) <= torch.finfo().max:
-                return f"{text[:40]!r} is no finite number"
-        return ""
-
-    def _open(self) -> Iterator[list[str]]:
-        """Read rows that are not blank; of one that is no CSV, what is wrong with it."""
-        try:
-            path = "/dev/stdin" if str(self.path) == "-" else self.path
-            with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
-                reader = csv.reader(file)
-                while True:
-                    try:
-                        row = next(reader, None)
-                    except csv.Error as error:
-                        row = [str(error)] * getattr(self, "width", 1)
-                    if row is None:
-                        return
-                    if row:
-                        yield row
-        except OSError as error:
-            raise InputError(f"INPUT {self.path}: cannot be read ({error.strerror}).") from None
+    model, wanted = type(predictor.model).__name__, predictor.num_features
+    if path.is_dir():
+        raise InputError(f"INPUT {path}: is a folder, and {model} takes CSV files of numbers.")
+    rows = open_table(path)  # once: a pipe cannot be read again
+    first = next(rows, None)
+    if not isinstance(first, list):
+        raise InputError(f"INPUT {path}: is {f'no CSV ({first})' if first else 'empty'}.")
+    guessed = all(number_in(text) is None for text in first)
+    has_names = guessed if header in (None, "auto") else header == "yes"
+    texts = [text.strip() for text in first]
+    names = texts if has_names else [str(number + 1) for number in range(len(first))]
+    for name in columns or []:
+        if (count := names.count(name)) != 1:
+            hint = suggest(name, names, True)
+            if not has_names and name in texts:
+                hint = "Its first row is taken for values: give --header yes."
+            raise InputError(f"--columns {name}: {path} has {count or 'none'}. {hint}")
+    places = [names.index(name) for name in columns] if columns else list(range(len(first)))
+    if len(places) != wanted:
+        mark = next((mark for mark in ";\t|" if any(mark in text for text in first)), None)
+        fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
+        has = f"{len(places)} columns, but {model} takes {wanted}"
+        raise InputError(f"INPUT {path}: has {has}. {fix}")
+    numbered = enumerate(rows if has_names else chain([first], rows), 1)
+    return (read_row([shown(path), n], row, len(first), places) for n, row in numbered)
 
 
-def is_number(text: str) -> bool:
-    """Tell whether a text is a number, as a CSV file holds it."""
+def read_row(
+    origin: list[Any], row: list[str] | csv.Error, width: int, places: Sequence[int]
+) -> ReadSample:
+    """Read the numbers at ``places`` of a row, or say what is wrong with it."""
+    if isinstance(row, csv.Error):
+        return ReadSample(origin, None, str(row))
+    if len(row) != width:
+        lines = 1 + "".join(row).count("\n")
+        quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
+        few = "few" if len(row) < width else "many"
+        wrong = f"it has {len(row)} columns, too {few}: the first row has {width}{quote}"
+        return ReadSample(origin, None, wrong)
+    numbers = [number_in(row[place]) for place in places]
+    for place, number in zip(places, numbers, strict=True):
+        if number is None or not abs(number) <= torch.finfo().max:
+            return ReadSample(origin, None, f"{row[place][:40]!r} is no finite number")
+    return ReadSample(origin, torch.tensor(numbers))
+
+
+def open_table(path: Path) -> Iterator[list[str] | csv.Error]:
+    """Read rows that are not blank; of one that is no CSV, what is wrong with it."""
     try:
-        float(text)
+        place = Path("/dev/stdin" if str(path) == "-" else path)
+        with place.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.reader(file)
+            while True:
+                try:
+                    if row := next(reader):
+                        yield row
+                except csv.Error as error:
+                    yield error
+                except StopIteration:
+                    return
+    except OSError as error:
+        raise InputError(f"INPUT {path}: cannot be read ({error.strerror}).") from None
+
+
+def number_in(text: str) -> float | None:
+    """Read a number as a CSV file holds it: not 1_000, which Python would take."""
+    try:
+        return None if "_" in text else float(text)
     except ValueError:
-        return False
-    return "_" not in text  # Python would read 1_000
+        return None
 
 
 def write_rows(
-    predictor: Predictor,
-    samples: Iterable[ReadSample],
-    file: TextIO,
-    options: Namespace,
-    counts: Counter[str],
+    predictor: Predictor, samples: Iterable[ReadSample], file: TextIO, options: Any, counts: Any
 ) -> None:
     """Write a row for each sample, and count ``rows`` and ``errors``."""
     samples, is_csv = iter(samples), options.format == "csv"
@@ -249,7 +221,7 @@ def write_rows(
 
 
 def column_names(predictor: Predictor, top_k: int) -> list[str]:
-    """Name the columns of a row: which sample it is of, what was predicted, what is wrong."""
+    """Name the columns: which sample a row is of, what was predicted, what is wrong."""
     origin = ["file"] if predictor.takes_images else ["file", "row"]
     if predictor.class_names is not None:
         places = [""] + [f"_{place}" for place in range(2, top_k + 1)]
@@ -261,10 +233,7 @@ def column_names(predictor: Predictor, top_k: int) -> list[str]:
 
 
 def run_model(predictor: Predictor, samples: Sequence[Tensor], top_k: int) -> list[list[Any]]:
-    """Predict for a batch: of each sample labels and probabilities, or values.
-
-    A sample has none where an output is NaN or infinite.
-    """
+    """Predict labels and probabilities, or values; none where an output is NaN or infinite."""
     if not samples:
         return []
     outputs = predictor(torch.stack(list(samples)).to(predictor.device)).cpu()

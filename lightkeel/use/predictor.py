@@ -24,20 +24,13 @@ class Predictor(LightningModule):
     Gives probabilities (B, K) float32 where the model tells classes apart (it has a hyperparameter
     ``num_classes``, and its outputs are scores or probabilities), else its values.
 
-    Args:
-        model: The trained model.
-        preprocess: What turns samples into its inputs.
-        data: The datamodule of the run, which reads files.
-
     Attributes:
         class_names: One a class, in the order of their numbers; None for a model of values.
     """
 
     def __init__(self, model: LightningModule, preprocess: nn.Module, data: Any) -> None:
         super().__init__()
-        self.model = model
-        self.preprocess = preprocess
-        self.data = data
+        self.model, self.preprocess, self.data = model, preprocess, data
         number = model.hparams.get("num_classes")
         self.class_names = None if number is None else [str(place) for place in range(number)]
         self._gives_probabilities = False
@@ -57,10 +50,9 @@ class Predictor(LightningModule):
         """Give classes the names in a list, one for each; without one, they keep theirs."""
         if names is None or self.class_names is None:
             return
-        number = len(self.class_names)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("RUN: what should be the names of its classes are none.")
-        if len(names) != number:
+        if len(names) != (number := len(self.class_names)):
             raise ValueError(f"RUN: has names of {len(names)} classes, and the model {number}.")
         self.class_names = names
 
@@ -83,13 +75,8 @@ class Predictor(LightningModule):
         return None if self.takes_images else self.model.hparams.get("num_features")
 
     def read(self, file: str | Path) -> Tensor:
-        """Read an image file as the run's data would: (H, W, 3) uint8.
-
-        Raises:
-            ValueError: It is no readable image.
-        """
-        image: Tensor = self.data.read_image(Path(file))
-        return image
+        """Read an image file as the run's data would: (H, W, 3) uint8."""
+        return self.data.read_image(Path(file))  # type: ignore[no-any-return]
 
     def random_samples(self, number: int, seed: int = 0) -> Tensor:
         """Make samples of the right shape, to try a model with."""
@@ -128,19 +115,11 @@ def load(
     return load_run(find_run(str(run), Path(runs_dir), checkpoint), configs)
 
 
-def load_run(run: Run, configs: Sequence[str] = ()) -> Predictor:
-    """Load the model of a run that has been found; see ``load``."""
-    checkpoint = checkpoints.load_checkpoint(run.checkpoint)
-    predictor = build(run.options(configs))
-    checkpoints.check_matches(run.checkpoint, checkpoint, predictor.model)
-    predictor.model.load_state_dict(checkpoint["state_dict"])
-    predictor.name_classes(checkpoint.get("class_names"))
-    return predictor
-
-
-def build(args: Sequence[str]) -> Predictor:
-    """Build the model that arguments of the command line ask for, with its first weights."""
-    cli = ModelCLI(args, training=False)
+def load_run(run: Run, configs: Sequence[str] = (), read_weights: Any = None) -> Predictor:
+    """Load the model of a run that has been found, from a checkpoint or by ``read_weights``."""
+    path = run.checkpoint
+    checkpoint = {} if read_weights else checkpoints.load_checkpoint(path)
+    cli = ModelCLI(run.options(configs), training=False)
     data = cli.datamodule
     if not hasattr(data, "preprocessing"):
         raise InputError(
@@ -150,4 +129,8 @@ def build(args: Sequence[str]) -> Predictor:
     predictor = Predictor(cli.model, data.preprocessing(), data)
     with suppress(OSError, ValueError):  # the images that it was trained on may not be here
         predictor.name_classes(getattr(data, "class_names", None))
+    checkpoint = checkpoint or {"state_dict": read_weights(path, predictor)}
+    checkpoints.check_matches(path, checkpoint, predictor.model)
+    predictor.model.load_state_dict(checkpoint["state_dict"])
+    predictor.name_classes(checkpoint.get("class_names"))
     return predictor

@@ -103,7 +103,7 @@ CASES: list[tuple[str, list[str], str]] = [
         "model.activation: `rellu` is not a choice. Did you mean `relu`?",
     ),
     ("zero size", ["--data.batch_size", "0"], "data.batch_size: 0 is not at least 1."),
-    ("negative size", ["--data.num_workers", "-1"], "data.num_workers: -1 is negative."),
+    ("negative size", ["--data.num_workers", "-1"], "data.num_workers: -1 is not at least 0."),
     (
         "zero in a list",
         ["--model.widths", "[32,0]"],

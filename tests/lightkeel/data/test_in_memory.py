@@ -43,8 +43,8 @@ def loader_of(data: InMemoryDataModule, device: str = "cpu") -> DataLoader[Any]:
         ({"subset": 0}, "subset: 0 is neither a count >= 1 nor a share in (0, 1]."),
         ({"subset": -0.5}, "subset: -0.5 is neither a count >= 1 nor a share in (0, 1]."),
         ({"subset": 1.5}, "subset: 1.5 is neither a count >= 1 nor a share in (0, 1]."),
-        ({"num_workers": -1}, "num_workers: -1 is negative."),
-        ({"timeout_s": -2, "num_workers": 1}, "timeout_s: -2 is negative."),
+        ({"num_workers": -1}, "num_workers: -1 is not at least 0."),
+        ({"timeout_s": -2, "num_workers": 1}, "timeout_s: -2 is not at least 0."),
         (
             {"persistent_workers": True},
             "persistent_workers: True needs worker processes. Set num_workers too.",
