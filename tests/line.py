@@ -19,7 +19,8 @@ class Line(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        return (self.layer(x)[:, 0] - y).square().mean()
+        loss: Tensor = (self.layer(x)[:, 0] - y).square().mean()
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1.0)

@@ -187,14 +187,14 @@ def small(cls: type, folder: Path, num_classes: int) -> dict[str, Any]:
 
 
 def make_images(folder: Path, num_classes: int) -> None:
-    """Write images of one shade a class, 32 x 32 pixels, ten to train on and two to test."""
+    """Write images of a pattern a class, 32 x 32 pixels, ten to train on and two to test."""
     for split, count in {"train": 10, "test": 2}.items():
         for number in range(num_classes):
             place = folder / split / f"class{number}"
             place.mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                shade = bytes([255 * number // num_classes, 0, 0])
-                (place / f"{i}.ppm").write_bytes(b"P6 32 32 255\n" + shade * 32**2)
+                values = ((number + 1) * (i + pixel) ** 2 % 251 for pixel in range(3 * 32**2))
+                (place / f"{i}.ppm").write_bytes(b"P6 32 32 255\n" + bytes(values))
 
 
 @contextmanager

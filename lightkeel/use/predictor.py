@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 
 from ..errors.bad_input import InputError
 from ..options.cli import ProjectCLI
+from ..project import current
 from ..runs import checkpoints
 from ..runs.find import Run, find_run
+from ..runs.safe_yaml import flatten, load as load_yaml
 
 
 # A LightningModule, whose `device` does not follow its weights when a plain module that holds it is
@@ -112,7 +116,19 @@ def load(
         InputError: There is no such run.
         ValueError: The checkpoint is damaged, or of another model than its configuration's.
     """
-    return load_run(find_run(str(run), Path(runs_dir), checkpoint), configs)
+    found = find_run(str(run), Path(runs_dir), checkpoint)
+    if not current().package and found.folder is not None:
+        import_project(found.folder)
+    return load_run(found, configs)
+
+
+def import_project(folder: Path) -> None:
+    """Import the packages that a run's classes are of: the project of one then is at work."""
+    settings = flatten(load_yaml((folder / "config.yaml").read_text(encoding="utf-8")))
+    paths = (str(value) for key, value in settings.items() if key.endswith("class_path"))
+    for package in sorted({path.partition(".")[0] for path in paths}):
+        if find_spec(package) is not None:
+            import_module(package)
 
 
 def load_run(run: Run, configs: Sequence[str] = (), read_weights: Any = None) -> Predictor:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightkeel import commands
+from lightkeel.commands import export as command
 from lightkeel.use import exports as exporting, paddle as paddle_weights
 from lightkeel.use.predictor import Predictor, load
 from src import export
@@ -211,9 +211,7 @@ def test_missing_package(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(
-        commands.export, "find_spec", lambda name: None if name == package else name
-    )
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == package else name)
     message = f"--format {format_}: needs the package {package}, which is not installed.\n"
     install = f"  Install it: make setup ADD={extra}"
     fails(export.main, [str(run), "--format", format_], message + install, capsys)

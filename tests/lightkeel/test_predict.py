@@ -18,6 +18,7 @@ from lightkeel.use import predictions as prediction
 from lightkeel.use.predictor import Predictor, load
 from src import predict
 from tests.lightkeel.commands import TRAIN, fails
+from tests.lightkeel.places import ROOT
 from tests.lightkeel.tiny import TinyModel
 
 ROWS = [[2.0, 0.0, 0.0, 0.5], [0.0, 2.0, 0.0, -0.5], [0.0, 0.0, 2.0, 1e-3]]
@@ -402,3 +403,12 @@ def test_reader_that_goes_away(tiny_run: Path, table: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     assert done.returncode == 0
+
+
+def test_model_is_loaded_where_no_project_is_at_work(tiny_run: Path) -> None:
+    """In a new process, as in a notebook: the run tells which package it is of."""
+    program = f"from lightkeel import load\nprint(load({str(tiny_run)!r}).num_features)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
