@@ -16,9 +16,9 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 
-from lightkeel.callbacks.checkpoint import Checkpoint
 from lightkeel.callbacks.progress import Progress
 from lightkeel.options.cli import ProjectCLI
+from src.callbacks import Checkpoint
 from src.evaluate import main as evaluate
 from src.runs import main as list_runs
 from src.train import main as train

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightkeel import commands
 from lightkeel.use import exports as exporting, paddle as paddle_weights
 from lightkeel.use.predictor import Predictor, load
 from src import export
@@ -210,7 +211,9 @@ def test_missing_package(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == package else name)
+    monkeypatch.setattr(
+        commands.export, "find_spec", lambda name: None if name == package else name
+    )
     message = f"--format {format_}: needs the package {package}, which is not installed.\n"
     install = f"  Install it: make setup ADD={extra}"
     fails(export.main, [str(run), "--format", format_], message + install, capsys)
