@@ -210,7 +210,8 @@ def test_missing_package(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == package else name)
+    found = "lightkeel.commands.export.find_spec"
+    monkeypatch.setattr(found, lambda name: None if name == package else name)
     message = f"--format {format_}: needs the package {package}, which is not installed.\n"
     install = f"  Install it: make setup ADD={extra}"
     fails(export.main, [str(run), "--format", format_], message + install, capsys)

@@ -463,7 +463,7 @@ def test_run_by_experiment_and_name(
     assert evaluate(["tiny/copy", *where, "--output", str(output)]) == 0
     written = json.loads(output.read_text())
     assert written["checkpoint"] == str(copy / "checkpoints/best.ckpt")
-    near = f"RUN tiny/cop: no such file or folder.*Did you mean `tiny/copy`"
+    near = "RUN tiny/cop: no such file or folder.*Did you mean `tiny/copy`"
     with pytest.raises(InputError, match=f"(?s){near}"):
         find.find_run("tiny/cop", tmp_path / "all")
     (copy / "metrics.json").unlink()
