@@ -494,6 +494,7 @@ def test_several_devices_say_it_once(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_busy_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))

@@ -317,6 +317,7 @@ def test_full_or_closed_log(redirection: str, tmp_path: Path) -> None:
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     """Here and in the files of the run."""
     runs = tmp_path / "größe"

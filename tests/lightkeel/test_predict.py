@@ -388,6 +388,7 @@ def test_bad_input(
     expect(f"{nowhere}file.", *given, "--output", f"{tmp_path}/no/x.csv")
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away(tiny_run: Path, table: Path) -> None:
     """As with ``| head -1``: no traceback."""
     module = TRAIN[1].replace("train", "predict")

@@ -264,12 +264,12 @@ ODD = {
     "binary": bytes(range(256)) * 20,
     "cut": b'{"state": "done", "se',
     "list": b"[1, 2]",
-    "deep": b"[" * 100_000,
+    "deep": b"[" * 20_000,
     "number": b"1" * 5000,
     "texts": b'{"test/acc": "x", "b": [1], "c": NaN, "d": 1e999, "e": true, "f": {"g": 1}}',
     "control": b'{"test/\\u001b[31m\\ud800": 1, "[bold]x": 2}',
     "rows": b"step,test/acc,b\n1,0.5\n2,0.25,x,4,5\n\n,,\n3,0.12",
-    "huge": b"test/acc,a\n" + b"1,2\n" * 2_000_000,
+    "huge": b"test/acc,a\n" + b"1,2\n" * 200_000,
     "field": b"test/acc\n" + b"9" * 200_000 + b"\n",
     "yaml": b"a: &a [*a]\nb: !!python/object/apply:os.system [ls]",
     "laughs": b"a: &a {x: [l, l], y: 1}\nb: &b {<<: [*a, *a, *a, *a], z: *a}\n"
@@ -522,6 +522,7 @@ def test_failed(
     assert (run["state"], run["error"]) == ("failed", error)
 
 
+@pytest.mark.slow
 def test_running_and_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endless = ["--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"]
     endless += ["--callbacks.early_stopping", "null", "--callbacks.progress.interval_s", "0"]

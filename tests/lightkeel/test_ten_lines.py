@@ -127,6 +127,7 @@ def test_a_typo_is_answered_in_one_line(folder: Path, args: list[str], message: 
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_is_resumed_as_it_says(folder: Path) -> None:
     done = python(folder, "train.py", "--run_name", "run", dies_at="5 SIGTERM")
     run = "runs/own/run"

@@ -22,7 +22,7 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
 
     # The template mends a file of the package and one that is rendered, and adds one with a test.
     model = "models/linear_regression.py"
-    edit(repository / "src" / model, "import torch\n", "import torch  # of the template\n")
+    edit(repository / "src" / model, "import Any\n", "import Any  # of the template\n")
     library = repository / "lightkeel"
     edit(library / "__init__.py", f'"{lightkeel.__version__}"', '"9.8.7"')
     (library / "runs/added.py").write_text('"""New in the library."""\n')
@@ -37,7 +37,7 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     later = commit(repository)
 
     # The project's owner changes other lines of two of them, removes a file and adds a model.
-    edit(project / "mine" / model, "= 500  #", "= 400  #")
+    edit(project / "mine" / model, "R2Score()})\n", "R2Score()})  # my own\n")
     edit(project / "configs/linear_regression.yaml", "max_epochs: 10", "max_epochs: 11")
     edit(project / "README.md", "# My Lightning Project", "# Renamed")
     (project / ".pre-commit-config.yaml").unlink()
@@ -48,8 +48,8 @@ def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     assert "Good work!" in printed
     assert "Next:" not in printed  # said of the project, and not of those that are compared
     merged = (project / "mine" / model).read_text()
-    assert "= 400  #" in merged
-    assert "import torch  # of the template\n" in merged
+    assert "R2Score()})  # my own\n" in merged
+    assert "import Any  # of the template\n" in merged
     updated = {name: (project / "lightkeel" / name).read_bytes() for name in files(library)}
     assert updated == {name: (library / name).read_bytes() for name in files(library)}
     assert b"9.8.7" in updated["__init__.py"]

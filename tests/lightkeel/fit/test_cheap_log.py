@@ -526,6 +526,7 @@ def together(folder: Path) -> None:
     (folder / os.environ.get("LOCAL_RANK", "0")).write_text(str(seen))
 
 
+@pytest.mark.slow
 def test_the_same_on_two_devices(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.lightkeel.fit.test_cheap_log", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PL_GLOBAL_SEED": "0"}
