@@ -48,4 +48,4 @@ class GradientNorms(Callback):
             left -= set(map(id, parameters))  # a shared one counts once
             if gradients := [p.grad for p in parameters if p.grad is not None]:
                 norm = whole(get_total_norm(gradients))
-                pl_module.log(f"grad_norm/{name or 'model'}", norm / scale)
+                pl_module.log(f"grad_norm/{name or 'model'}", norm / scale, batch_size=1)

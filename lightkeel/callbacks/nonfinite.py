@@ -68,7 +68,7 @@ class Nonfinite(Callback):
             self.num_skipped += 1
             optimizer.zero_grad(set_to_none=True)  # optimizers pass over parameters without one
         if is_row_due(trainer, pl_module):
-            pl_module.log("grad/skipped", float(self.num_skipped))
+            pl_module.log("grad/skipped", float(self.num_skipped), batch_size=1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_losses(trainer)

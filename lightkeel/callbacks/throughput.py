@@ -63,13 +63,13 @@ class Throughput(Callback):
         self.train_seconds += self._epoch_seconds
         if samples:
             rate = samples / max(self._epoch_seconds, 1e-9)
-            pl_module.log("samples_per_s", rate, sync_dist=True)
+            pl_module.log("samples_per_s", rate, sync_dist=True, batch_size=1)
         if pl_module.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
         else:  # bytes on macOS, KiB elsewhere
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             peak /= 2**10 if sys.platform == "darwin" else 1
-        pl_module.log("memory_mib", peak, sync_dist=True, reduce_fx="max")
+        pl_module.log("memory_mib", peak, sync_dist=True, reduce_fx="max", batch_size=1)
 
 
 def count_samples(batch: Any) -> int | None:

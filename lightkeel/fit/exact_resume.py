@@ -244,6 +244,8 @@ def continue_swa(trainer: Trainer, pl_module: LightningModule) -> None:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     averaging = [part for part in callbacks if isinstance(part, StochasticWeightAveraging)]
+    if not averaging:
+        return
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     rates = [group["lr"] for group in groups]
     for callback in averaging:

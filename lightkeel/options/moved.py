@@ -26,6 +26,8 @@ def mend(content: Any) -> Any:
         InputError: One that is gone had a value; the message says what takes its place.
     """
     mended = _mend_paths(content)
+    if isinstance(mended, dict) and {"runs_dir", "resume"} <= mended.keys():  # written by a run
+        _drop_callbacks(mended.get("callbacks"))
     if mended == content or not isinstance(mended, dict):
         return mended
     for option, instead in GONE.items():
@@ -35,6 +37,15 @@ def mend(content: Any) -> Any:
         if place.pop(name, None) is not None:
             raise InputError(f"{option}: is gone, and this config sets it. {instead}")
     return mended
+
+
+def _drop_callbacks(callbacks: Any) -> None:
+    """Drop those that the project had when the run began; resuming says what that changes."""
+    files = [LIBRARY / "callbacks/table.py", *current().folder.glob("callbacks/*.py")]
+    text = "\n".join(file.read_text() for file in files if file.is_file())
+    for name in list(callbacks) if isinstance(callbacks, dict) else []:
+        if f"callbacks.{name}" not in GONE and not re.search(rf"\b{re.escape(name)}\b", text):
+            del callbacks[name]
 
 
 def _mend_paths(tree: Any) -> Any:

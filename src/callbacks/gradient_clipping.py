@@ -70,5 +70,6 @@ class GradientClipping(Callback):
         if is_row_due(trainer, pl_module):
             several = len(trainer.optimizers) > 1
             number = f"/{trainer.optimizers.index(optimizer)}" if several else ""
-            pl_module.log(f"grad/norm{number}", whole(norm))
-            pl_module.log(f"grad/clipped{number}", (whole(size) > limit).float())
+            pl_module.log(f"grad/norm{number}", whole(norm), batch_size=1)
+            is_clipped = (whole(size) > limit).float()
+            pl_module.log(f"grad/clipped{number}", is_clipped, batch_size=1)

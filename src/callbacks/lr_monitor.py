@@ -24,7 +24,8 @@ class LRMonitor(Callback):
                 suffix = f"/{number}" if len(trainer.optimizers) > 1 else ""
                 values = read_groups(optimizer.param_groups)
                 for name, value in values.items():  # in float64: 0.1 is not to be 0.10000000149
-                    pl_module.log(name + suffix, torch.tensor(value, dtype=torch.float64))
+                    setting = torch.tensor(value, dtype=torch.float64)
+                    pl_module.log(name + suffix, setting, batch_size=1)
 
 
 def read_groups(groups: list[dict[str, Any]]) -> dict[str, float]:

@@ -97,3 +97,22 @@ def test_a_config_of_today_is_left_as_it_is() -> None:
     """A model of a person's own may have an option of a name that ours had."""
     config = {"model": {"class_path": "src.models.Mine", "init_args": {"compile_mode": "fast"}}}
     assert mend(config) == config
+
+
+def test_callback_that_the_project_has_deleted(
+    old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runs are evaluated and resumed, and only what a run wrote itself is so lenient."""
+    run = old_run
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    gone = {"class_path": "src.callbacks.gradient_noise.GradientNoise", "init_args": {"std": 0.1}}
+    config["callbacks"] |= {"gradient_noise": gone, "weight_norm": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluate([str(run), "--output", str(tmp_path / "metrics.json")]) == 0
+    capsys.readouterr()
+    assert train(["--resume", str(run), *SAME]) == 0
+    assert "callbacks.gradient_noise.class_path: None, before src." in capsys.readouterr().err
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("callbacks: {gradient_noise: null}")
+    with pytest.raises(SystemExit, match="2"):
+        train(["--config", str(mine)])
