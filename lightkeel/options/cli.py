@@ -191,7 +191,11 @@ class ProjectCLI(LightningCLI):
             is_other = last != self.resume_from and last.exists() and is_rank_zero()
             if is_other and (found := damage(last)):
                 warn(f"{last} is damaged ({found}). Resuming from {self.resume_from.name}.")
-            before = read_yaml(self.folder / "config.yaml")
+            file = self.folder / "config.yaml"
+            before, written = read_yaml(file), yaml.safe_load(file.read_text(encoding="utf-8"))
+            had = {name for name, value in written["callbacks"].items() if value is not None}
+            for name in sorted(had - before["callbacks"].keys()) if is_rank_zero() else []:
+                warn(f"callbacks.{name}: is gone. The run ends otherwise than it would.")
             drop_repeated(config, before, appended_options(self.arguments))
             check_resumable(before, yaml.safe_load(self._dump()))
 

@@ -111,7 +111,7 @@ def test_callback_that_the_project_has_deleted(
     assert evaluate([str(run), "--output", str(tmp_path / "metrics.json")]) == 0
     capsys.readouterr()
     assert train(["--resume", str(run), *SAME]) == 0
-    assert "callbacks.gradient_noise.class_path: None, before src." in capsys.readouterr().err
+    assert "warning: callbacks.gradient_noise: is gone. The run ends" in capsys.readouterr().err
     mine = tmp_path / "mine.yaml"
     mine.write_text("callbacks: {gradient_noise: null}")
     with pytest.raises(SystemExit, match="2"):
