@@ -7,6 +7,12 @@ import torch
 from src.models import LinearRegression
 from src.train import main as train
 
+CONFIG = """
+model: {class_path: LinearRegression, init_args: {optimizer: {name: SGD, lr: 0.05}}}
+data: SyntheticRegressionDataModule
+trainer: {max_epochs: 10, accelerator: cpu}
+"""
+
 
 def test_gradient_by_hand() -> None:
     """With w = (0.5, -0.5), b = 1 both predictions are 0.5, the errors -1.5 and 0.5."""
@@ -23,10 +29,9 @@ def test_gradient_by_hand() -> None:
 
 
 def test_finds_the_true_weights(tmp_path: Path) -> None:
-    args = ["--model", "LinearRegression", "--model.optimizer", "{name: SGD, lr: 0.05}"]
-    args += ["--data", "SyntheticRegressionDataModule", "--trainer.max_epochs", "10"]
-    args += ["--trainer.accelerator", "cpu", "--runs_dir", str(tmp_path), "--run_name", "run"]
-    assert train(args) == 0
+    config = tmp_path / "line.yaml"  # of its own, whatever becomes of those in configs
+    config.write_text(CONFIG)
+    assert train(["--config", str(config), "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
     (run,) = tmp_path.glob("*/run")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test/weight_error"] < 0.01

@@ -22,9 +22,9 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
     for _, block in blocks:
         heading, _, content = block.removeprefix("# ").partition("\n")
         if heading.endswith("__init__.py"):
-            head, blank, lines = (copy / heading).read_text().partition("\n\n")
-            ordered = sorted([*lines.splitlines(), content.strip()])
-            (copy / heading).write_text(head + blank + "\n".join(ordered) + "\n")
+            head, dot, lines = (copy / heading).read_text().partition("from .")
+            ordered = sorted([*(dot + lines).splitlines(), content.strip()])
+            (copy / heading).write_text(head + "\n".join(ordered) + "\n")
         elif "/" in heading:
             assert not (copy / heading).exists()
             (copy / heading).write_text(content)
