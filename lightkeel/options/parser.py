@@ -153,12 +153,19 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 
 
 def check_finite(settings: Any, name: str = "") -> None:
-    """Raise ``InputError`` for a setting that is NaN, or infinite and no limit or default."""
+    """Raise ``InputError`` for a setting that is NaN, infinite and no limit, or null and a number.
+
+    jsonargparse takes null for any argument that has a default.
+    """
     if isinstance(settings, dict):
-        defaults = _defaults(str(settings.get("class_path")))
+        known = _parameters(str(settings.get("class_path")))
         arguments = settings.get("init_args")
         arguments = arguments if isinstance(arguments, dict) else {}
-        given = {k: v for k, v in arguments.items() if repr(v) != repr(defaults.get(k))}
+        defaults = {key: repr(parameter.default) for key, parameter in known.items()}
+        given = {k: v for k, v in arguments.items() if repr(v) != defaults.get(k)}
+        for key, value in given.items():
+            if value is None and key in known and is_number(known[key]):
+                raise InputError(f"{name}.{key}: null. Give a number.")
         for key, value in ({**settings, "init_args": None} | given).items():
             check_finite(value, f"{name}.{key}".lstrip("."))
     elif isinstance(settings, (list, tuple)):
@@ -170,14 +177,20 @@ def check_finite(settings: Any, name: str = "") -> None:
             raise InputError(f"{name}: {settings} is no finite number. Give one that is.")
 
 
-def _defaults(path: str) -> dict[str, Any]:
-    """Return the defaults of a class that the parser has imported, and of those it derives from."""
+def is_number(parameter: inspect.Parameter) -> bool:
+    """Tell whether an argument is a number by its default, and by its type not null."""
+    kind = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
+    return type(parameter.default) in (int, float) and not re.search("^$|None|Optional|Any", kind)
+
+
+def _parameters(path: str) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class that the parser has imported, and of its bases."""
     module, _, name = path.rpartition(".")
     made: Any = getattr(sys.modules.get(module), name, None)
-    found: dict[str, Any] = {}
+    found: dict[str, inspect.Parameter] = {}
     for part in reversed(made.__mro__[:-1]) if inspect.isclass(made) else [made]:
         with suppress(ValueError, TypeError):  # None has no signature, nor have some written in C
-            found |= {p.name: p.default for p in inspect.signature(part).parameters.values()}
+            found |= inspect.signature(part).parameters
     return found
 
 

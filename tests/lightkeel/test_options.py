@@ -28,6 +28,7 @@ from src.callbacks import Callbacks
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, PACKAGE
 from tests.lightkeel.small import experiments
+from tests.lightkeel.tiny import TinyData
 
 # All short names; and one class each that is there whatever becomes of the examples.
 CLASSES = {
@@ -436,3 +437,18 @@ def test_numbers_that_are_not_finite(settings: dict[str, Any], refused: str) -> 
     with pytest.raises(InputError) as error:
         check_finite(given)
     assert str(error.value) == f"{refused} is no finite number. Give one that is."
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [("shake", "data.shake"), ("num_samples", "data.num_samples"), ("val_batch_size", "")],
+)
+def test_null_in_place_of_a_number(given: str, refused: str) -> None:
+    """Jsonargparse takes it wherever there is a default; a type that allows it is asked."""
+    path = f"{TinyData.__module__}.TinyData"  # it is imported
+    settings = {"data": {"class_path": path, "init_args": {given: None}}}
+    if not refused:
+        check_finite(settings)
+        return
+    with pytest.raises(InputError, match=f"{refused}: null. Give a number."):
+        check_finite(settings)
