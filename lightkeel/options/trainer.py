@@ -89,8 +89,10 @@ def build_trainer(settings: dict[str, Any]) -> Trainer:
         from ..models.fsdp import FullySharded  # takes a while, and few need it
 
         strategy = FullySharded()
-    if settings["val_check_interval"] == {}:  # Lightning passes over it, and then misses it
-        raise InputError("trainer.val_check_interval: {} is no interval. Give a number or null.")
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if settings[name] is not None and not settings[name]:  # Lightning would divide by it
+            wrong = f"trainer.{name}: {settings[name]} is no interval."
+            raise InputError(f"{wrong} Give a number or null.")
     try:
         return Trainer(**{**settings, "plugins": plugins, "strategy": strategy})
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:

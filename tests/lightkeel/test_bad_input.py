@@ -191,6 +191,16 @@ CASES: list[tuple[str, list[str], str]] = [
         ["--trainer.val_check_interval", "{}"],
         "trainer.val_check_interval: {} is no interval. Give a number or null.",
     ),
+    (
+        "interval of no steps",
+        ["--trainer.val_check_interval", "0"],
+        "trainer.val_check_interval: 0 is no interval. Give a number or null.",
+    ),
+    (
+        "interval of no epochs",
+        ["--trainer.check_val_every_n_epoch", "0"],
+        "trainer.check_val_every_n_epoch: 0 is no interval. Give a number or null.",
+    ),
     ("seed out of range", ["--seed_everything", "-1"], "seed_everything: -1 is not in [0, 2**32)."),
     (
         "workers needed",
