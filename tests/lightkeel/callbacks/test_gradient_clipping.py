@@ -30,24 +30,6 @@ def line(lr: float = 1.0, name: str = "SGD", **settings: Any) -> Line:
 
 
 @pytest.mark.parametrize(
-    ("settings", "weights"),
-    [
-        ({"max_norm": 2.5}, [-1.5, -2.0]),
-        ({"max_norm": 5.0}, [-3.0, -4.0]),
-        ({"max_norm": 50.0}, [-3.0, -4.0]),
-        ({"max_value": 3.5}, [-3.0, -3.5]),
-        ({"max_value": 0.5}, [-0.5, -0.5]),
-    ],
-)
-def test_step_is_that_of_the_clipped_gradient(
-    tmp_path: Path, settings: dict[str, Any], weights: list[float]
-) -> None:
-    model = line()
-    fit(tmp_path, model, data(INPUTS[:1]), GradientClipping(**settings))
-    assert model.weights == pytest.approx(weights, abs=1e-5)
-
-
-@pytest.mark.parametrize(
     ("settings", "options", "norms", "clipped"),
     [
         ({"max_norm": 2.5}, {}, {0: 5, 1: 1, 2: 10}, {0: 1, 1: 0, 2: 1}),
