@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fcntl import LOCK_EX, flock
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -122,19 +123,23 @@ MISSING = "raise ImportError('missing')"
 
 @pytest.fixture(scope="session")
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's cache after a command has been run once."""
-    folder = tmp_path_factory.mktemp("cache")
-    fill(folder, PACKAGE.parent)
+    """A user's cache after a command has been run once, for all processes of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        flock(file, LOCK_EX)
+        if not list(folder.glob("lightkeel/*.json")):
+            fill(folder)
     return folder
 
 
-def fill(cache_home: Path, root: Path) -> None:
-    """Have the project in a folder print its configuration, and keep the parser's names."""
-    environment = {"XDG_CACHE_HOME": str(cache_home), "PYTHONPATH": str(PACKAGE.parent)}
+def fill(cache_home: Path) -> None:
+    """Have the project print its configuration, and keep the parser's names."""
     subprocess.run(
         [sys.executable, "-m", f"{PACKAGE.name}.train", "--print_config"],
-        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
-        cwd=root,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache_home), "OMP_NUM_THREADS": "1"},
+        cwd=PACKAGE.parent,
         stdout=subprocess.DEVNULL,
         timeout=120,
         check=True,
@@ -229,13 +234,18 @@ def test_ctrl_c_while_pytorch_is_imported(tiny_run: Path, tmp_path: Path) -> Non
 
 
 def test_names_of_changed_sources_are_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new option reaches the parser, whose packages are missing here."""
     project, home = tmp_path / "project", tmp_path / "cache"
     shutil.copytree(PACKAGE, project / PACKAGE.name)
     shutil.copytree(CONFIGS, project / CONFIGS.name)
-    fill(home, project)
+    at_work = current()
+    with monkeypatch.context() as patch:  # what was learnt here holds for the copy too
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        Project(PACKAGE.name, root=project)
+        cache.write(known)
+    at_work.use()
     monkeypatch.chdir(project)
     place: dict[str, Any] = {"at_import": MISSING, "cache_home": home}
     for path, added, options in (

@@ -35,11 +35,18 @@ def other_template(folder: Path, template: Path) -> Path:
 OUTPUT = ["--output-dir", "made/here"]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("place", "output", "pwd"),
     [
-        *(("here", [], "right"), ("here", OUTPUT, "stale"), ("here", OUTPUT, "misleading")),
-        *(("beside", [], "stale"), ("beside", OUTPUT, "missing"), ("beside", [], "misleading")),
+        pytest.param("here", [], "right", marks=SLOW),
+        pytest.param("here", OUTPUT, "stale", marks=SLOW),
+        ("here", OUTPUT, "misleading"),
+        pytest.param("beside", [], "stale", marks=SLOW),
+        ("beside", OUTPUT, "missing"),
+        pytest.param("beside", [], "misleading", marks=SLOW),
     ],
 )
 def test_relative_path(
@@ -92,6 +99,7 @@ def test_cruft(contents: dict[str, bytes], repository: Path, tmp_path: Path) -> 
     run("cruft", "check", folder=tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_template_within_a_repository(
     contents: dict[str, bytes], template: Path, tmp_path: Path
 ) -> None:
@@ -229,8 +237,10 @@ def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
     ("path", "change"),
     [
         ("pyproject.toml", ('license = "MIT"', 'license = {text = "MIT"}')),
-        ("src/__init__.py", ("default_config=", "root=None, default_config=")),
-        ("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := ")),
+        pytest.param(
+            "src/__init__.py", ("default_config=", "root=None, default_config="), marks=SLOW
+        ),
+        pytest.param("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := "), marks=SLOW),
     ],
 )
 def test_place_that_is_gone(
@@ -248,7 +258,13 @@ def test_place_that_is_gone(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("path", ["configs/cifar10.yaml", "requirements.lock", "lightkeel"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "configs/cifar10.yaml",
+        *(pytest.param(path, marks=SLOW) for path in ("requirements.lock", "lightkeel")),
+    ],
+)
 def test_file_that_is_gone(path: str, template: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(template, copy)
