@@ -82,18 +82,6 @@ def stop_in_step(model: type[LightningModule], number: int, patch: pytest.Monkey
     patch.setattr(model, "training_step", stop)
 
 
-def survives_kills(number: int, *args: str) -> None:
-    """Check that runs that were killed end as one that was not, by ``tests.lightkeel.soak``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightkeel.soak", "--kills", str(number), *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def start(*args: str) -> subprocess.Popen[str]:
     """Start Python as a user does, in a process of its own."""
     return subprocess.Popen(

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -90,7 +89,7 @@ def test_repeating_a_run(tiny_run: Path, tmp_path: Path) -> None:
     assert not same(tmp_path / "tiny" / "other", tiny_run)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("split", [pytest.param("val", marks=pytest.mark.slow), "test"])
 def test_evaluate_gives_the_same_to_the_last_digit(
     split: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +254,7 @@ def test_sigterm_on_two_devices(tmp_path: Path) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
+@pytest.mark.slow  # without the command line: test_exact_resume.py
 def test_resume_after_max_steps_within_an_epoch(tmp_path: Path) -> None:
     """What is left of the epoch is trained on, not skipped."""
     args = [*TINY, "--model.lr_scheduler.total_steps", "6", "--runs_dir", str(tmp_path)]
@@ -264,26 +264,6 @@ def test_resume_after_max_steps_within_an_epoch(tmp_path: Path) -> None:
     go_on = ["--resume", str(parts), "--trainer.max_steps", "-1"]
     assert train([*go_on, "--runs_dir", str(tmp_path)]) == 0
     assert same(parts, whole)
-
-
-@pytest.mark.parametrize("where", ["training_step", "test_step"])
-def test_ctrl_c_has_one_status(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = getattr(TinyModel, where)
-
-    def interrupted(self: TinyModel, *batch: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *batch)
-
-    monkeypatch.setattr(TinyModel, where, interrupted)
-    # A shell has background jobs ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        status = train([*TINY, "--runs_dir", str(tmp_path)])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert status == 130
 
 
 @pytest.mark.slow
@@ -338,7 +318,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     assert config["runs_dir"] == str(runs)
 
 
-@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_file", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_home(in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--runs_dir=~/runs``, which shells leave as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))

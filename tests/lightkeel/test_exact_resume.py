@@ -355,8 +355,17 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], where: str = "") -> 
     assert differences(dict(flat(one)), dict(flat(other))) == [], where
 
 
+# What another case is a variation of.
+SLOW = (
+    *("hooks, stream", "validation every 2", "generator", "told the epoch", "reloaded"),
+    "max_steps, stream",
+)
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
+)
 def test_resumed_from_each_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +465,10 @@ class Nothing(Callback):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("average", [Nothing, EMAWeightAveraging])
-@pytest.mark.parametrize(("step", "options"), [(6, {}), (10, {"val_check_interval": 2})])
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [pytest.param(6, {}, marks=pytest.mark.slow), (10, {"val_check_interval": 2})],
+)
 def test_stopped_in_validation(
     tmp_path: Path, average: type[Callback], step: int, options: dict[str, Any]
 ) -> None:
