@@ -35,7 +35,7 @@ from tests.lightkeel.tiny import TinyModel
 
 ON_GPU = [*TINY, "--trainer.accelerator", "gpu"]
 # The examples of this project as delivered. Yours may do what cannot be pretended.
-QUICK = ("linear_regression", "cifar10_synthetic")
+QUICK = ("linear_regression",)  # of images: test_image_gpu.py
 EXAMPLES = {path.stem: path for path in Path(__file__).parent.glob("experiments/*.yaml")}
 
 
@@ -132,8 +132,9 @@ def test_resumes_within_an_epoch(
 @pytest.mark.parametrize(
     "mode",
     [
-        *("reduce-overhead", "max-autotune-no-cudagraphs"),
+        "reduce-overhead",
         pytest.param("max-autotune", marks=pytest.mark.slow),
+        pytest.param("max-autotune-no-cudagraphs", marks=pytest.mark.slow),
     ],
 )
 def test_gradients_are_not_accumulated_over_cuda_graphs(

@@ -294,10 +294,9 @@ def check_evaluate(trained: Trained) -> None:
 # Some of each kind, resumed in one of two ways; all, and in both, among the slow tests. The last
 # are models that somebody changes as a tutorial shows: a step, the optimizers, a hook, all of it.
 QUICK = (
-    *("random_numpy", "dict_batch", "stream_shuffled", "several_loaders"),
-    *("gan_with_schedules", "manual_accumulation", "lbfgs", "plateau_every_2", "ema"),
-    *("rnn_packed", "lazy", "buffers"),
-    *("returns_none", "own_callbacks", "metrics", "logs_both"),
+    *("dict_batch", "stream_shuffled", "several_loaders"),
+    *("gan_with_schedules", "manual_accumulation", "lbfgs"),
+    *("rnn_packed", "lazy", "returns_none", "own_callbacks", "metrics"),
     *("our_training_step", "our_optimizers", "our_epoch_end", "plain"),
 )
 

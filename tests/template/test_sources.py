@@ -82,6 +82,7 @@ def test_git_url(contents: dict[str, bytes], repository: Path, tmp_path: Path) -
     assert read(bake(f"git+file://{repository}", work, {})) == contents
 
 
+@pytest.mark.slow
 def test_zip_file(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
     root = tmp_path / "zipped"
     shutil.copytree(template, root / "template-main")
@@ -135,6 +136,7 @@ def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_p
     assert read(project) == {**first, **own}
 
 
+@pytest.mark.slow
 def test_lines_may_end_as_on_windows(
     contents: dict[str, bytes], template: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_lines_may_end_as_on_windows(
     run("ruff", "check", "--no-cache", folder=tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_cruft_takes_its_commit(repository: Path, tmp_path: Path) -> None:
     """What the template's folder holds beside the commit is not taken."""
     (repository / "src" / "unfinished.py").write_text("x = ")
