@@ -3,15 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
 
 from src.train import main as train
 
@@ -78,18 +82,6 @@ def stop_in_step(model: type[LightningModule], number: int, patch: pytest.Monkey
     patch.setattr(model, "training_step", stop)
 
 
-def survives_kills(number: int, *args: str) -> None:
-    """Check that runs that were killed end as one that was not, by ``tests.lightkeel.soak``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightkeel.soak", "--kills", str(number), *args],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def start(*args: str) -> subprocess.Popen[str]:
     """Start Python as a user does, in a process of its own."""
     return subprocess.Popen(
@@ -99,6 +91,55 @@ def start(*args: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def forked(*args: str, env: Mapping[str, str] | None = None, **pipes: Any) -> subprocess.Popen[str]:
+    """Start a command as ``start`` does, off this process, which has imported PyTorch already.
+
+    Args:
+        args: ``-m``, the command's module and its arguments.
+        env: What its environment has beside this one's.
+        pipes: ``stdin``, ``stdout`` and ``stderr`` of ``subprocess.Popen``; pipes where not given.
+    """
+
+    def run() -> NoReturn:
+        os.closerange(3, 1 << 12)  # of which one tells Popen that the process has begun
+        os.environ.update(env or {})
+        rank_zero_only.rank = int(os.environ.get("RANK", "0"))  # else found as it is imported
+        for number, name in enumerate(("stdin", "stdout", "stderr")):  # those of pytest are others
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        status: Any = 1
+        try:
+            status = import_module(args[1]).main(list(args[2:]))
+        except SystemExit as stop:
+            status = stop.code
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            status = status or 120  # as Python itself ends
+        sys.stderr.flush()
+        os._exit(status)
+
+    assert args[0] == "-m"
+    chosen = {**dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE), **pipes}
+    return subprocess.Popen(["forked"], preexec_fn=run, restore_signals=False, text=True, **chosen)
+
+
+def free_port() -> str:
+    """Name a port that no process listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def forked_ranks(*args: str) -> list[subprocess.Popen[str]]:
+    """Start the two processes that torchrun would, without torchrun, which ends one for another."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    meeting |= {"TORCHELASTIC_RUN_ID": "forked", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    return [forked(*args, env={**meeting, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
 
 
 def finish(process: subprocess.Popen[str], status: int | None = 0, timeout_s: float = 120) -> str:

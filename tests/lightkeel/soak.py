@@ -149,6 +149,13 @@ def soak(args: list[str], num_kills: int, seed: int, folder: Path) -> tuple[int,
     return num_killed, failed
 
 
+def survives_kills(number: int, folder: Path, *args: str) -> None:
+    """Check that runs that are killed end as one that is not."""
+    num_kills, failed = soak([*args], number, 0, folder)
+    assert num_kills >= number
+    assert failed == []
+
+
 def resume_everywhere(args: list[str], folder: Path) -> list[str]:
     """Go on from each state that a run leaves as it writes a checkpoint; say what differed.
 

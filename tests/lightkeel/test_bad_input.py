@@ -1,6 +1,7 @@
 """Bad input ends with status 2 and a message of at most three lines, and leaves nothing behind."""
 
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from lightkeel.errors import bad_input as errors
 from src import evaluate, models, train
-from tests.lightkeel.commands import TORCHRUN, TRAIN, TWO, fails, finish, start
+from tests.lightkeel.commands import TORCHRUN, TRAIN, TWO, fails, finish, forked_ranks, start
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG
 from tests.lightkeel.tiny import TinyModel
@@ -474,23 +475,22 @@ def test_loss_that_is_not_finite(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+# Found when the data are read, on all devices at once.
+SUBSET = ["--data.subset", "1000"]
+TOO_FEW = "data.subset: 1000 is more than the 96 training samples."
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "wrong", "message", "status"),
     [
-        pytest.param(
+        (
             TORCHRUN,
             ["--model.optmizer.lr", "1"],
             "model.optmizer: TinyModel has no such option. Did you mean `optimizer`?",
             1,  # torchrun's own
-            marks=pytest.mark.slow,
         ),
-        # Found when the data are read, on all devices at once.
-        (
-            [*TRAIN, *TWO],
-            ["--data.subset", "1000"],
-            "data.subset: 1000 is more than the 96 training samples.",
-            2,
-        ),
+        ([*TRAIN, *TWO], SUBSET, TOO_FEW, 2),
     ],
     ids=["torchrun", "ddp"],
 )
@@ -501,6 +501,16 @@ def test_several_devices_say_it_once(
     said = finish(start(*launcher, *args), status)
     assert said.count("error: ") == said.count(f"error: {message}\n") == 1
     assert "rank1" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_of_two_ranks_says_it(tmp_path: Path) -> None:
+    args = [*TINY, *SUBSET, "--runs_dir", str(tmp_path / "runs")]
+    first, second = forked_ranks(*TRAIN, *args)
+    said = finish(first, 2)
+    assert said.count("error: ") == said.count(f"error: {TOO_FEW}\n") == 1
+    second.terminate()  # as who started them does: it waits for that
+    assert "error: " not in finish(second, -signal.SIGTERM)
     assert not (tmp_path / "runs").exists()
 
 

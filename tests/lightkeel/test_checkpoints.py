@@ -6,8 +6,6 @@ import os
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +26,7 @@ from lightkeel.runs.checkpoints import (
 from lightkeel.runs.find import damage
 from src.evaluate import main as evaluate
 from src.train import main as train
-from tests.lightkeel.commands import TRAIN, fails, same
+from tests.lightkeel.commands import TRAIN, fails, finish, forked, same
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.fitting import Line, fit, noisy_line
 from tests.lightkeel.soak import differences, flat
@@ -37,11 +35,20 @@ from tests.lightkeel.tiny import TinyData
 LONGER = ["--model.lr_scheduler.total_steps", "12", "--trainer.max_epochs"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two runs that are done, of two epochs and of four."""
+    folder = tmp_path_factory.mktemp("trained")
+    for epochs in ("2", "4"):
+        args = [*LONGER, epochs, "--runs_dir", str(folder), "--run_name", epochs]
+        assert train([*TINY, *args]) == 0
+    return folder / "tiny"
+
+
 @pytest.fixture
-def interrupted(tmp_path: Path) -> Path:
+def interrupted(trained: Path, tmp_path: Path) -> Path:
     """A run of two epochs that was to have four, as if it had been killed."""
-    assert train([*TINY, *LONGER, "2", "--runs_dir", str(tmp_path), "--run_name", "parts"]) == 0
-    folder = tmp_path / "tiny" / "parts"
+    folder = shutil.copytree(trained / "2", tmp_path / "tiny" / "parts")
     (folder / "metrics.json").unlink()
     return folder
 
@@ -93,21 +100,16 @@ def test_written_to_disk_before_it_has_its_name(
 def test_full_disk_stops_the_run(interrupted: Path) -> None:
     checkpoints = {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()}
     limit = min(map(len, checkpoints.values())) - 1  # bytes a file
-    done = subprocess.run(
-        [sys.executable, *TRAIN, "--resume", str(interrupted), "--trainer.max_epochs", "4"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
+    process = forked(*TRAIN, "--resume", str(interrupted), "--trainer.max_epochs", "4")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    said = finish(process, 2)
     path = interrupted / "checkpoints"
     assert re.fullmatch(
         rf"error: callbacks\.checkpoint: {path}/\w+\.ckpt cannot be written \(File too large\)\. "
         rf"The checkpoints there are as they were\.\n"
         rf"  Make room, then go on with --resume {interrupted}\n",
-        done.stderr,
-    ), done.stderr
+        said,
+    ), said
     assert {path: path.read_bytes() for path in path.iterdir()} == checkpoints
     assert train(["--resume", str(interrupted), "--trainer.max_epochs", "4"]) == 0
 
@@ -156,21 +158,19 @@ def is_refused(path: Path, expected: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
 def test_damaged_checkpoint_is_passed_over(
-    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    trained: Path, interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    assert train([*TINY, *LONGER, "4", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
     last = interrupted / "checkpoints" / "last.ckpt"
     if how == "flipped":
         flip(last)
     else:
         os.truncate(last, 5000 if how == "cut" else 0)
-    shutil.move(tmp_path / "tiny" / "whole", tmp_path / "whole")
     capsys.readouterr()
     go_on = ["--resume", "auto", "--trainer.max_epochs", "4", "--runs_dir", str(tmp_path)]
     assert train([*TINY, *go_on]) == 0
     told = capsys.readouterr().err
     assert re.fullmatch(rf"warning: {last} is damaged \(.+\)\. Resuming from best\.ckpt\.\n", told)
-    assert same(interrupted, tmp_path / "whole")
+    assert same(interrupted, trained / "4")
 
 
 def test_nothing_whole_is_left(interrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,10 +201,8 @@ def test_what_keeps_a_resumed_run_from_being_exact_is_said(
     ]
 
 
-def test_run_killed_in_its_test_is_finished(tmp_path: Path, interrupted: Path) -> None:
+def test_run_killed_in_its_test_is_finished(trained: Path, interrupted: Path) -> None:
     """Nothing is left to train, but metrics.json is missing."""
-    assert train([*TINY, *LONGER, "2", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
-    whole = tmp_path / "tiny" / "whole"
     before = (interrupted / "metrics.csv").read_text()
     rows = before.splitlines()[:-1]  # without that of the test
     (interrupted / "metrics.csv").write_text("\n".join(rows) + "\n")
@@ -216,13 +214,13 @@ def test_run_killed_in_its_test_is_finished(tmp_path: Path, interrupted: Path) -
             for k, v in json.loads((run / "metrics.json").read_text()).items()
             if k not in measured
         }
-        for run in (interrupted, whole)
+        for run in (interrupted, trained / "2")
     )
     assert found == expected
     assert len((interrupted / "metrics.csv").read_text().splitlines()) == len(before.splitlines())
 
 
-def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
+def test_tensorboard_shows_one_curve(trained: Path, interrupted: Path) -> None:
     """What was logged after the checkpoint that a run goes on from is not shown twice."""
 
     def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -234,15 +232,14 @@ def test_tensorboard_shows_one_curve(interrupted: Path, tmp_path: Path) -> None:
             if tag not in measured
         }
 
-    assert train([*TINY, *LONGER, "4", "--runs_dir", str(tmp_path), "--run_name", "whole"]) == 0
     last = interrupted / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
     assert train(["--resume", str(interrupted), "--trainer.max_epochs", "3"]) == 0
     last.write_bytes(before)  # as if killed before the next
     (interrupted / "metrics.json").unlink()
     assert train(["--resume", str(last), "--trainer.max_epochs", "4"]) == 0
-    assert curves(interrupted) == curves(tmp_path / "tiny" / "whole")
-    rows = [(p / "metrics.csv").read_text().count("\n") for p in (tmp_path / "tiny").iterdir()]
+    assert curves(interrupted) == curves(trained / "4")
+    rows = [(p / "metrics.csv").read_text().count("\n") for p in (interrupted, trained / "4")]
     assert rows[0] == rows[1]
 
 

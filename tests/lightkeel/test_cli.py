@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from src.callbacks import Checkpoint
 from src.evaluate import main as evaluate
 from src.runs import main as list_runs
 from src.train import main as train
-from tests.lightkeel.commands import TRAIN, TWO, same, state, stop_in_step
+from tests.lightkeel.commands import TRAIN, TWO, forked, same, start, state, stop_in_step
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel
 
@@ -89,7 +89,7 @@ def test_repeating_a_run(tiny_run: Path, tmp_path: Path) -> None:
     assert not same(tmp_path / "tiny" / "other", tiny_run)
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("split", [pytest.param("val", marks=pytest.mark.slow), "test"])
 def test_evaluate_gives_the_same_to_the_last_digit(
     split: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +254,7 @@ def test_sigterm_on_two_devices(tmp_path: Path) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
 
 
+@pytest.mark.slow  # without the command line: test_exact_resume.py
 def test_resume_after_max_steps_within_an_epoch(tmp_path: Path) -> None:
     """What is left of the epoch is trained on, not skipped."""
     args = [*TINY, "--model.lr_scheduler.total_steps", "6", "--runs_dir", str(tmp_path)]
@@ -263,26 +264,6 @@ def test_resume_after_max_steps_within_an_epoch(tmp_path: Path) -> None:
     go_on = ["--resume", str(parts), "--trainer.max_steps", "-1"]
     assert train([*go_on, "--runs_dir", str(tmp_path)]) == 0
     assert same(parts, whole)
-
-
-@pytest.mark.parametrize("where", ["training_step", "test_step"])
-def test_ctrl_c_has_one_status(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = getattr(TinyModel, where)
-
-    def interrupted(self: TinyModel, *batch: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *batch)
-
-    monkeypatch.setattr(TinyModel, where, interrupted)
-    # A shell has background jobs ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        status = train([*TINY, "--runs_dir", str(tmp_path)])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert status == 130
 
 
 @pytest.mark.slow
@@ -305,15 +286,22 @@ def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
-@pytest.mark.parametrize(
-    "redirection", ["> /dev/full 2>&1", pytest.param(">&- 2>&-", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-"])
 def test_full_or_closed_log(redirection: str, tmp_path: Path) -> None:
     """The run goes on."""
     args = [*TINY, "--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]
     command = [sys.executable, *TRAIN, *args, "--run_name", "run"]
     done = subprocess.run(["bash", "-c", f'"$@" {redirection}', "bash", *command], timeout=100)
     assert done.returncode == 0
+    assert (tmp_path / "tiny/run/metrics.json").exists()
+
+
+def test_full_log(tmp_path: Path) -> None:
+    args = [*TINY, "--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        process = forked(*TRAIN, *args, "--run_name", "run", stdout=full, stderr=full)
+    assert process.wait(timeout=100) == 0
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
@@ -330,7 +318,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     assert config["runs_dir"] == str(runs)
 
 
-@pytest.mark.parametrize("in_file", [False, True])
+@pytest.mark.parametrize("in_file", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_home(in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--runs_dir=~/runs``, which shells leave as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -363,10 +351,10 @@ def test_clipping_by_the_trainer_still_works(tmp_path: Path) -> None:
     for name, options in (("free", []), ("clipped", ["--trainer.gradient_clip_val", "0.001"])):
         assert train([*args, *options, "--run_name", name]) == 0
     free, clipped = (state(tmp_path / "tiny" / name) for name in ("free", "clipped"))
-    start = ProjectCLI([*TINY, "--runs_dir", str(tmp_path)], training=False).model.state_dict()
+    begin = ProjectCLI([*TINY, "--runs_dir", str(tmp_path)], training=False).model.state_dict()
 
     def length(after: dict[str, torch.Tensor]) -> float:
-        moved = [(after[name] - start[name]).flatten() for name in start]
+        moved = [(after[name] - begin[name]).flatten() for name in begin]
         return float(torch.cat(moved).norm())
 
     assert length(free) > 0.01
@@ -426,18 +414,14 @@ def test_trainer_option_for_accumulation(tmp_path: Path) -> None:
     assert metrics["steps"] == 2 * 5  # of 20 batches an epoch
 
 
-def test_ctrl_c_and_a_pipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begin", [forked, pytest.param(start, marks=pytest.mark.slow)])
+def test_ctrl_c_and_a_pipe(begin: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     args = [
         *(*TINY, "--runs_dir", str(tmp_path), "--run_name", "run"),
         *("--trainer.max_epochs", "-1", "--model.lr_scheduler", "null"),
         *("--callbacks.progress.interval_s", "0", "--callbacks.early_stopping", "null"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, *TRAIN, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begin(*TRAIN, *args)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     for batch, line in enumerate(lines, 1):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.lightkeel.commands import (
     assert_close,
     devices,
     finish,
+    free_port,
     start,
 )
 from tests.lightkeel.conftest import TINY
@@ -27,12 +27,6 @@ ARGS = [
     *("--callbacks.gradient_clipping.max_norm", "0.5", "--model.lr_scheduler.total_steps", "20"),
 ]
 WHOLE = ["--trainer.max_epochs", "5"]
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def machines(backend: str) -> list[list[str]]:

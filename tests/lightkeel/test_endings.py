@@ -18,7 +18,7 @@ from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-ARGS = [*TINY, "--callbacks.plots", "Plots", "--trainer.log_every_n_steps", "1"]
+ARGS = [*TINY, "--trainer.log_every_n_steps", "1"]
 
 Act = Callable[[], None]
 
@@ -183,7 +183,7 @@ def exit_status(*args: str) -> int:
 
 
 # As Ctrl-C at the same place, but for the status.
-LIKE_OTHERS = ["SIGTERM in the test", "SIGHUP in the test", "SIGTERM in pictures"]
+LIKE_OTHERS = ["SIGUSR1", "SIGTERM in the test", "SIGHUP in the test", "SIGTERM in pictures"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,8 @@ def test_endings(
     place, act, code, state, said = ENDINGS[name]
     with monkeypatch.context() as patch:
         place(act, patch)
-        assert exit_status("--run_name", "run") == code
+        drawn = ["--callbacks.plots", "Plots"] if place is in_pictures else []
+        assert exit_status("--run_name", "run", *drawn) == code
     assert capsys.readouterr().err == said
     assert status.look(RUNS).state == state
     assert (RUNS / "metrics.json").exists() == (state == "done") == (code == 0)

@@ -355,11 +355,32 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], where: str = "") -> 
     assert differences(dict(flat(one)), dict(flat(other))) == [], where
 
 
+# What another case is a variation of.
+LIKE_OTHERS = (
+    *("hooks, stream", "validation every 2", "generator", "told the epoch", "reloaded"),
+    "max_steps, stream",
+)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_from_each_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_resumed(name, tmp_path, monkeypatch, slice(None))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LIKE_OTHERS])
+def test_resumed_from_every_third_checkpoint(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_resumed(name, tmp_path, monkeypatch, slice(1, None, 3))
+
+
+def check_resumed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: slice) -> None:
+    """Train a case, and from some of the checkpoints that were written once more to the end."""
     model, loader, options = CASES[name]
     copies: list[Path] = []
     write = Trainer.save_checkpoint
@@ -377,7 +398,7 @@ def test_resumed_from_each_checkpoint(
     assert len(copies) > 3
     if "max_steps" in options:  # of the last, all is trained, and the rows of its epoch came after
         del copies[-1]
-    for copy in copies:
+    for copy in copies[which]:
         shutil.rmtree(run)
         shutil.copytree(copy, run)
         last = run / "checkpoints" / (copy / "which").read_text()
@@ -456,7 +477,10 @@ class Nothing(Callback):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("average", [Nothing, EMAWeightAveraging])
-@pytest.mark.parametrize(("step", "options"), [(6, {}), (10, {"val_check_interval": 2})])
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [pytest.param(6, {}, marks=pytest.mark.slow), (10, {"val_check_interval": 2})],
+)
 def test_stopped_in_validation(
     tmp_path: Path, average: type[Callback], step: int, options: dict[str, Any]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -148,12 +149,16 @@ def test_import_from_paddle(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_pickles_run_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     payload, path = MakesFolder(tmp_path / "made by the payload"), tmp_path / "x.pdparams"
     args = [str(path), "--config", str(run / "config.yaml"), "--format", "ckpt"]
+    refused = f"RUN {path}: is no file of weights"
+    for odd in (b"", b"\x80", b"\x80\x04]q\x00.", b"hello", pickle.dumps(3), b"\x80\x04cos\n"):
+        path.write_bytes(odd)
+        with pytest.raises(ValueError, match=re.escape(refused)):
+            paddle_weights.read(path)
     for content in (payload, {"0.weight": payload}, {"0.weight": np.array([payload])}):
         path.write_bytes(pickle.dumps(content))
-        fails(export.main, args, f"RUN {path}: is no file of weights (holds `posix.mkdir`…", capsys)
-    for odd in (b"", b"\x80", b"\x80\x04}q\x00.", b"hello", pickle.dumps(3), b"\x80\x04cos\n"):
-        path.write_bytes(odd)
-        fails(export.main, args, f"RUN {path}: is no…", capsys)
+        with pytest.raises(ValueError, match=re.escape(f"{refused} (holds `posix.mkdir`")):
+            paddle_weights.read(path)
+    fails(export.main, args, f"{refused} (holds `posix.mkdir`…", capsys)
     assert not payload.folder.exists()
 
 

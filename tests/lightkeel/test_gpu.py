@@ -35,11 +35,13 @@ from tests.lightkeel.tiny import TinyModel
 
 ON_GPU = [*TINY, "--trainer.accelerator", "gpu"]
 # The examples of this project as delivered. Yours may do what cannot be pretended.
+QUICK = ("linear_regression",)  # of images: test_image_gpu.py
 EXAMPLES = {path.stem: path for path in Path(__file__).parent.glob("experiments/*.yaml")}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "cifar10")) for n in sorted(EXAMPLES)]
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in sorted(EXAMPLES)],
 )
 def test_trains(
     name: str,
@@ -73,7 +75,11 @@ def test_trains(
 
 @pytest.mark.parametrize(
     ("precision", "fused"),
-    [("bf16-mixed", "false"), ("16-mixed", "false"), ("16-mixed", "true")],
+    [
+        ("bf16-mixed", "false"),
+        pytest.param("16-mixed", "false", marks=pytest.mark.slow),
+        ("16-mixed", "true"),
+    ],
 )
 def test_mixed_precision(
     precision: str, fused: str, gpu: PretendedGPU | None, tmp_path: Path
@@ -108,7 +114,8 @@ def test_mixed_precision(
             [
                 *("--model.optimizer", "{name: AdamW, lr: 0.01, capturable: true}"),
             ],
-            id="capturable, look-ahead",
+            id="capturable",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -122,7 +129,14 @@ def test_resumes_within_an_epoch(
     assert resumed_like_whole(args, tmp_path, TinyModel, step=4) == []
 
 
-@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "reduce-overhead",
+        pytest.param("max-autotune", marks=pytest.mark.slow),
+        pytest.param("max-autotune-no-cudagraphs", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_are_not_accumulated_over_cuda_graphs(
     mode: str,
     gpu: PretendedGPU | None,

@@ -148,10 +148,11 @@ def test_contents_that_are_refused(
             [{"state": {}, "param_groups": 3}],
             "--resume: the checkpoint holds what cannot be restored (TypeError: …",
         ),
-        (
+        pytest.param(
             "lr_schedulers",
             None,
             "--resume: the checkpoint holds what cannot be restored (TypeError: …",
+            marks=pytest.mark.slow,
         ),
         (
             "callbacks",

@@ -22,11 +22,10 @@ from tests.lightkeel.commands import (
     fails,
     same,
     stop_in_step,
-    survives_kills,
 )
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.data.pictures import needs_cifar10
-from tests.lightkeel.soak import resume_everywhere
+from tests.lightkeel.soak import resume_everywhere, survives_kills
 
 CIFAR = experiment("cifar10_synthetic")  # nothing to download
 # Small enough for tests, with every moving part of the CIFAR-10 experiment.
@@ -223,12 +222,13 @@ def test_fast_cnn_can_be_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kills() -> None:
+def test_kills(tmp_path: Path) -> None:
     settings = ["--callbacks.checkpoint.every_n_steps", "1", "--trainer.log_every_n_steps", "2"]
     extras = ["--model.dropout", "0.2"]
-    survives_kills(6, *TINY_IMAGES, *settings, *extras)
+    survives_kills(6, tmp_path, *TINY_IMAGES, *settings, *extras)
 
 
+@pytest.mark.slow  # of data without images: test_cli.py
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after step 4 of 3 + 3: learning rate, order and crops depend on the step."""
     args = [*TINY_IMAGES, "--runs_dir", str(tmp_path), "--data.augment", "{random_crop: {}}"]

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.lightkeel.commands import survives_kills
 from tests.lightkeel.conftest import TINY
-from tests.lightkeel.soak import differences, flat, resume_everywhere
+from tests.lightkeel.soak import differences, flat, resume_everywhere, survives_kills
 
 # Everything whose state a checkpoint must hold.
 EVERYTHING = [
@@ -19,8 +18,8 @@ EVERYTHING = [
 ]
 
 
-def test_kills() -> None:
-    survives_kills(3, *EVERYTHING)
+def test_kills(tmp_path: Path) -> None:
+    survives_kills(3, tmp_path, *EVERYTHING)
 
 
 SLOW = pytest.mark.slow

@@ -383,8 +383,16 @@ def test_epochs_without_a_config() -> None:
     assert resolve_configs(steps)[0] == steps
 
 
-@pytest.mark.parametrize("place", ["options", "config"])
-@pytest.mark.parametrize("resume", ["auto", "run"])
+@pytest.mark.parametrize(
+    ("place", "resume"),
+    [
+        *(("options", "auto"), ("config", "run")),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("options", "run"), ("config", "auto"))
+        ),
+    ],
+)
 def test_resuming_with_the_same_command_adds_nothing(
     place: str, resume: str, write: Write, tmp_path: Path
 ) -> None:

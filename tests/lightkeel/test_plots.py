@@ -230,11 +230,9 @@ def test_a_run_leaves_pictures(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "args", [["--callbacks.plots", "null"], [*ON, "--trainer.fast_dev_run", "true"]]
-)
-def test_none_where_none_are_wanted(args: list[str], tmp_path: Path) -> None:
-    assert train([*TINY, *args, "--runs_dir", str(tmp_path)]) == 0
+def test_a_dry_run_leaves_none(tmp_path: Path) -> None:
+    args = [*TINY, *ON, "--trainer.fast_dev_run", "true", "--runs_dir", str(tmp_path)]
+    assert train(args) == 0
     assert not list(tmp_path.glob("*/*/plots"))
 
 
@@ -259,8 +257,16 @@ def test_whole_curves_of_a_run_that_was_stopped(
     ("args", "names"),
     [
         (["--trainer.limit_val_batches", "0"], ["acc", "confusion", "grad_norm", "loss", "lr"]),
-        (["--trainer.limit_test_batches", "0"], ["acc", "grad_norm", "loss", "lr"]),
-        (["--trainer.log_every_n_steps", "0"], ["acc", "confusion", "loss"]),
+        pytest.param(
+            ["--trainer.limit_test_batches", "0"],
+            ["acc", "grad_norm", "loss", "lr"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--trainer.log_every_n_steps", "0"],
+            ["acc", "confusion", "loss"],
+            marks=pytest.mark.slow,
+        ),
         (["--trainer.logger", "false", "--callbacks.lr_monitor", "null"], ["confusion"]),
     ],
 )

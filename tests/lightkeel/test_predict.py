@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightkeel.project import Project, current
 from lightkeel.use import predictions as prediction
 from lightkeel.use.predictor import Predictor, load
 from src import predict
-from tests.lightkeel.commands import TRAIN, fails
+from tests.lightkeel.commands import TRAIN, fails, forked
 from tests.lightkeel.places import ROOT
 from tests.lightkeel.tiny import TinyModel
 
@@ -183,14 +184,9 @@ def test_header_can_be_told(
 
 def test_rows_from_a_pipe(tiny_run: Path) -> None:
     """All of them, though nothing can be read twice."""
-    module = TRAIN[1].replace("train", "predict")
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(tiny_run), "-", "--format", "jsonl"],
-        input="a,b,c,d\n" + "2,0,0,0.5\n" * 3000,
-        capture_output=True,
-        text=True,
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    process = forked("-m", predict.__name__, str(tiny_run), "-", "--format", "jsonl")
+    out, _ = process.communicate("a,b,c,d\n" + "2,0,0,0.5\n" * 3000, timeout=60)
+    rows = [json.loads(line) for line in out.splitlines()]
     assert [row["row"] for row in rows] == list(range(1, 3001))
     assert {row["file"] for row in rows} == {"-"}
     assert {row["label"] for row in rows} == {str(int(expected(tiny_run)[0].argmax()))}
@@ -406,6 +402,17 @@ def test_reader_that_goes_away(tiny_run: Path, table: Path) -> None:
     assert done.returncode == 0
 
 
+def test_model_is_loaded_while_another_project_is_at_work(tiny_run: Path, tmp_path: Path) -> None:
+    """The run tells which package it is of."""
+    before = current()
+    Project("", root=tmp_path)
+    try:
+        assert load(tiny_run).num_features == 4
+    finally:
+        before.use()
+
+
+@pytest.mark.slow
 def test_model_is_loaded_where_no_project_is_at_work(tiny_run: Path) -> None:
     """In a new process, as in a notebook: the run tells which package it is of."""
     program = f"from lightkeel import load\nprint(load({str(tiny_run)!r}).num_features)"

@@ -60,10 +60,10 @@ def files(folder: Path) -> set[str]:
     return {p.as_posix() for p in paths if p.parts[0] != ".git"}
 
 
-def load_hook(template: Path) -> ModuleType:
-    """Import the hook that makes a project, as a module of its own."""
-    path = template / "hooks" / "post_gen_project.py"
-    spec = importlib.util.spec_from_file_location("post_gen_project", path)
+def load_hook(template: Path, name: str = "post_gen_project") -> ModuleType:
+    """Import a hook, or that which makes a project, as a module of its own."""
+    path = template / "hooks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

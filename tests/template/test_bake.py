@@ -43,6 +43,17 @@ DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
 CASES = [DEFAULT, *(case for case in covering() if case != DEFAULT)]
 IDS = ["-".join(case.values()) for case in CASES]
 
+
+def quick() -> list[dict[str, str]]:
+    """Choose those of the cases in which each value occurs: the first that has one not seen yet."""
+    seen, chosen = set[tuple[str, str]](), []
+    for case in CASES:
+        if set(case.items()) - seen:
+            chosen.append(case)
+            seen |= case.items()
+    return chosen
+
+
 # Tests of the template and of the library.
 HOUSE = re.compile(r"tests/(template|lightkeel)/")
 # Which example a file belongs to is seen from its name.
@@ -209,7 +220,11 @@ def lines(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in folder.rglob("*.py"))
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case in quick() else [pytest.mark.slow]) for case in CASES],
+    ids=IDS,
+)
 def test_project(case: dict[str, str], template: Path, tmp_path: Path) -> None:
     project = bake(str(template), tmp_path, {"author": "Ada L.", **case})
     check_files(case, project)

@@ -124,11 +124,21 @@ def test_project_that_has_grown(template: Path, tmp_path: Path) -> None:
     assert " 2 passed" in make_test(project, "-k table").splitlines()[-1]
 
 
-def test_what_was_deleted_is_not_missed(template: Path, tmp_path: Path) -> None:
-    project = bake(str(template), tmp_path, {})
+def deleted(template: Path, folder: Path) -> Path:
+    """Make a project, and remove one of each kind from it."""
+    project = bake(str(template), folder, {})
     for kind in DELETED:
         delete(project, kind)
-    run("ruff", "check", "--no-cache", folder=project)
+    return project
+
+
+def test_nothing_names_what_was_deleted(template: Path, tmp_path: Path) -> None:
+    run("ruff", "check", "--no-cache", folder=deleted(template, tmp_path))
+
+
+@pytest.mark.slow
+def test_what_was_deleted_is_not_missed(template: Path, tmp_path: Path) -> None:
+    project = deleted(template, tmp_path)
     args = ["--config", "linear_regression", "--trainer.max_steps", "2", "--run_name", "short"]
     run("python", "-m", "src.train", *args, folder=project)
     assert (project / "runs/linear_regression/short/checkpoints/last.ckpt").exists()

@@ -39,7 +39,13 @@ def test_the_tests_experiments_are_those_of_configs() -> None:
     assert copies == {path.name: path.read_text() for path in CONFIGS.glob("*.yaml")}
 
 
-@pytest.mark.parametrize("config", CONFIGS_OF_MODELS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, marks=[pytest.mark.slow] * (config == "cifar10_fast"))
+        for config in CONFIGS_OF_MODELS
+    ],
+)
 def test_every_parameter_learns(config: str, tmp_path: Path) -> None:
     model, cli = in_python(config), build(PROJECT, config, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -35,11 +35,18 @@ def other_template(folder: Path, template: Path) -> Path:
 OUTPUT = ["--output-dir", "made/here"]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("place", "output", "pwd"),
     [
-        *(("here", [], "right"), ("here", OUTPUT, "stale"), ("here", OUTPUT, "misleading")),
-        *(("beside", [], "stale"), ("beside", OUTPUT, "missing"), ("beside", [], "misleading")),
+        pytest.param("here", [], "right", marks=SLOW),
+        pytest.param("here", OUTPUT, "stale", marks=SLOW),
+        ("here", OUTPUT, "misleading"),
+        pytest.param("beside", [], "stale", marks=SLOW),
+        ("beside", OUTPUT, "missing"),
+        pytest.param("beside", [], "misleading", marks=SLOW),
     ],
 )
 def test_relative_path(
@@ -75,6 +82,7 @@ def test_git_url(contents: dict[str, bytes], repository: Path, tmp_path: Path) -
     assert read(bake(f"git+file://{repository}", work, {})) == contents
 
 
+@pytest.mark.slow
 def test_zip_file(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
     root = tmp_path / "zipped"
     shutil.copytree(template, root / "template-main")
@@ -92,6 +100,7 @@ def test_cruft(contents: dict[str, bytes], repository: Path, tmp_path: Path) -> 
     run("cruft", "check", folder=tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_template_within_a_repository(
     contents: dict[str, bytes], template: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +136,7 @@ def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_p
     assert read(project) == {**first, **own}
 
 
+@pytest.mark.slow
 def test_lines_may_end_as_on_windows(
     contents: dict[str, bytes], template: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +149,7 @@ def test_lines_may_end_as_on_windows(
     run("ruff", "check", "--no-cache", folder=tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_cruft_takes_its_commit(repository: Path, tmp_path: Path) -> None:
     """What the template's folder holds beside the commit is not taken."""
     (repository / "src" / "unfinished.py").write_text("x = ")
@@ -229,8 +240,10 @@ def test_template_that_cannot_be_cloned(template: Path, tmp_path: Path) -> None:
     ("path", "change"),
     [
         ("pyproject.toml", ('license = "MIT"', 'license = {text = "MIT"}')),
-        ("src/__init__.py", ("default_config=", "root=None, default_config=")),
-        ("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := ")),
+        pytest.param(
+            "src/__init__.py", ("default_config=", "root=None, default_config="), marks=SLOW
+        ),
+        pytest.param("Makefile", ("FIRST_EXTRAS = ", "FIRST_EXTRAS := "), marks=SLOW),
     ],
 )
 def test_place_that_is_gone(
@@ -248,7 +261,13 @@ def test_place_that_is_gone(
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("path", ["configs/cifar10.yaml", "requirements.lock", "lightkeel"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "configs/cifar10.yaml",
+        *(pytest.param(path, marks=SLOW) for path in ("requirements.lock", "lightkeel")),
+    ],
+)
 def test_file_that_is_gone(path: str, template: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(template, copy)

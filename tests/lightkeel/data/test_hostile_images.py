@@ -67,26 +67,33 @@ def write(content: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(content)
 
 
+SPOILT = [
+    (write(b"a text"), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
+    (write(b""), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
+    (write(EPS), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
+    (lambda path: path.write_bytes(path.read_bytes()[:60]), NO_IMAGE),
+    (write(png(100_000, 100_000)), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds limit"),
+    (write(tiff(100_000)), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds limit"),
+    (write(b"P6 100000 100000 255\n"), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds"),
+    (write(png(16, 16)), NO_IMAGE),
+    (write(png(0, 16)), NO_IMAGE),
+    (write(png(16, 16, COMMENT)), f"{NO_IMAGE}Decompressed data too large for PngImagePlugin"),
+    (os.mkfifo, "is no file. Remove it."),
+    (lambda path: path.symlink_to("/dev/zero"), "is no file. Remove it."),
+    (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)."),
+]
+IDS = [
+    *("text", "empty", "program", "cut", "huge", "huge tiff", "huge ppm", "no pixels", "flat"),
+    *("huge comment", "pipe", "device", "dangling"),
+]
+QUICK = ("program", "cut", "huge", "huge comment", "device", "dangling")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (write(b"a text"), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
-        (write(b""), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
-        (write(EPS), f"{NO_IMAGE}cannot identify image file. Mend or remove it."),
-        (lambda path: path.write_bytes(path.read_bytes()[:60]), NO_IMAGE),
-        (write(png(100_000, 100_000)), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds limit"),
-        (write(tiff(100_000)), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds limit"),
-        (write(b"P6 100000 100000 255\n"), f"{NO_IMAGE}Image size (10000000000 pixels) exceeds"),
-        (write(png(16, 16)), NO_IMAGE),
-        (write(png(0, 16)), NO_IMAGE),
-        (write(png(16, 16, COMMENT)), f"{NO_IMAGE}Decompressed data too large for PngImagePlugin"),
-        (os.mkfifo, "is no file. Remove it."),
-        (lambda path: path.symlink_to("/dev/zero"), "is no file. Remove it."),
-        (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)."),
-    ],
-    ids=[
-        *("text", "empty", "program", "cut", "huge", "huge tiff", "huge ppm", "no pixels", "flat"),
-        *("huge comment", "pipe", "device", "dangling"),
+        pytest.param(*case, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name, case in zip(IDS, SPOILT, strict=True)
     ],
 )
 def test_images_that_are_refused(
@@ -140,8 +147,20 @@ def cifar10(folder: Path) -> list[str]:
 
 
 @needs_cifar10
-@pytest.mark.parametrize("there", [True, False], ids=["there", "downloaded"])
-@pytest.mark.parametrize("name", ["../../outside", "/absolute", "cifar-10-batches-py/test_batch"])
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("../../outside", True),
+        ("/absolute", False),
+        *(
+            pytest.param(name, there, marks=pytest.mark.slow)
+            for name, there in (
+                *(("../../outside", False), ("/absolute", True)),
+                *(("cifar-10-batches-py/test_batch", there) for there in (True, False)),
+            )
+        ),
+    ],
+)
 def test_archives_are_checked_before_they_are_unpacked(
     name: str,
     there: bool,

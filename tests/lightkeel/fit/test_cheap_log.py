@@ -330,14 +330,31 @@ def compare(calls: Calls, watches: bool, folder: Path, **options: Any) -> list[A
     return expected
 
 
-@pytest.mark.parametrize("watches", [True, False], ids=["watched", "unwatched"])
-@pytest.mark.parametrize("case", CASES)
+SLOW = pytest.mark.slow
+
+
+# Each case in one of the two ways, the other among the slow tests.
+@pytest.mark.parametrize(
+    ("case", "watches"),
+    [
+        pytest.param(
+            case,
+            watches,
+            id=f"{case}, {'' if watches else 'un'}watched",
+            marks=[SLOW] * (watches == bool(number % 2)),
+        )
+        for number, case in enumerate(CASES)
+        for watches in (True, False)
+    ],
+)
 def test_the_same_values_and_errors(case: str, watches: bool, tmp_path: Path) -> None:
     compare(CASES[case], watches, tmp_path)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("case", ["both", "metric", "float", "defaults"])
+@pytest.mark.parametrize(
+    "case", ["both", *(pytest.param(case, marks=SLOW) for case in ("metric", "float", "defaults"))]
+)
 def test_the_same_under_other_options(case: str, option: str, tmp_path: Path) -> None:
     options = dict(OPTIONS[option])
     if options.get("barebones"):

@@ -202,10 +202,17 @@ TINY_CASES = {
     ],
 }
 FOREIGN = ("LogsBoth", "WithMetrics", "GAN", "LogsStep", "LogsValSteps", "ManualAccumulation")
+QUICK = ("tiny", "LogsBoth", "WithMetrics", "ManualAccumulation")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", [*TINY_CASES, *FOREIGN])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in (*TINY_CASES, *FOREIGN)
+    ],
+)
 def test_no_bit_of_a_run_changes(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
