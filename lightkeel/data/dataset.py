@@ -263,7 +263,7 @@ def check_arguments(option: str, given: Any) -> None:
             is_needed = parameter.default is parameter.empty and "VAR_" not in parameter.kind.name
             absent = None if parameter.annotation is parameter.empty else parameter.empty
             if is_needed and given.keywords.get(name, absent) is absent:
-                raise ValueError(f"{option}.{name}: missing. {cls.__name__} needs it.")
+                raise ValueError(f"{option}.{name}: {cls.__name__} needs it. Give it a value.")
 
 
 def make(option: str, given: Any) -> Any:
