@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .callbacks.early_stopping import EarlyStopping as EarlyStopping
     from .callbacks.readings import is_row_due as is_row_due
     from .callbacks.table import Callbacks as Callbacks, on as on
+    from .data.dataset import DatasetDataModule as DatasetDataModule
     from .data.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
@@ -35,6 +36,7 @@ PUBLIC = {
     "Arrays": "data.in_memory",
     "Callbacks": "callbacks.table",
     "Checkpoint": "callbacks.checkpoint",
+    "DatasetDataModule": "data.dataset",
     "EarlyStopping": "callbacks.early_stopping",
     "ImageDataModule": "data.images",
     "ImageFolderDataModule": "data.image_folder",

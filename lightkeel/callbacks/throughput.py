@@ -44,7 +44,10 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._epoch_samples += count_samples(batch) or 0
+        count = count_samples(batch) or 0
+        sizes = getattr(getattr(trainer.train_dataloader, "sampler", None), "sizes", None)
+        # The batch itself may be a list of images of any size, of which the first tensor is one.
+        self._epoch_samples += sizes(batch_idx)[1] if count and sizes else count
 
     def on_validation_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if self._since is not None:

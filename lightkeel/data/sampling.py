@@ -13,8 +13,27 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from . import philox
 
 
-class KeptSampler(DistributedSampler[Tensor], SequentialSampler):  # type: ignore[misc]
-    """A sampler that Lightning keeps: on several devices, and with ``overfit_batches``."""
+class KeptSampler(DistributedSampler[Tensor], SequentialSampler):
+    """A sampler that Lightning keeps: on several devices, and with ``overfit_batches``.
+
+    Attributes:
+        names_epoch: Whether it yields (epoch, list of positions), for workers that know no epoch.
+    """
+
+    names_epoch = False
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the positions (B,) of each batch of this rank."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, batches = self.epoch, self.batches()
+        return ((epoch, part.tolist()) for part in batches) if self.names_epoch else batches
+
+    def share(self, batch: Tensor) -> Tensor:
+        """Take this rank's part of a batch: contiguous, and never empty."""
+        part = torch.tensor_split(batch, self.num_replicas)[self.rank]
+        return part if len(part) else batch[:1]
 
 
 class TrainingSampler(KeptSampler):
@@ -60,11 +79,9 @@ class TrainingSampler(KeptSampler):
         part, rest = divmod(whole, self.num_replicas)
         return whole, part + (self.rank < rest)
 
-    def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
+    def batches(self) -> Iterator[Tensor]:
         first, self.first_batch = self.first_batch, 0
-        for whole in torch.split(self.order(), self.batch_size)[first : len(self)]:
-            part = torch.tensor_split(whole, self.num_replicas)[self.rank]
-            yield part if len(part) else whole[:1]
+        yield from map(self.share, torch.split(self.order(), self.batch_size)[first : len(self)])
 
     def __len__(self) -> int:
         full, rest = divmod(self.length, self.batch_size)
@@ -88,11 +105,36 @@ class EvaluationSampler(KeptSampler):
         self.num_batches = min(-(-num_samples // batch_size), num_samples // num_replicas)
         self.part = torch.tensor_split(torch.arange(num_samples), num_replicas)[rank]
 
-    def __iter__(self) -> Iterator[Any]:  # of Tensor; torch types one base as of int
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: what samples draw is the same in every epoch."""
+
+    def batches(self) -> Iterator[Tensor]:
         return iter(torch.tensor_split(self.part, self.num_batches))
 
     def __len__(self) -> int:
         return self.num_batches
+
+
+class GivenSampler(KeptSampler):
+    """The global batches of somebody's batch sampler, and of them this rank's part."""
+
+    def __init__(
+        self, batch_sampler: Any, num_samples: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        dataset: Any = range(num_samples)  # only its length is used
+        super().__init__(dataset, num_replicas, rank)
+        self.batch_sampler, self.length = batch_sampler, num_samples
+
+    def batches(self) -> Iterator[Tensor]:
+        for batch in self.batch_sampler:
+            whole = torch.as_tensor(batch)
+            for position in whole[(whole < 0) | (whole >= self.length)].tolist():
+                has = f"the training data has {self.length} samples, from 0"
+                raise ValueError(f"data.sampler: gives the position {position}, but {has}.")
+            yield self.share(whole)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
 
 
 def balancing_weights(labels: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities import CombinedLoader
 
+from ..data.random_streams import RandomStreams
 from ..errors.checks import warn
 from . import lightning_state as lightning, module_state
 from .replay import (
     Pass,
-    RandomStreams,
     ReplayLoader,
     not_resumable,
     random_states,

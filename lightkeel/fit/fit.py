@@ -19,7 +19,7 @@ from ..callbacks import linear_fit, readings
 from ..callbacks.figures import Panel
 from ..callbacks.graceful_stop import GracefulStop, exits_at_signals
 from ..callbacks.monitor_check import MonitorCheck, check_monitors
-from ..data.in_memory import InMemoryDataModule
+from ..data.seeded import SeededDataModule
 from ..errors.bad_input import InputError
 from ..errors.checks import warn
 from ..errors.explain import explain, explained
@@ -91,12 +91,12 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoints.match_classes(cli.resume_from, checkpoint, data)
         again = checkpoints.matching_classes(cli.resume_from, checkpoint)
         trainer.callbacks.append(again)  # type: ignore[attr-defined]
-    if isinstance(data, InMemoryDataModule):
+    if isinstance(data, SeededDataModule):
         data.check_batch_sizes(trainer.world_size)
     for logger in trainer.loggers:
         if not isinstance(logger, (MetricsCSV, TensorBoard)):
             getattr(logger, "experiment", None)  # it may want a login or a server
-    if isinstance(data, InMemoryDataModule) and is_rank_zero():
+    if isinstance(data, SeededDataModule) and is_rank_zero():
         data.prepare_data()
     cli.check_fit()
     warn_of_slow_precision(trainer)

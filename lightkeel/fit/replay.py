@@ -4,14 +4,15 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import CombinedLoader
-from numpy.random import mtrand
 from torch import Generator
+
+from ..data.random_streams import RandomStreams
 
 # Objects that hold random numbers of their own, which no checkpoint can hold for them.
 OWN_RANDOM = (Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -24,31 +25,6 @@ class Pass(NamedTuple):
     key: tuple[int, ...]
     epoch: int
     first_batch: int = 0
-
-
-class RandomStreams:
-    """Random numbers of torch (CPU), numpy and ``random``, a function of non-negative integers."""
-
-    def __init__(self, key: tuple[int, ...]) -> None:
-        high, low, *others = map(int, np.random.SeedSequence(key).generate_state(4))
-        self._torch = Generator().manual_seed((high << 32) + low).get_state()
-        self._numpy = np.random.MT19937(others[0])
-        self._python = random.Random(others[1]).getstate()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Have whoever draws global random numbers in this block draw these."""
-        outer = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()
-        torch.set_rng_state(self._torch)
-        mtrand.set_bit_generator(self._numpy)  # 60 microseconds less than copying its state
-        random.setstate(self._python)
-        try:
-            yield
-        finally:
-            self._torch, self._python = torch.get_rng_state(), random.getstate()
-            torch.set_rng_state(outer[0])
-            mtrand.set_bit_generator(outer[1])
-            random.setstate(outer[2])
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -166,10 +142,11 @@ def is_stateful(loader: Any) -> bool:
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def samplers_of(loaders: list[Any]) -> list[Any]:
-    """List the samplers of loaders, those within batch samplers too."""
-    batches = [getattr(loader, "batch_sampler", None) for loader in loaders]
-    return [*(getattr(part, "sampler", None) for part in (*loaders, *batches)), *batches]
+def samplers_of(parts: list[Any]) -> list[Any]:
+    """List the samplers of loaders, and those within samplers."""
+    pairs = ((part, name) for part in parts for name in ("sampler", "batch_sampler"))
+    found = [inner for part, name in pairs if (inner := getattr(part, name, None)) is not None]
+    return [*found, *(samplers_of(found) if found else [])]
 
 
 def not_resumable(loaders: list[Any]) -> list[str]:
@@ -181,7 +158,10 @@ def not_resumable(loaders: list[Any]) -> list[str]:
     if any(getattr(loader, "persistent_workers", False) for loader in repeated):
         text = "the random numbers of persistent workers begin anew (persistent_workers=False)"
         problems.append(text)
-    for dataset in (d for part in repeated for d in datasets_in(getattr(part, "dataset", part))):
+    if any(not getattr(loader, "in_order", True) for loader in loaders):
+        problems.append("batches come as processes have them ready (in_order=True)")
+    alone = [part for part in loaders if not is_stateful(part)]
+    for dataset in (d for part in alone for d in datasets_in(getattr(part, "dataset", part))):
         for name, value in getattr(dataset, "__dict__", {}).items():
             for part in value.values() if isinstance(value, dict) else [value]:
                 if isinstance(part, OWN_RANDOM):

@@ -83,6 +83,10 @@ class Parser(LightningArgumentParser):
             return unknown_class(key or self.owner, found[1], listed(key))
         if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
             return f"{key}: cannot import it: {found[1].rstrip('.')}."
+        if found := re.search(
+            r"Expected '(\S+)' to be a function that returns (?:<class ')?(\w+)", text
+        ):
+            return f"{key}: `{found[1]}` is no {found[2]}, nor a function annotated to return one."
         if found := re.search(r"Import path .*does not correspond to a subclass of (\w+)", text):
             return f"{key}: `{_given(text)}` is no {found[1]}."
         if "Expected a" in text:

@@ -17,8 +17,8 @@ INEXACT = (
     "trainer.prec",
 )
 PACE = (
-    *("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "timeout_s"),
-    *("device_resident", "cache_dir", "val_batch_size"),
+    *("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "timeout", "timeout_s"),
+    *("multiprocessing_context", "device_resident", "cache_dir", "val_batch_size"),
 )
 
 

@@ -42,6 +42,9 @@ def predict(run: Run, options: Namespace) -> None:
         has = len(names) if names else "none"
         raise InputError(f"--top_k {options.top_k}: is more than the model has classes, {has}.")
     images = predictor.takes_images
+    if not images and predictor.num_features is None:
+        what = f"samples of {type(predictor.data).__name__} are made by its Dataset, not of files"
+        raise InputError(f"RUN: {what}. Use lightkeel.load(RUN) in Python.")
     files: list[Path] = []
     for path in options.inputs:
         found = predictor.data.find_images(path) if images and path.is_dir() else [path]

@@ -39,7 +39,8 @@ class Predictor(LightningModule):
         self.class_names = None if number is None else [str(place) for place in range(number)]
         self._gives_probabilities = False
         self.eval().requires_grad_(False)
-        if not self.takes_images and self.num_features is None:
+        known = self.takes_images or self.num_features or hasattr(data, "example_inputs")
+        if not known:
             raise InputError(
                 f"model: {type(model).__name__} does not tell how many numbers it takes. Give it a "
                 "hyperparameter `num_features`."
@@ -84,6 +85,8 @@ class Predictor(LightningModule):
 
     def random_samples(self, number: int, seed: int = 0) -> Tensor:
         """Make samples of the right shape, to try a model with."""
+        if not self.takes_images and self.num_features is None:
+            return self.data.example_inputs(number)  # type: ignore[no-any-return]
         random = torch.Generator().manual_seed(seed)
         if self.takes_images:
             size = self.data.image_size_px

@@ -44,7 +44,7 @@ def loader_of(data: InMemoryDataModule, device: str = "cpu") -> DataLoader[Any]:
         ({"subset": -0.5}, "subset: -0.5 is neither a count >= 1 nor a share in (0, 1]."),
         ({"subset": 1.5}, "subset: 1.5 is neither a count >= 1 nor a share in (0, 1]."),
         ({"num_workers": -1}, "num_workers: -1 is not at least 0."),
-        ({"timeout_s": -2, "num_workers": 1}, "timeout_s: -2 is not at least 0."),
+        ({"timeout_s": -2, "num_workers": 1}, "timeout: -2 is not at least 0."),
         (
             {"persistent_workers": True},
             "persistent_workers: True needs worker processes. Set num_workers too.",
@@ -53,7 +53,7 @@ def loader_of(data: InMemoryDataModule, device: str = "cpu") -> DataLoader[Any]:
             {"prefetch_factor": 2},
             "prefetch_factor: 2 needs worker processes. Set num_workers too.",
         ),
-        ({"timeout_s": 9}, "timeout_s: 9 needs worker processes. Set num_workers too."),
+        ({"timeout_s": 9}, "timeout: 9 needs worker processes. Set num_workers too."),
         (
             {"collate_fn": list, "device_resident": True},
             "collate_fn: runs before the device. Set device_resident to false.",
