@@ -148,7 +148,8 @@ class TableDataModule(InMemoryDataModule):
         steps = np.spacing(np.nanmax(np.abs(rows), 0).astype(np.float32))
         for name, deviation, step in zip(self.feature_names, std, steps, strict=True):
             if deviation == 0:
-                _say(f"data: column `{name}` is the same in all training rows, and left out as 0.")
+                same = "is the same in all training rows (in float32), and taken for 0."
+                _say(f"data: column `{name}` {same}")
             elif step > COARSE * deviation:
                 off = f"holds `{name}` in steps of {step:g}, for a deviation of {deviation:.3g}"
                 _say(f"data: float32 {off}. Subtract a constant from it in the table.")
@@ -177,9 +178,10 @@ class TableDataModule(InMemoryDataModule):
         """Take features, scaling and classes from the state of a trained model."""
         try:
             names, classes, rows = list(state["features"]), state["classes"], int(state["rows"])
-            scaling = Standardize(state["mean"], state["scale"], self.missing == "mean")
+            scales = [list(map(float, state[name])) for name in ("mean", "scale")]
+            scaling = Standardize(*scales, self.missing == "mean")
             if not len(names) == len(scaling.mean) == len(scaling.scale):
-                raise ValueError("lengths")
+                raise ValueError(f"{len(names)} features, {len(scaling.mean)} means")
         except (LookupError, TypeError, ValueError) as error:
             raise ValueError(f"RUN: what it holds of its table is damaged ({error}).") from None
         if self.features is not None and list(self.features) != names:
@@ -214,8 +216,9 @@ class TableDataModule(InMemoryDataModule):
         known = self.trained_classes
         codes = {name: code for code, name in enumerate(known or ())} if self.classes else None
         settings = self.separator, self.decimal, self.missing, codes, known is None
+        reader = TableReader(self.target, self.feature_names, *settings)
         with self._reading(source) as path:
-            table = TableReader(self.target, self.feature_names, *settings).read(path)
+            table = reader.read(path)
         table = self._without_missing(path, table)
         if source == "train" and self.trained_rows not in (None, len(table)) and self.fractions:
             has = f"{len(table)} rows, and had {self.trained_rows} when the model was trained"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import MulticlassAccuracy
@@ -42,14 +42,12 @@ class MLP(SupervisedModule):
         layers: list[nn.Module] = []
         for before, after in pairwise([num_features, *hidden_features, num_classes or 1]):
             layers += [nn.Linear(before, after), nn.ReLU() if activation == "relu" else nn.Tanh()]
-        network = nn.Sequential(*layers[:-1])
-        if num_classes is None:
-            super().__init__(network, F.mse_loss, {"mae": MeanAbsoluteError()}, **kwargs)
-        else:
-            accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-            super().__init__(network, F.cross_entropy, {"acc": accuracy}, **kwargs)
+        layers[-1] = nn.Identity() if num_classes else nn.Flatten(0)  # (B, K), or (B, 1) -> (B,)
+        accuracy = MulticlassAccuracy(num_classes or 2, average="micro", validate_args=False)
+        super().__init__(
+            network=nn.Sequential(*layers),
+            loss=F.cross_entropy if num_classes else F.mse_loss,
+            metrics={"acc": accuracy} if num_classes else {"mae": MeanAbsoluteError()},
+            **kwargs,
+        )
         self.save_hyperparameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.network(x)  # (B, F) -> class scores (B, K), or (B, 1)
-        return outputs if self.hparams["num_classes"] else outputs.flatten()
