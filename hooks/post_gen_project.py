@@ -19,7 +19,7 @@ Answers = dict[str, str]
 
 COPIED = [
     *("src", "lightkeel", "tests", "configs", "scripts", "Makefile", "pyproject.toml"),
-    *("requirements.lock", "locks/export.lock", "locks/paddle.lock"),
+    *("requirements.lock", *(f"locks/{name}.lock" for name in ("export", "paddle", "table"))),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = ["tests/lightkeel", "tests/template"]
@@ -28,7 +28,8 @@ EXAMPLES = {
     "regression": [
         *("configs/linear_regression.yaml", "src/models/linear_regression.py"),
         *("src/data/synthetic_regression.py", "tests/test_linear_regression.py"),
-        "tests/test_synthetic_regression.py",
+        *("tests/test_synthetic_regression.py", "src/models/mlp.py"),
+        *("configs/table.yaml", "configs/table_mlp.yaml", "configs/diabetes.csv"),
     ],
     "vision": [
         *(f"configs/cifar10{kind}.yaml" for kind in ("", "_fast", "_synthetic")),
@@ -220,7 +221,7 @@ def choose_examples(template: Path, examples: str) -> None:
         set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")
         set_line(Path("pyproject.toml"), override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
-        set_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n", "")
+        set_line(Path("src/data/__init__.py"), r"    ImageFolder\w+ as .*\n", "")
     if examples in FIRST_CONFIG:
         line = f'PROJECT = Project(__name__, default_config="{FIRST_CONFIG[examples]}")'
         set_line(Path("src/__init__.py"), r"PROJECT = Project\(__name__, default_config=.*\)", line)

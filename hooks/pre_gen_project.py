@@ -18,10 +18,10 @@ IMPORTED = (
     "google grpc hypothesis jinja2 jsonargparse lightkeel lightning lightning_fabric "
     "lightning_utilities markdown matplotlib mlflow mpl_toolkits mpmath mypy mypyc networkx "
     "numpy nvidia onnx onnxruntime onnxscript optuna packaging paddle pandas PIL pip pluggy "
-    "pre_commit psutil py pydantic pygments pylab pytest pytorch_lightning requests rich ruff "
-    "safetensors scipy setuptools sklearn sqlalchemy sympy tensorboard test torch torchgen "
-    "torchmetrics torchvision tqdm triton typing_extensions urllib3 virtualenv wandb werkzeug "
-    "xdist yaml"
+    "polars pre_commit psutil py pydantic pygments pylab pytest pytorch_lightning requests "
+    "rich ruff safetensors scipy setuptools sklearn sqlalchemy sympy tensorboard test torch "
+    "torchgen torchmetrics torchvision tqdm triton typing_extensions urllib3 virtualenv wandb "
+    "werkzeug xdist yaml"
 )
 BESIDE = "benchmarks configs data docs hooks license locks makefile plots readme runs scripts tests"
 

@@ -1,4 +1,4 @@
-"""Predict with a trained model: image files or folders, or rows of a CSV file."""
+"""Predict with a trained model: image files or folders, or rows of CSV, Parquet or npz files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from ..runs.find import add_run_arguments, check_output, find_run
 from . import command
 
 STDIN = "-"
+COLUMNS = "columns of a table to use, as in x1,x2 (default: those of training by name, or all)"
+KEEP = "other columns to copy to the output, as in id,name, or all"
 HEADER = "whether the first row of a CSV file names its columns (default: auto, if no number in it)"
 
 
@@ -24,7 +26,8 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         formats = ("csv", "jsonl")
         known.add_argument("--format", choices=formats, help="(default: by FILE's name, or csv)")
         known.add_argument("--top_k", type=int, default=1, help="likeliest classes (default: 1)")
-        known.add_argument("--columns", help="columns of a CSV file to use, as in x1,x2")
+        known.add_argument("--columns", help=COLUMNS)
+        known.add_argument("--keep", help=KEEP)
         known.add_argument("--header", choices=("yes", "no", "auto"), help=HEADER)
         known.add_argument("--batch_size", type=int, default=64, help="(default: 64)")
         where = "auto: a GPU if there is one; cpu, cuda, cuda:1, mps"
@@ -44,8 +47,9 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         if options.output is not None:
             check_output(options.output)
         options.format = options.format or _format_of(options.output)
-        if options.columns is not None:
-            options.columns = [name.strip() for name in options.columns.split(",")]
+        for name in ("columns", "keep"):
+            if (given_names := getattr(options, name)) is not None:
+                setattr(options, name, [part.strip() for part in given_names.split(",")])
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         found.options(options.config)
         from ..use.predictions import predict  # takes seconds: PyTorch and Lightning

@@ -27,6 +27,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     checkpoint = checkpoints.load_checkpoint(path)  # refuses what is none
     cli = ProjectCLI(args, training=False)
     checkpoints.check_when_loaded(path, cli.model)
+    checkpoints.restore_data(checkpoint, cli.datamodule)
     checkpoints.match_classes(path, checkpoint, cli.datamodule)
     cli.check_fit()
     warn_of_slow_precision(cli.trainer)

@@ -88,6 +88,7 @@ def prepare(cli: ProjectCLI) -> None:
         checkpoint = checkpoints.load_checkpoint(cli.resume_from)
         checkpoints.check_when_loaded(cli.resume_from, model)
         checkpoints.check_unfinished(cli.resume_from, checkpoint, trainer)
+        checkpoints.restore_data(checkpoint, data)
         checkpoints.match_classes(cli.resume_from, checkpoint, data)
         again = checkpoints.matching_classes(cli.resume_from, checkpoint)
         trainer.callbacks.append(again)  # type: ignore[attr-defined]

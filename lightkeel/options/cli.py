@@ -174,12 +174,15 @@ class ProjectCLI(LightningCLI):
                 f"Give --data, or a --config such as {current().default_config}, whose data to use."
             )
         if isinstance(self.datamodule, InMemoryDataModule):
+            hparams = self.model.hparams
             for name in ("num_features", "num_classes", "in_channels", "image_size_px"):
-                here, there = self.model.hparams.get(name), getattr(self.datamodule, name, None)
-                if here is not None and here != there:
+                here, there = hparams.get(name), getattr(self.datamodule, name, None)
+                is_left_open = here is None and (name != "num_classes" or name not in hparams)
+                if here != there and not is_left_open:
                     has = f"has {there}. Set it to {there}." if there is not None else "has none."
                     whose = type(self.datamodule).__name__
-                    raise InputError(f"model.{name}: {here}, but {whose} {has}")
+                    given = "null" if here is None else here
+                    raise InputError(f"model.{name}: {given}, but {whose} {has}")
 
     def _choose_folder(self) -> None:
         config = self.config

@@ -70,7 +70,9 @@ def plain(tree: Any, key: str = "") -> Any:
     return tree
 
 
-def save_model(model: LightningModule, path: Path, class_names: list[str] | None) -> None:
+def save_model(
+    model: LightningModule, path: Path, class_names: list[str] | None, data: Any
+) -> None:
     """Write a checkpoint that holds a model, and nothing that only training needs."""
     checkpoint = {
         "state_dict": model.state_dict(),
@@ -80,6 +82,7 @@ def save_model(model: LightningModule, path: Path, class_names: list[str] | None
         "hparams_name": "kwargs",
         "hyper_parameters": dict(model.hparams),
         **({"class_names": class_names} if class_names else {}),
+        **trained_state(data),
     }
     WholeCheckpointIO().save_checkpoint(checkpoint, path)
 
@@ -137,6 +140,18 @@ def check_matches(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
             f"configured: `{wrong[0]}` is {found} there and {wanted} here.\n"
             "Give the configuration it was trained with."
         )
+
+
+def trained_state(data: Any) -> dict[str, Any]:
+    """Return what data took from its training samples, as Lightning puts it into checkpoints."""
+    return {type(data).__qualname__: data.state_dict()} if hasattr(data, "use_trained") else {}
+
+
+def restore_data(checkpoint: Mapping[str, Any], data: Any) -> None:
+    """Give data what it took from training samples before it is set up: Lightning does so after."""
+    state = checkpoint.get(type(data).__qualname__)
+    if state is not None and hasattr(data, "use_trained"):
+        data.use_trained(state)
 
 
 def matching_classes(path: Path, checkpoint: Mapping[str, Any]) -> Callback:

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors.bad_input import InputError
 from ..errors.explain import explained
-from ..runs.checkpoints import save_model
+from ..runs.checkpoints import save_model, trained_state
 from ..runs.find import Run
 from ..runs.output import print_table
 from . import paddle
@@ -100,27 +100,29 @@ def write_safetensors(predictor: Predictor, path: Path) -> Compute:
     weights = {name: value.contiguous() for name, value in predictor.model.state_dict().items()}
     path.write_bytes(save(weights, metadata(predictor)))
     again = deepcopy(predictor)
-    again.model.load_state_dict(read_safetensors(path, again))
+    again.model.load_state_dict(read_safetensors(path, again.model)["state_dict"])
     return again
 
 
 def write_ckpt(predictor: Predictor, path: Path) -> Compute:
     """Write a checkpoint without what only training needs."""
-    save_model(predictor.model, path, predictor.class_names)
+    save_model(predictor.model, path, predictor.class_names, predictor.data)
     model = type(predictor.model).load_from_checkpoint(path, map_location="cpu", weights_only=True)
     return Predictor(model, predictor.preprocess, predictor.data)
 
 
-def read_safetensors(path: Path, predictor: Predictor) -> dict[str, Tensor]:
-    """Read weights under their names in the model, and the names of classes."""
+def read_safetensors(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Read what was written, as a checkpoint: weights, names of classes, the state of the data."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            predictor.name_classes(json.loads((file.metadata() or {}).get("class_names", "null")))
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            held = file.metadata() or {}
+            names, data = (json.loads(held.get(n, "null")) for n in ("class_names", "data"))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"RUN {path}: is no file of weights ({error}).") from None
+    return {**(data or {}), "class_names": names, "state_dict": weights}
 
 
 READERS = {".safetensors": read_safetensors, ".pdparams": paddle.read_weights}
@@ -132,6 +134,7 @@ def metadata(predictor: Predictor) -> dict[str, str]:
     held = {
         "settings": {name: v for name, v in model.hparams.items() if not name.startswith("_")},
         "class_names": predictor.class_names,
+        "data": trained_state(predictor.data),
         "preprocessing": {name: v.tolist() for name, v in predictor.preprocess.named_buffers()},
     }
     return {"model": type(model).__name__} | {name: json.dumps(v) for name, v in held.items()}

@@ -65,14 +65,14 @@ def export(predictor: Predictor, path: Path) -> Callable[[Tensor], Tensor]:
     return compute
 
 
-def read_weights(path: Path, predictor: Predictor) -> dict[str, Tensor]:
-    """Read weights of the same network in Paddle, and name them as in the model."""
-    network, state = network_of(predictor.model), read(path)
+def read_weights(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Read weights of the same network in Paddle as a checkpoint, named as in the model."""
+    network, state = network_of(model), read(path)
     try:
         weights = from_paddle(state, network)
     except ValueError as error:
         raise ValueError(f"RUN {path}: is not of this model: {error}") from None
-    return {f"network.{name}": weight for name, weight in weights.items()}
+    return {"state_dict": {f"network.{name}": weight for name, weight in weights.items()}}
 
 
 def network_of(model: nn.Module) -> nn.Sequential:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ..data.table import Standardize
 from ..errors.bad_input import InputError
 from ..options.cli import ProjectCLI
 from ..project import current
@@ -91,7 +92,8 @@ class Predictor(LightningModule):
         if self.takes_images:
             size = self.data.image_size_px
             return torch.randint(256, (number, size, size, 3), dtype=torch.uint8, generator=random)
-        return torch.randn(number, self.num_features or 1, generator=random)
+        rows = torch.randn(number, self.num_features or 1, generator=random)
+        return self.preprocess.inverse(rows) if isinstance(self.preprocess, Standardize) else rows
 
 
 class ModelCLI(ProjectCLI):
@@ -140,15 +142,16 @@ def load_run(run: Run, configs: Sequence[str] = (), read_weights: Any = None) ->
     checkpoint = {} if read_weights else checkpoints.load_checkpoint(path)
     cli = ModelCLI(run.options(configs), training=False)
     data = cli.datamodule
+    checkpoint = checkpoint or read_weights(path, cli.model)
     if not hasattr(data, "preprocessing"):
         raise InputError(
             f"data: {type(data).__name__} does not tell how it prepares samples. Give it a method "
             "`preprocessing`, as InMemoryDataModule has."
         )
+    checkpoints.restore_data(checkpoint, data)
     predictor = Predictor(cli.model, data.preprocessing(), data)
     with suppress(OSError, ValueError):  # the images that it was trained on may not be here
         predictor.name_classes(getattr(data, "class_names", None))
-    checkpoint = checkpoint or {"state_dict": read_weights(path, predictor)}
     checkpoints.check_matches(path, checkpoint, predictor.model)
     predictor.model.load_state_dict(checkpoint["state_dict"])
     predictor.name_classes(checkpoint.get("class_names"))

@@ -3,6 +3,7 @@
 from lightkeel import (
     DatasetDataModule as DatasetDataModule,
     ImageFolderDataModule as ImageFolderDataModule,
+    TableDataModule as TableDataModule,
 )
 
 from .cifar10 import CIFAR10DataModule as CIFAR10DataModule

@@ -2,4 +2,5 @@
 
 from .fast_cnn import FastCNN as FastCNN
 from .linear_regression import LinearRegression as LinearRegression
+from .mlp import MLP as MLP
 from .simple_cnn import SimpleCNN as SimpleCNN

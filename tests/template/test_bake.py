@@ -57,7 +57,9 @@ def quick() -> list[dict[str, str]]:
 # Tests of the template and of the library.
 HOUSE = re.compile(r"tests/(template|lightkeel)/")
 # Which example a file belongs to is seen from its name.
-REGRESSION = re.compile(r"/(test_)?(linear|synthetic)_regression\.")
+REGRESSION = re.compile(
+    r"/((test_)?(linear|synthetic)_regression|mlp|table|table_mlp|diabetes)\.(py|yaml|csv)$"
+)
 VISION = re.compile(
     r"/(test_)?(augment|cifar10(_fast|_synthetic)?|fast_cnn|simple_cnn|synthetic_images)\.(py|yaml)$"
 )
@@ -65,7 +67,8 @@ VISION = re.compile(
 
 def expected_files(case: dict[str, str]) -> set[str]:
     kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore", ".gitattributes"}
-    kept |= {".pre-commit-config.yaml", "README.md", "locks/export.lock", "locks/paddle.lock"}
+    kept |= {".pre-commit-config.yaml", "README.md"}
+    kept |= {f"locks/{name}.lock" for name in ("export", "paddle", "table")}
     for folder in ("src", "lightkeel", "tests", "configs", "scripts"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
     kept -= {name for name in kept if HOUSE.match(name)}
