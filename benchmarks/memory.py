@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.pipelines import own_batches, stand_in
 from benchmarks.report import machine
-from lightkeel.data.decoding import load_array, save_array
+from lightkeel.data.array_file import load_array, save_array
 from lightkeel.data.images import ImageDataModule
 from lightkeel.data.in_memory import Arrays
 

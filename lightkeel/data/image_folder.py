@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import decoding
+from . import array_file, decoding
 from .decoding import is_visible, say_passed_over
 from .images import ImageDataModule
 from .in_memory import Arrays, Split
@@ -155,8 +155,8 @@ class ImageFolderDataModule(ImageDataModule):
         """
         paths = [self.cache_dir / f"{name}-{part}.npy" for part in ("x", "y")]
         if all(path.exists() for path in paths):
-            return Arrays(*map(decoding.load_array, paths))
-        return Arrays(*map(decoding.cached, map(np.asarray, make()), paths))
+            return Arrays(*map(array_file.load_array, paths))
+        return Arrays(*map(array_file.cached, map(np.asarray, make()), paths))
 
     def _folders(self, source: str) -> list[Path]:
         if source == "all":

@@ -5,7 +5,7 @@ from typing import Any
 
 from torchvision.datasets.utils import check_md5
 
-from .decoding import find_file
+from .array_file import find_file
 
 
 class OfficialFiles:

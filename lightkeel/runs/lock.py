@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,8 +75,11 @@ def holder(folder: Path) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make a folder if need be, and have other processes that ask for the same wait meanwhile."""
+def alone(folder: Path, notice: str = "") -> Iterator[None]:
+    """Make a folder if need be, and have other processes that ask for the same wait meanwhile.
+
+    Where this one has to wait, it says ``notice`` on standard error.
+    """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -83,7 +87,12 @@ def alone(folder: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue
         try:
-            _flock(descriptor, fcntl.LOCK_EX)
+            try:
+                _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if notice:
+                    print(notice, file=sys.stderr, flush=True)
+                _flock(descriptor, fcntl.LOCK_EX)
             if _is_at(descriptor, folder):  # else it has been removed meanwhile
                 yield
                 return
