@@ -25,14 +25,14 @@ from . import random_streams
 from .sampling import GivenSampler, KeptSampler, balancing_weights
 from .seeded import SPLITS, SeededDataModule, Split, TrainingLoader
 
-MakesDataset = Callable[[], Dataset[Any]]
+Given = Callable[[], Dataset[Any]] | Dataset[Any]
 
 
 class SampledDataset(Dataset[Any]):
     """Rows (M,) of a data set, asked for a batch of positions at once.
 
     What its samples draw from the global random numbers of torch (CPU), numpy and ``random`` is a
-    function of (seed, epoch, row), and what ``collate`` draws of (seed, epoch, first row), in
+    function of (seed, epoch, row), and what ``collate`` draws of (seed, epoch, last row), in
     whatever process they are made.
     """
 
@@ -46,6 +46,7 @@ class SampledDataset(Dataset[Any]):
     ) -> None:
         self.dataset, self.rows, self.key = dataset, rows, key
         self.collate, self.transform = collate, transform
+        self.seeds_samples = key is not None
         self.numpy_numbers = np.random.MT19937(0)  # where numpy's are drawn from, begun each time
 
     def __len__(self) -> int:
@@ -64,8 +65,7 @@ class SampledDataset(Dataset[Any]):
             for row in rows:
                 random_streams.begin(*self.key, epoch, row)
                 samples.append(self._transformed(self.dataset[row]))
-            random_streams.begin(*self.key, epoch, rows[0], "collate")
-            return self.collate(samples)
+            return self.collate(samples)  # whose draws follow those of the last sample
 
     def _transformed(self, sample: Any) -> Any:
         return self.transform(sample) if self.transform else sample
@@ -80,7 +80,7 @@ class DatasetDataModule(SeededDataModule):
 
     A batch is what ``collate_fn`` makes of a list of samples, by default that of PyTorch. What a
     sample draws from torch, numpy or ``random`` is a function of (seed, epoch, index), and what
-    ``collate_fn`` draws of (seed, epoch, index of its first sample); in validation and test, the
+    ``collate_fn`` draws of (seed, epoch, index of the last sample); in validation and test, the
     same in every epoch.
 
     Args:
@@ -104,10 +104,10 @@ class DatasetDataModule(SeededDataModule):
 
     def __init__(
         self,
-        dataset: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        train: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        val: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        test: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
+        dataset: list[Given] | Given | None = None,
+        train: list[Given] | Given | None = None,
+        val: list[Given] | Given | None = None,
+        test: list[Given] | Given | None = None,
         val_fraction: float | None = 0.1,
         test_fraction: float | None = 0.1,
         train_transform: Callable[[Any], Any] | None = None,

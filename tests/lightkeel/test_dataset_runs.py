@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, RandomSampler, TensorDataset
 
 from lightkeel.data.dataset import DatasetDataModule
 from src.evaluate import main as evaluate_command
@@ -87,6 +87,10 @@ def loader_of(dataset: Any, **options: Any) -> Any:
     return data.train_dataloader()
 
 
+def with_generator(dataset: Any) -> RandomSampler:
+    return RandomSampler(dataset, generator=torch.Generator().manual_seed(3))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("options", "asked"),
@@ -96,10 +100,16 @@ def loader_of(dataset: Any, **options: Any) -> Any:
         ({"num_workers": 1, "persistent_workers": True}, 0),
         ({"seed_samples": False}, 24),  # the epoch is repeated
         ({"sampler": lambda data: torch.randperm(len(data))}, 24),
+        ({"sampler": RandomSampler, "num_workers": 2, "persistent_workers": True}, 0),
+        ({"sampler": with_generator}, 24),
     ],
 )
 def test_resumed_within_an_epoch(
-    options: dict[str, Any], asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    asked: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write = Trainer.save_checkpoint
 
@@ -117,6 +127,7 @@ def test_resumed_within_an_epoch(
     whole["rows"] = found["rows"] = ""  # those before are in the other folder
     assert_same(whole, found)
     assert Counted.asked == asked
+    assert "not bit for bit" not in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")
