@@ -97,8 +97,8 @@ class DatasetDataModule(SeededDataModule):
             class (integers or strings) or a weight (real numbers).
         sampler: Makes of the training data a sampler of its positions, in place of ``shuffle``.
         batch_sampler: Makes of it a sampler of lists of positions, the batches over all devices.
-        seed_samples: Begin random numbers anew for each sample, which takes 12 microseconds. If
-            not, they depend on the number of workers, and a run that is resumed repeats the epoch.
+        seed_samples: Begin random numbers anew for each sample, in 12 microseconds. If not, they
+            depend on the number of workers, and a run that is resumed repeats the epoch's loading.
         kwargs: See ``SeededDataModule``.
     """
 

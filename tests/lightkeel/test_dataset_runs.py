@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,34 @@ def test_export_takes_samples_and_predict_says_why_not(
     capsys.readouterr()
     fails(predict_command, [str(run), str(tmp_path / "rows.csv")], f"{what}…", capsys)
     fails(evaluate_command, [str(run)], "trainer: `test_dataloader` must be implemented…", capsys)
+
+
+DOCUMENTED = "".join(
+    re.findall(
+        r"^## (?:Dataset|DataLoader)\n(.*?)(?=^## |\Z)",
+        (ROOT / "docs/data.md").read_text(),
+        re.M | re.S,
+    )
+).replace("\\\n", "")
+COMMANDS = re.findall(r"^    python -m src.train (.*)", DOCUMENTED, re.M)
+
+
+def test_commands_are_documented() -> None:
+    assert len(COMMANDS) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in re.findall(r"```\w+\n# (\w+\.\w+)\n(.*?)```", DOCUMENTED, re.S):
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("my_data", None)
+    budget = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+    assert train_command([*shlex.split(command), *QUIET, *budget]) == 0
+    assert len([*tmp_path.glob("runs/*/*/metrics.json")]) == 1
 
 
 @pytest.mark.slow
