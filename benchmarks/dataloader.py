@@ -9,7 +9,6 @@ import argparse
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from torchvision.transforms import v2
 from lightkeel import DatasetDataModule
 
 NUM_IMAGES, SIZE_PX = 1024, 128
+V2: Any = v2  # whose names are not declared
 BOTH: dict[str, Any] = {"num_workers": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "num_workers 0": {},
@@ -48,13 +48,13 @@ class Photos(Dataset[Any]):
         pixels = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).resize((SIZE_PX, SIZE_PX)).save(file, "jpeg")
-        self.file, self.crop = file.getvalue(), v2.RandomResizedCrop(SIZE_PX // 2)
+        self.file, self.crop = file.getvalue(), V2.RandomResizedCrop(SIZE_PX // 2)
 
     def __len__(self) -> int:
         return NUM_IMAGES
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.crop(v2.functional.pil_to_tensor(Image.open(io.BytesIO(self.file))))
+        image = self.crop(V2.functional.pil_to_tensor(Image.open(io.BytesIO(self.file))))
         return image, index % 10
 
 
@@ -86,16 +86,15 @@ def timed(loader: Any) -> tuple[float, float]:
     return first, time.perf_counter() - begin
 
 
-def measure(rounds: int, settings: dict[str, Callable[[], Any]]) -> Iterator[tuple[str, Any]]:
-    """Time the second pass of each loader, in turns."""
-    loaders = {name: make() for name, make in settings.items()}
+def measure(rounds: int, loaders: dict[Any, Any]) -> dict[Any, list[tuple[float, float]]]:
+    """Time passes after the first of each loader, in turns."""
     for loader in loaders.values():
         timed(loader)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
+    found: dict[Any, list[tuple[float, float]]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, loader in loaders.items():
             found[name].append(timed(loader))
-    yield from found.items()
+    return found
 
 
 def spread(values: list[float], digits: int = 0) -> str:
@@ -110,13 +109,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    photos = {n: lambda o=o: loader_of(Photos(), **o) for n, o in SETTINGS.items()}  # type: ignore[misc]
-    for name, times in measure(rounds, photos):
-        rates = spread([NUM_IMAGES / all_ for _, all_ in times])
+    photos = {name: loader_of(Photos(), **options) for name, options in SETTINGS.items()}
+    for name, times in measure(rounds, photos).items():
+        rates = spread([NUM_IMAGES / last for _, last in times])
         print(f"{name:36} {rates:24} images/s, first batch {spread([f for f, _ in times], 3)} s")
-    makes = {n: lambda n=n: loader_of(Points(), seed_samples=n) for n in (True, False)}
-    passes = dict(measure(rounds, makes))  # type: ignore[arg-type]
-    pairs = zip(passes[True], passes[False], strict=True)  # type: ignore[index]
+    passes = measure(rounds, {way: loader_of(Points(), seed_samples=way) for way in (True, False)})
+    pairs = zip(passes[True], passes[False], strict=True)
     cost = [1e6 * (with_ - without) / len(Points()) for (_, with_), (_, without) in pairs]
     print(f"seeding a sample: {spread(cost, 1)} microseconds")
 

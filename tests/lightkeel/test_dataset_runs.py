@@ -15,7 +15,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, RandomSampler, TensorDataset
 
+from lightkeel.callbacks.throughput import Throughput
 from lightkeel.data.dataset import DatasetDataModule
+from src.callbacks.gradient_accumulation import GradientAccumulation
 from src.evaluate import main as evaluate_command
 from src.export import main as export_command
 from src.predict import main as predict_command
@@ -29,6 +31,7 @@ from tests.lightkeel.commands import (
     same,
     survives_kills,
 )
+from tests.lightkeel.fitting import Line, fit
 from tests.lightkeel.places import ROOT
 from tests.lightkeel.test_exact_resume import (
     BATCH_SIZE,
@@ -147,6 +150,46 @@ def test_what_is_not_exact_is_said(
     capsys.readouterr()
     train(tmp_path, Net, lambda: loader_of(OwnNumbers(), **options), ckpt_path=last, max_epochs=2)
     assert text in capsys.readouterr().err
+
+
+def test_accumulation_weighs_samples_alike(tmp_path: Path) -> None:
+    """A step of 2 + 2 + 2 + 1 samples is a step of 7."""
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorDataset(torch.randn(7, 2, generator=generator), torch.arange(7.0))
+    found = []
+    steps: list[tuple[int, list[Any]]] = [(7, []), (2, [GradientAccumulation(batches=4)])]
+    for size, callbacks in steps:
+        parts: dict[str, Any] = {"val_fraction": None, "test_fraction": None, "seed": 0}
+        data = DatasetDataModule(rows, batch_size=size, **parts)
+        model = Line(2, optimizer={"name": "SGD", "lr": 0.1})
+        fit(tmp_path, model, data, *callbacks, max_epochs=3)
+        found.append(model.weights)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0][2] == pytest.approx(1.3613107, abs=1e-6)
+
+
+class Pictures(Dataset[Any]):
+    """Images of 3 channels and of many sizes."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.ones(3, 2 + index, 2)
+
+
+class TakesLists(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        means = torch.stack([image.mean() for image in batch])
+        return super().training_step((means[:, None].expand(-1, 2), means), batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_of_images_are_counted(tmp_path: Path) -> None:
+    data = DatasetDataModule(Pictures(), batch_size=4, collate_fn=list, val_fraction=0.1)
+    measured = Throughput()
+    fit(tmp_path, TakesLists(), data, measured, max_epochs=2)
+    assert measured.num_samples == 16  # twice 8, and no channel or row
 
 
 # From the command line.
