@@ -161,7 +161,8 @@ def not_resumable(loaders: list[Any]) -> list[str]:
     if any(getattr(loader, "persistent_workers", False) for loader in unseeded):
         text = "the random numbers of persistent workers begin anew (persistent_workers=False)"
         problems.append(text)
-    if any(not getattr(loader, "in_order", True) for loader in loaders):
+    unordered = [part for part in loaders if not getattr(part, "in_order", True)]
+    if any(part.num_workers > 1 for part in unordered):
         problems.append("batches come as processes have them ready (in_order=True)")
     alone = [part for part in loaders if not is_stateful(part)]
     for dataset in (d for part in alone for d in datasets_in(getattr(part, "dataset", part))):

@@ -138,8 +138,8 @@ def test_resumed_within_an_epoch(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({}, "OwnNumbers.rng (Generator) begins anew"),
-        ({"in_order": False}, "batches come as processes have them ready (in_order=True)"),
+        ({"in_order": False}, "OwnNumbers.rng (Generator) begins anew"),
+        ({"in_order": False, "num_workers": 2}, "batches come as processes have them ready"),
     ],
 )
 def test_what_is_not_exact_is_said(
@@ -149,7 +149,9 @@ def test_what_is_not_exact_is_said(
     last = tmp_path / "checkpoints" / "last.ckpt"
     capsys.readouterr()
     train(tmp_path, Net, lambda: loader_of(OwnNumbers(), **options), ckpt_path=last, max_epochs=2)
-    assert text in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("not bit for bit") == 1 + ("num_workers" in options)
 
 
 def test_accumulation_weighs_samples_alike(tmp_path: Path) -> None:
