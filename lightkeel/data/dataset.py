@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,18 @@ from torch.utils.data import (
 
 from ..errors.explain import is_check
 from . import random_streams
-from .sampling import GivenSampler, KeptSampler, balancing_weights
+from .classes import classes_of, same_classes, sampling_weights
+from .sampling import GivenSampler, KeptSampler
 from .seeded import SPLITS, SeededDataModule, Split, TrainingLoader
 
-MakesDataset = Callable[[], Dataset[Any]]
+Given = Callable[[], Dataset[Any]] | Dataset[Any]
 
 
 class SampledDataset(Dataset[Any]):
     """Rows (M,) of a data set, asked for a batch of positions at once.
 
     What its samples draw from the global random numbers of torch (CPU), numpy and ``random`` is a
-    function of (seed, epoch, row), and what ``collate`` draws of (seed, epoch, first row), in
+    function of (seed, epoch, row), and what ``collate`` draws of (seed, epoch, last row), in
     whatever process they are made.
     """
 
@@ -46,6 +46,7 @@ class SampledDataset(Dataset[Any]):
     ) -> None:
         self.dataset, self.rows, self.key = dataset, rows, key
         self.collate, self.transform = collate, transform
+        self.seeds_samples = key is not None
         self.numpy_numbers = np.random.MT19937(0)  # where numpy's are drawn from, begun each time
 
     def __len__(self) -> int:
@@ -64,8 +65,7 @@ class SampledDataset(Dataset[Any]):
             for row in rows:
                 random_streams.begin(*self.key, epoch, row)
                 samples.append(self._transformed(self.dataset[row]))
-            random_streams.begin(*self.key, epoch, rows[0], "collate")
-            return self.collate(samples)
+            return self.collate(samples)  # whose draws follow those of the last sample
 
     def _transformed(self, sample: Any) -> Any:
         return self.transform(sample) if self.transform else sample
@@ -80,7 +80,7 @@ class DatasetDataModule(SeededDataModule):
 
     A batch is what ``collate_fn`` makes of a list of samples, by default that of PyTorch. What a
     sample draws from torch, numpy or ``random`` is a function of (seed, epoch, index), and what
-    ``collate_fn`` draws of (seed, epoch, index of its first sample); in validation and test, the
+    ``collate_fn`` draws of (seed, epoch, index of the last sample); in validation and test, the
     same in every epoch.
 
     Args:
@@ -97,17 +97,17 @@ class DatasetDataModule(SeededDataModule):
             class (integers or strings) or a weight (real numbers).
         sampler: Makes of the training data a sampler of its positions, in place of ``shuffle``.
         batch_sampler: Makes of it a sampler of lists of positions, the batches over all devices.
-        seed_samples: Begin random numbers anew for each sample, which takes 12 microseconds. If
-            not, they depend on the number of workers, and a run that is resumed repeats the epoch.
+        seed_samples: Begin random numbers anew for each sample, in 12 microseconds. If not, they
+            depend on the number of workers, and a run that is resumed repeats the epoch's loading.
         kwargs: See ``SeededDataModule``.
     """
 
     def __init__(
         self,
-        dataset: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        train: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        val: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
-        test: list[MakesDataset] | MakesDataset | Dataset[Any] | None = None,
+        dataset: list[Given] | Given | None = None,
+        train: list[Given] | Given | None = None,
+        val: list[Given] | Given | None = None,
+        test: list[Given] | Given | None = None,
         val_fraction: float | None = 0.1,
         test_fraction: float | None = 0.1,
         train_transform: Callable[[Any], Any] | None = None,
@@ -118,19 +118,9 @@ class DatasetDataModule(SeededDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        ways = {"dataset": dataset, "train": train, "val": val, "test": test}
-        self.given = {name: way for name, way in ways.items() if way is not None}
-        self.trained = "dataset" if "dataset" in self.given else "train"
-        if self.trained not in self.given:
-            raise ValueError("dataset: missing. Give the path of a Dataset's class, or train.")
-        if self.trained == "dataset" and len(self.given) > 1:
-            raise ValueError(f"dataset: given beside {[*self.given][1]}. Give train in its place.")
-        for name, parts in self.given.items():
-            if parts == []:
-                raise ValueError(f"{name}: empty. Give at least one.")
-            for part in as_list(parts):
-                check_arguments(name, part)
-        self.fractions: dict[str, float] = {}  # of the data to train on
+        self.given = given(dataset=dataset, train=train, val=val, test=test)
+        self.trained = next(iter(self.given))  # the option whose data is trained on
+        self.fractions: dict[str, float] = {}  # of that, for validation and test
         for name, fraction in {"val": val_fraction, "test": test_fraction}.items():
             if fraction is not None and not 0 < fraction < 1:
                 raise ValueError(f"{name}_fraction: {fraction} is not in (0, 1). Null: none.")
@@ -194,7 +184,7 @@ class DatasetDataModule(SeededDataModule):
     def read(self, source: str) -> Any:
         """Return the data set that an option gives, made once in a process."""
         if source not in self.made:
-            parts = [make(source, part) for part in as_list(self.given[source])]
+            parts = [make(source, part) for part in self.given[source]]
             self.made[source] = parts[0] if len(parts) == 1 else ConcatDataset(parts)
         return self.made[source]
 
@@ -224,11 +214,10 @@ class DatasetDataModule(SeededDataModule):
         if self.sampler:
             batches = BatchSampler(self.sampler(part), self.batch_size, self.drop_last)
         if batches is not None:
-            given = GivenSampler(batches, len(dataset), *self._world())
-            return self._loader(dataset, given, DataLoader)
-        sampler = self.training_sampler(
-            len(dataset), sampling_weights(part, self.weighted_sampling)
-        )
+            own = GivenSampler(batches, len(dataset), *self._world())
+            return self._loader(dataset, own, DataLoader)
+        weights = sampling_weights(part, self.weighted_sampling)
+        sampler = self.training_sampler(len(dataset), weights)
         return self._loader(dataset, sampler, TrainingLoader if self.seed_samples else DataLoader)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -247,35 +236,46 @@ class DatasetDataModule(SeededDataModule):
         return self.loader(dataset, sampler, cls)
 
 
-def as_list(given: Any) -> list[Any]:
-    """Take one thing for a list of it."""
-    return given if isinstance(given, list) else [given]
+def given(**ways: Any) -> dict[str, list[Any]]:
+    """Return the data sets that each option gives, what is trained on first, once checked."""
+    listed = {name: way if isinstance(way, list) else [way] for name, way in ways.items()}
+    found = {name: parts for name, parts in listed.items() if parts != [None]}
+    if not {"dataset", "train"} & found.keys():
+        raise ValueError("dataset: missing. Give the path of a Dataset's class, or train.")
+    if "dataset" in found and len(found) > 1:
+        raise ValueError(f"dataset: given beside {[*found][1]}. Give train in its place.")
+    for name, parts in found.items():
+        if not parts:
+            raise ValueError(f"{name}: empty. Give at least one.")
+        for part in parts:
+            check_arguments(name, part)
+    return found
 
 
-def check_arguments(option: str, given: Any) -> None:
+def check_arguments(option: str, part: Any) -> None:
     """Raise ``ValueError`` where an argument that a data set's class needs is missing.
 
     The parser leaves that to the call, and gives None for what has no type.
     """
-    parts = given.args if isinstance(given, partial) else ()
-    for cls in (part for part in parts if isinstance(part, type)):
+    bound = part.args if isinstance(part, partial) else ()
+    for cls in (value for value in bound if isinstance(value, type)):
         for name, parameter in inspect.signature(cls).parameters.items():
             is_needed = parameter.default is parameter.empty and "VAR_" not in parameter.kind.name
             absent = None if parameter.annotation is parameter.empty else parameter.empty
-            if is_needed and given.keywords.get(name, absent) is absent:
+            if is_needed and part.keywords.get(name, absent) is absent:
                 raise ValueError(f"{option}.{name}: {cls.__name__} needs it. Give it a value.")
 
 
-def make(option: str, given: Any) -> Any:
+def make(option: str, part: Any) -> Any:
     """Make a data set, or take one that is made, and see that it can be sampled.
 
     Raises:
         ValueError: It cannot, or whoever wrote it refuses what it was given.
     """
-    dataset = given
-    if not hasattr(type(given), "__getitem__"):
+    dataset = part
+    if not hasattr(type(part), "__getitem__"):
         try:
-            dataset = given()
+            dataset = part()
         except (ValueError, FileNotFoundError, RuntimeError) as error:  # as torchvision raises
             is_crash = isinstance(error, (NotImplementedError, RecursionError))
             if is_crash or not (is_check(error.__traceback__) or isinstance(error, OSError)):
@@ -290,54 +290,3 @@ def make(option: str, given: Any) -> Any:
     if len(dataset) == 0:
         raise ValueError(f"{option}: {name} is empty. Give one with samples.")
     return dataset
-
-
-def sampling_weights(dataset: Any, weighted: bool | Callable[[Any], Any]) -> Tensor | None:
-    """Weigh samples by a function's classes or weights, or their ``targets``: (N,) float64."""
-    if not weighted:
-        return None
-    found = np.asarray(targets_of(dataset) if weighted is True else weighted(dataset))
-    if found.shape != (len(dataset),):
-        wrong = f"{list(found.shape)} classes or weights for {len(dataset)} samples."
-        raise ValueError(f"weighted_sampling: {wrong} Give one for each.")
-    if found.dtype.kind != "f" or weighted is True:
-        classes = found if found.dtype.kind == "f" else np.unique(found, return_inverse=True)[1]
-        return balancing_weights(torch.from_numpy(classes))
-    if not (np.isfinite(found).all() and found.min() >= 0 and found.sum() > 0):
-        raise ValueError("weighted_sampling: a weight is negative, NaN or infinite, or all are 0.")
-    return torch.from_numpy(found).double()
-
-
-def targets_of(dataset: Any) -> Any:
-    """Read the targets of a data set, and of those that are joined or chosen from."""
-    if isinstance(dataset, Subset):
-        return np.asarray(targets_of(dataset.dataset))[list(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        return np.concatenate([np.asarray(targets_of(part)) for part in dataset.datasets])
-    if not hasattr(dataset, "targets"):
-        how = "Give the path of a function that makes classes or weights of the data set."
-        raise ValueError(f"weighted_sampling: {type(dataset).__name__} has no `targets`. {how}")
-    return dataset.targets
-
-
-def classes_of(dataset: Any, option: str) -> list[str] | None:
-    """Read the names of classes that a data set has, and those that are joined or chosen from."""
-    if isinstance(dataset, Subset):
-        return classes_of(dataset.dataset, option)
-    if isinstance(dataset, ConcatDataset):
-        parts = {f"{option}[{n}]": part for n, part in enumerate(dataset.datasets)}
-        return same_classes({name: classes_of(part, name) for name, part in parts.items()})
-    found = getattr(dataset, "classes", None)
-    return [str(name) for name in found] if isinstance(found, (list, tuple)) else None
-
-
-def same_classes(named: dict[str, list[str] | None]) -> list[str] | None:
-    """Return the classes that all know who know any; raise ``ValueError`` where they differ."""
-    known = {name: classes for name, classes in named.items() if classes}
-    first, expected = next(iter(known.items()), ("", None))
-    for name, classes in known.items():
-        for number, (here, there) in enumerate(zip_longest(classes, expected or [])):
-            if here != there:
-                wrong = f"its class {number} is {here}, but {there} in {first}."
-                raise ValueError(f"{name}: {wrong} Number the classes alike.")
-    return expected

@@ -45,7 +45,7 @@ def set_aside(generator: np.random.MT19937) -> Iterator[None]:
         random.setstate(outer[2])
 
 
-def begin(*key: int | str) -> None:
+def begin(*key: object) -> None:
     """Begin the global random numbers anew, as a function of a key.
 
     In 12 microseconds, of which ``torch.manual_seed``, which asks for GPUs, would take 200.

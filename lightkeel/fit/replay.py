@@ -155,10 +155,14 @@ def not_resumable(loaders: list[Any]) -> list[str]:
     if 0 < sum(map(is_stateful, loaders)) < len(loaders):
         problems.append("a loader with a state of its own is repeated too, beside others")
     repeated = [part for part in loaders if not (hasattr(part, "begin_at") or is_stateful(part))]
-    if any(getattr(loader, "persistent_workers", False) for loader in repeated):
+    unseeded = [
+        p for p in repeated if not getattr(getattr(p, "dataset", 0), "seeds_samples", False)
+    ]
+    if any(getattr(loader, "persistent_workers", False) for loader in unseeded):
         text = "the random numbers of persistent workers begin anew (persistent_workers=False)"
         problems.append(text)
-    if any(not getattr(loader, "in_order", True) for loader in loaders):
+    unordered = [part for part in loaders if not getattr(part, "in_order", True)]
+    if any(part.num_workers > 1 for part in unordered):
         problems.append("batches come as processes have them ready (in_order=True)")
     alone = [part for part in loaders if not is_stateful(part)]
     for dataset in (d for part in alone for d in datasets_in(getattr(part, "dataset", part))):

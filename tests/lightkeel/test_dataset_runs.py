@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, RandomSampler, TensorDataset
 
+from lightkeel.callbacks.throughput import Throughput
 from lightkeel.data.dataset import DatasetDataModule
+from src.callbacks.gradient_accumulation import GradientAccumulation
 from src.evaluate import main as evaluate_command
 from src.export import main as export_command
 from src.predict import main as predict_command
@@ -28,6 +31,7 @@ from tests.lightkeel.commands import (
     same,
     survives_kills,
 )
+from tests.lightkeel.fitting import Line, fit
 from tests.lightkeel.places import ROOT
 from tests.lightkeel.test_exact_resume import (
     BATCH_SIZE,
@@ -87,6 +91,10 @@ def loader_of(dataset: Any, **options: Any) -> Any:
     return data.train_dataloader()
 
 
+def with_generator(dataset: Any) -> RandomSampler:
+    return RandomSampler(dataset, generator=torch.Generator().manual_seed(3))
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("options", "asked"),
@@ -96,10 +104,16 @@ def loader_of(dataset: Any, **options: Any) -> Any:
         ({"num_workers": 1, "persistent_workers": True}, 0),
         ({"seed_samples": False}, 24),  # the epoch is repeated
         ({"sampler": lambda data: torch.randperm(len(data))}, 24),
+        ({"sampler": RandomSampler, "num_workers": 2, "persistent_workers": True}, 0),
+        ({"sampler": with_generator}, 24),
     ],
 )
 def test_resumed_within_an_epoch(
-    options: dict[str, Any], asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    asked: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write = Trainer.save_checkpoint
 
@@ -117,14 +131,15 @@ def test_resumed_within_an_epoch(
     whole["rows"] = found["rows"] = ""  # those before are in the other folder
     assert_same(whole, found)
     assert Counted.asked == asked
+    assert "not bit for bit" not in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({}, "OwnNumbers.rng (Generator) begins anew"),
-        ({"in_order": False}, "batches come as processes have them ready (in_order=True)"),
+        ({"in_order": False}, "OwnNumbers.rng (Generator) begins anew"),
+        ({"in_order": False, "num_workers": 2}, "batches come as processes have them ready"),
     ],
 )
 def test_what_is_not_exact_is_said(
@@ -134,7 +149,49 @@ def test_what_is_not_exact_is_said(
     last = tmp_path / "checkpoints" / "last.ckpt"
     capsys.readouterr()
     train(tmp_path, Net, lambda: loader_of(OwnNumbers(), **options), ckpt_path=last, max_epochs=2)
-    assert text in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert text in said
+    assert said.count("not bit for bit") == 1 + ("num_workers" in options)
+
+
+def test_accumulation_weighs_samples_alike(tmp_path: Path) -> None:
+    """A step of 2 + 2 + 2 + 1 samples is a step of 7."""
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorDataset(torch.randn(7, 2, generator=generator), torch.arange(7.0))
+    found = []
+    steps: list[tuple[int, list[Any]]] = [(7, []), (2, [GradientAccumulation(batches=4)])]
+    for size, callbacks in steps:
+        parts: dict[str, Any] = {"val_fraction": None, "test_fraction": None, "seed": 0}
+        data = DatasetDataModule(rows, batch_size=size, **parts)
+        model = Line(2, optimizer={"name": "SGD", "lr": 0.1})
+        fit(tmp_path, model, data, *callbacks, max_epochs=3)
+        found.append(model.weights)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0][2] == pytest.approx(1.3613107, abs=1e-6)
+
+
+class Pictures(Dataset[Any]):
+    """Images of 3 channels and of many sizes."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.ones(3, 2 + index, 2)
+
+
+class TakesLists(Net):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        means = torch.stack([image.mean() for image in batch])
+        return super().training_step((means[:, None].expand(-1, 2), means), batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_of_images_are_counted(tmp_path: Path) -> None:
+    data = DatasetDataModule(Pictures(), batch_size=4, collate_fn=list, val_fraction=0.1)
+    measured = Throughput()
+    fit(tmp_path, TakesLists(), data, measured, max_epochs=2)
+    assert measured.num_samples == 16  # twice 8, and no channel or row
 
 
 # From the command line.
@@ -303,6 +360,34 @@ def test_export_takes_samples_and_predict_says_why_not(
     capsys.readouterr()
     fails(predict_command, [str(run), str(tmp_path / "rows.csv")], f"{what}…", capsys)
     fails(evaluate_command, [str(run)], "trainer: `test_dataloader` must be implemented…", capsys)
+
+
+DOCUMENTED = "".join(
+    re.findall(
+        r"^## (?:Dataset|DataLoader)\n(.*?)(?=^## |\Z)",
+        (ROOT / "docs/data.md").read_text(),
+        re.M | re.S,
+    )
+).replace("\\\n", "")
+COMMANDS = re.findall(r"^    python -m src.train (.*)", DOCUMENTED, re.M)
+
+
+def test_commands_are_documented() -> None:
+    assert len(COMMANDS) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in re.findall(r"```\w+\n# (\w+\.\w+)\n(.*?)```", DOCUMENTED, re.S):
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("my_data", None)
+    budget = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+    assert train_command([*shlex.split(command), *QUIET, *budget]) == 0
+    assert len([*tmp_path.glob("runs/*/*/metrics.json")]) == 1
 
 
 @pytest.mark.slow
