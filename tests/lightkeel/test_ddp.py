@@ -16,7 +16,9 @@ from tests.lightkeel.commands import (
     assert_close,
     devices,
     finish_ranks,
+    forked,
     free_port,
+    start,
 )
 from tests.lightkeel.conftest import TINY
 
@@ -49,7 +51,7 @@ def steps_logged(run: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("launchers", "number", "num_samples"),
     [
-        (lambda: [[*TRAIN, *TWO]], 2, 99),
+        (lambda: [[*TRAIN, *TWO]], 2, 99),  # the first is forked, and starts the second
         pytest.param(lambda: [TORCHRUN], 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("static"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("c10d"), 2, 97, marks=pytest.mark.slow),
@@ -62,7 +64,8 @@ def test_processes(
 ) -> None:
     plots = ["--callbacks.plots", "Plots"]
     args = [*ARGS, *WHOLE, *plots, "--data.num_samples", str(num_samples)]
-    one, several = alone_and_together(args, tmp_path, *launchers())
+    begin = forked if num_samples == 99 else start
+    one, several = alone_and_together(args, tmp_path, *launchers(), begin=begin)
     metrics = ["val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     if num_samples == 99:  # a device without a sample repeats one, which train/loss counts
         metrics.append("train/loss")
