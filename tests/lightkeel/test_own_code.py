@@ -128,7 +128,7 @@ OPTIONS = [
     "--trainer.plugins+={}.Own",
     "--callbacks.checkpoint={}.Own",
 ]
-ERRORS: list[tuple[str, str, type[Exception]]] = [
+IN_HOOKS: list[tuple[str, str, type[Exception]]] = [
     ("def broken(:", SyntaxError),
     ("{}['missing']", KeyError),
     ("import package_that_is_not_there", ModuleNotFoundError),
@@ -204,7 +204,7 @@ BUGS = [
 ]
 
 
-ERRORS: list[tuple[str, str, type[Exception]]] = [
+IN_HOOKS: list[tuple[str, str, type[Exception]]] = [
     *((hook, *bug) for hook in HOOKS for bug in BUGS[:1]),
     *(("Net.configure_optimizers", *bug) for bug in BUGS[1:]),
     ("Net.__init__", "raise RuntimeError('my own')", RuntimeError),
@@ -220,7 +220,7 @@ ERRORS: list[tuple[str, str, type[Exception]]] = [
         pytest.param(
             *error, is_in_package, marks=[pytest.mark.slow] * (is_in_package != bool(number % 2))
         )
-        for number, error in enumerate(ERRORS)
+        for number, error in enumerate(IN_HOOKS)
         for is_in_package in (False, True)
     ],
 )
