@@ -128,7 +128,7 @@ OPTIONS = [
     "--trainer.plugins+={}.Own",
     "--callbacks.checkpoint={}.Own",
 ]
-IN_HOOKS: list[tuple[str, str, type[Exception]]] = [
+ERRORS = [
     ("def broken(:", SyntaxError),
     ("{}['missing']", KeyError),
     ("import package_that_is_not_there", ModuleNotFoundError),
