@@ -6,7 +6,6 @@ data, a server or a package that is not on this machine is skipped, with the rea
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
@@ -14,7 +13,6 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 from urllib.error import URLError
 
 import pytest
@@ -42,14 +40,6 @@ QUICK = [
     *("val_check_interval=null", "check_val_every_n_epoch=1", "logger=null"),
     *("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def restored_environment() -> Iterator[None]:
-    """Undo what a run leaves in the environment, such as its seed: for a ``conftest.py``."""
-    with patch.dict(os.environ):
-        os.environ.pop("PL_GLOBAL_SEED", None)
-        yield
 
 
 def experiment_tests(project: Project) -> Test:

@@ -105,13 +105,16 @@ def forked(*args: str, env: Mapping[str, str] | None = None, **pipes: Any) -> su
     def run() -> NoReturn:
         os.closerange(3, 1 << 12)  # of which one tells Popen that the process has begun
         os.environ.update(env or {})
-        rank_zero_only.rank = int(os.environ.get("RANK", "0"))  # else found as it is imported
+        rank = int(os.environ.get("RANK", "0"))  # as it was found when Lightning was imported
+        setattr(rank_zero_only, "rank", rank)  # noqa: B010 - an attribute that no type tells of
         for number, name in enumerate(("stdin", "stdout", "stderr")):  # those of pytest are others
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status: Any = 1
         try:
-            status = import_module(args[1]).main(list(args[2:]))
+            module = sys.modules["__main__"] = import_module(args[1])
+            sys.argv[:] = [str(module.__file__), *args[2:]]  # as Lightning starts other ranks
+            status = module.main(list(args[2:]))
         except SystemExit as stop:
             status = stop.code
         except BaseException:  # noqa: BLE001
@@ -135,11 +138,18 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def forked_ranks(*args: str) -> list[subprocess.Popen[str]]:
-    """Start the two processes that torchrun would, without torchrun, which ends one for another."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    meeting |= {"TORCHELASTIC_RUN_ID": "forked", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    return [forked(*args, env={**meeting, "RANK": n, "LOCAL_RANK": n}) for n in ("0", "1")]
+def forked_ranks(number: int, *args: str) -> list[subprocess.Popen[str]]:
+    """Start the processes that torchrun would, without torchrun, which ends one for another."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(number)}
+    meeting |= {"LOCAL_WORLD_SIZE": str(number), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "forked"}
+    ranks = map(str, range(number))
+    return [forked(*args, env={**meeting, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
+
+
+def finish_ranks(number: int, *args: str) -> None:
+    """Train on several devices, in processes forked off this one."""
+    for process in forked_ranks(number, *TRAIN, *args):
+        finish(process)
 
 
 def finish(process: subprocess.Popen[str], status: int | None = 0, timeout_s: float = 120) -> str:
@@ -159,18 +169,29 @@ def finish(process: subprocess.Popen[str], status: int | None = 0, timeout_s: fl
     return errors
 
 
-def alone_and_together(args: list[str], folder: Path, *launchers: list[str]) -> tuple[Path, Path]:
+def alone_and_together(
+    args: list[str],
+    folder: Path,
+    *launchers: list[str],
+    ranks: int = 0,
+    begin: Callable[..., subprocess.Popen[str]] = start,
+) -> tuple[Path, Path]:
     """Train in this process, and in several as a user starts them; return both runs.
 
     Args:
         args: Arguments of the training.
         folder: Folder for the runs.
         launchers: What starts the several: command and options, one for each machine.
+        ranks: How many to fork instead, to which ``launchers`` are further options.
+        begin: What begins with the launchers.
     """
     assert train([*args, "--runs_dir", str(folder / "one")]) == 0
-    several = [start(*words, *args, "--runs_dir", str(folder / "several")) for words in launchers]
-    for process in several:
-        finish(process)
+    there = ["--runs_dir", str(folder / "several")]
+    if ranks:
+        finish_ranks(ranks, *args, *(word for words in launchers for word in words), *there)
+    else:
+        for process in [begin(*words, *args, *there) for words in launchers]:
+            finish(process)
     (one,) = folder.glob("one/*/*")
     (run,) = folder.glob("several/*/*")  # one folder, made by one process
     return one, run

@@ -506,7 +506,7 @@ def test_several_devices_say_it_once(
 
 def test_one_of_two_ranks_says_it(tmp_path: Path) -> None:
     args = [*TINY, *SUBSET, "--runs_dir", str(tmp_path / "runs")]
-    first, second = forked_ranks(*TRAIN, *args)
+    first, second = forked_ranks(2, *TRAIN, *args)
     said = finish(first, 2)
     assert said.count("error: ") == said.count(f"error: {TOO_FEW}\n") == 1
     second.terminate()  # as who started them does: it waits for that

@@ -15,7 +15,8 @@ from tests.lightkeel.commands import (
     alone_and_together,
     assert_close,
     devices,
-    finish,
+    finish_ranks,
+    forked,
     free_port,
     start,
 )
@@ -50,7 +51,7 @@ def steps_logged(run: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("launchers", "number", "num_samples"),
     [
-        (lambda: [[*TRAIN, *TWO]], 2, 99),
+        (lambda: [[*TRAIN, *TWO]], 2, 99),  # the first is forked, and starts the second
         pytest.param(lambda: [TORCHRUN], 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("static"), 2, 97, marks=pytest.mark.slow),
         pytest.param(lambda: machines("c10d"), 2, 97, marks=pytest.mark.slow),
@@ -63,7 +64,8 @@ def test_processes(
 ) -> None:
     plots = ["--callbacks.plots", "Plots"]
     args = [*ARGS, *WHOLE, *plots, "--data.num_samples", str(num_samples)]
-    one, several = alone_and_together(args, tmp_path, *launchers())
+    begin = forked if num_samples == 99 else start
+    one, several = alone_and_together(args, tmp_path, *launchers(), begin=begin)
     metrics = ["val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     if num_samples == 99:  # a device without a sample repeats one, which train/loss counts
         metrics.append("train/loss")
@@ -96,13 +98,13 @@ def test_resumed_on_another_number_of_devices(number: int, tmp_path: Path) -> No
     """Begun on two, at the end of an epoch."""
     args = [*ARGS, "--data.num_samples", "97", "--runs_dir", str(tmp_path)]
     assert train([*args, *WHOLE, "--run_name", "one"]) == 0
-    finish(start(*TRAIN, *args, *TWO, "--trainer.max_epochs", "2", "--run_name", "parts"))
+    finish_ranks(2, *args, "--trainer.max_epochs", "2", "--run_name", "parts")
     one, parts = (tmp_path / "tiny" / name for name in ("one", "parts"))
     go_on = ["--resume", str(parts), "--runs_dir", str(tmp_path), *WHOLE]
     if number == 1:
         assert train([*go_on, *devices(1, "auto")]) == 0
     else:
-        finish(start(*TRAIN, *go_on, *devices(number)))
+        finish_ranks(number, *go_on)
     assert_close(parts, one, ["val/acc", "val/loss", "test/acc", "test/loss", "steps", "epochs"])
     assert steps_logged(parts) == list(range(20))
     assert json.loads((parts / "environment.json").read_text())["num_devices"] == number

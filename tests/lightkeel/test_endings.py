@@ -183,7 +183,13 @@ def exit_status(*args: str) -> int:
 
 
 # As Ctrl-C at the same place, but for the status.
-LIKE_OTHERS = ["SIGUSR1", "SIGTERM in the test", "SIGHUP in the test", "SIGTERM in pictures"]
+LIKE_OTHERS = [
+    "SIGUSR1",
+    "SIGHUP",
+    "SIGTERM in the test",
+    "SIGHUP in the test",
+    "SIGTERM in pictures",
+]
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from tests.lightkeel.commands import (
     alone_and_together,
     assert_close,
     devices,
-    finish,
-    start,
+    finish_ranks,
     state,
 )
 from tests.lightkeel.conftest import TINY
@@ -52,7 +51,7 @@ def test_begun_and_ended_on_one_device(tmp_path: Path, capsys: pytest.CaptureFix
     assert train([*args, "--trainer.max_epochs", "1", "--run_name", "parts"]) == 0
     one, parts = (tmp_path / "tiny" / name for name in ("one", "parts"))
     go_on = ["--resume", str(parts), "--runs_dir", str(tmp_path)]
-    finish(start(*TRAIN, *go_on, *devices(2, "fsdp"), "--trainer.max_epochs", "5"))
+    finish_ranks(2, *go_on, "--trainer.strategy", "fsdp", "--trainer.max_epochs", "5")
 
     shared = parts / "checkpoints" / "last.ckpt"
     assert TinyModel.load_from_checkpoint(shared, weights_only=True).hparams["widths"] == [6]
@@ -96,8 +95,12 @@ def test_begun_and_ended_on_one_device(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_two_processes(accelerator: str, options: list[str], tmp_path: Path) -> None:
     args = [*CLIPPED, *options, "--trainer.max_epochs", "6"]
-    launcher = [*TRAIN, *devices(2, "fsdp", accelerator)]
     args += ["--trainer.accelerator", accelerator]
-    one, several = alone_and_together(args, tmp_path, launcher)
+    if accelerator == "cpu":
+        forked = ["--trainer.strategy", "fsdp"]
+        one, several = alone_and_together(args, tmp_path, forked, ranks=2)
+    else:
+        launcher = [*TRAIN, *devices(2, "fsdp", accelerator)]
+        one, several = alone_and_together(args, tmp_path, launcher)
     assert_close(several, one, METRICS)
     assert norms(several) == pytest.approx(norms(one), abs=1e-5)

@@ -14,10 +14,8 @@ from src import train
 from src.data import SyntheticImageDataModule
 from src.models import SimpleCNN
 from tests.lightkeel.commands import (
-    TRAIN,
     alone_and_together,
     assert_close,
-    devices,
     experiment,
     fails,
     same,
@@ -168,8 +166,8 @@ def test_processes_crop_and_flip_alike(
     sizes = {"num_samples": 99, "num_val_samples": 19, "num_test_samples": 31}  # all odd
     args = [*TINY_IMAGES, *(text for n, v in sizes.items() for text in (f"--data.{n}", str(v)))]
     long = ["--trainer.max_epochs", "5", "--callbacks.gradient_clipping.max_norm", "0.5"]
-    launcher = [*TRAIN, *devices(number, strategy)]
-    one, several = alone_and_together([*args, *long, *options], tmp_path, launcher)
+    chosen = ["--trainer.strategy", strategy]
+    one, several = alone_and_together([*args, *long, *options], tmp_path, chosen, ranks=number)
     metrics = ["val/acc", "val/loss", "test/acc", "test/loss", "steps"]
     if number == 2:  # of three samples in a last batch, a fourth device repeats one
         metrics.append("train/loss")

@@ -22,32 +22,26 @@ def test_kills(tmp_path: Path) -> None:
     survives_kills(3, tmp_path, *EVERYTHING)
 
 
-SLOW = pytest.mark.slow
-
-
+@pytest.mark.slow  # of a few: test_kills; without the command line: test_exact_resume.py
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param([], id="step"),
         pytest.param(
             ["--model.lr_scheduler", "{name: StepLR, step_size: 1, gamma: 0.5}"],
-            marks=SLOW,
             id="epoch",
         ),
         pytest.param(
             ["--model.lr_scheduler", "{name: ReduceLROnPlateau, patience: 0, threshold: 1.0}"],
-            marks=SLOW,
             id="plateau",
         ),
-        pytest.param(["--trainer.val_check_interval", "0.5"], marks=SLOW, id="twice"),
+        pytest.param(["--trainer.val_check_interval", "0.5"], id="twice"),
         pytest.param(
             ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"],
-            marks=SLOW,
             id="every second",
         ),
         pytest.param(
             ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "train/loss"],
-            marks=SLOW,
             id="never",
         ),
     ],

@@ -31,16 +31,15 @@ def options_of(**settings: object) -> list[str]:
     return [text for name, value in named for text in (f"--trainer.callbacks{name}", value)]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "options", "message"),
-    [
-        (TRAIN, TWO, "by peer|terminated with code -9"),  # what the other finds, or its observer
-        (TORCHRUN, [], r"Signal 9 \(SIGKILL\) received"),
-    ],
-    ids=["ddp", "torchrun"],
-)
-@pytest.mark.parametrize("rank", [0, 1])
+DDP = (TRAIN, TWO, "by peer|terminated with code -9")  # what the other finds, or its observer
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "launcher", "options", "message"),
+    [(0, *DDP), (1, *DDP), (0, TORCHRUN, [], r"Signal 9 \(SIGKILL\) received")],
+    ids=["0-ddp", "1-ddp", "0-torchrun"],
+)
 def test_killed_process(
     rank: int, launcher: list[str], options: list[str], message: str, tmp_path: Path
 ) -> None:
@@ -53,7 +52,7 @@ def test_killed_process(
 def test_killed_rank(tmp_path: Path) -> None:
     """Without anybody who watches them, the other ends by itself."""
     killed = [*TRAIN, *ARGS, *options_of(rank=1, step=7), "--runs_dir", str(tmp_path)]
-    other, process = forked_ranks(*killed, "--run_name", "parts")
+    other, process = forked_ranks(2, *killed, "--run_name", "parts")
     finish(process, -signal.SIGKILL)
     assert "by peer" in finish(other, status=1)
     check_parts(tmp_path)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fcntl import LOCK_EX, flock
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from lightkeel.project import Project, current
 from src import data, models
 from src.callbacks import Callbacks
 from tests.lightkeel.conftest import TINY
-from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, PACKAGE
+from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, PACKAGE, alone, common
 from tests.lightkeel.small import experiments
 from tests.lightkeel.tiny import TinyData
 
@@ -126,11 +125,8 @@ MISSING = "raise ImportError('missing')"
 @pytest.fixture(scope="session")
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's cache after a command has been run once, for all processes of pytest-xdist."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        flock(file, LOCK_EX)
+    folder = common(tmp_path_factory, "cache")
+    with alone(folder):
         if not list(folder.glob("lightkeel/*.json")):
             fill(folder)
     return folder

@@ -204,17 +204,26 @@ BUGS = [
 ]
 
 
+IN_HOOKS: list[tuple[str, str, type[Exception]]] = [
+    *((hook, *bug) for hook in HOOKS for bug in BUGS[:1]),
+    *(("Net.configure_optimizers", *bug) for bug in BUGS[1:]),
+    ("Net.__init__", "raise RuntimeError('my own')", RuntimeError),
+    ("Net.training_step", "raise ValueError('my own')", ValueError),
+    ("Net.forward", "raise FileNotFoundError('my own')", FileNotFoundError),
+]
+
+
+# Each in one of the two places, the other among the slow tests.
 @pytest.mark.parametrize(
-    ("hook", "line", "kind"),
+    ("hook", "line", "kind", "is_in_package"),
     [
-        *((hook, *bug) for hook in HOOKS for bug in BUGS[:1]),
-        *(("Net.configure_optimizers", *bug) for bug in BUGS[1:]),
-        ("Net.__init__", "raise RuntimeError('my own')", RuntimeError),
-        ("Net.training_step", "raise ValueError('my own')", ValueError),
-        ("Net.forward", "raise FileNotFoundError('my own')", FileNotFoundError),
+        pytest.param(
+            *error, is_in_package, marks=[pytest.mark.slow] * (is_in_package != bool(number % 2))
+        )
+        for number, error in enumerate(IN_HOOKS)
+        for is_in_package in (False, True)
     ],
 )
-@pytest.mark.parametrize("is_in_package", [False, True])
 def test_error_in_a_hook_is_shown(
     hook: str,
     line: str,

@@ -151,9 +151,9 @@ def test_rows_of_another_length_than_the_header(
     ("first", "header", "count"),
     [
         ("0,1,2,3", "yes", 2),
-        ("0,1,2,3", "no", 3),
+        pytest.param("0,1,2,3", "no", 3, marks=pytest.mark.slow),
         ("0,1,2,3", "auto", 3),
-        ("a,b,c,d", "auto", 2),
+        pytest.param("a,b,c,d", "auto", 2, marks=pytest.mark.slow),
         ("a,b,c,d", "no", 3),
     ],
 )

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.lightkeel.places import common
 from tests.template.baking import BIN, commit, copy_template
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with tests of a minute each: one at the end would be waited for."""
+    items.sort(key=lambda item: "test_end_to_end" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -19,7 +25,9 @@ def _person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("COOKIECUTTER_CONFIG", str(config))
         environment.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         # What mypy finds out about PyTorch is the same in each project.
-        environment.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
+        environment.setenv("MYPY_CACHE_DIR", str(common(tmp_path_factory, "mypy")))
+        # As this test has one process, so have those of a project.
+        environment.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "0")
         environment.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
         # Of a make that runs these tests; the last, of its command line, a make within would take.
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "EXTRAS", "ARGS", "ADD", "VENV"):

@@ -1,26 +1,31 @@
 """Projects that are used as their owner would: checked, tested, trained, evaluated and resumed."""
 
 import json
+import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from tests.lightkeel.places import alone
 from tests.template.baking import bake, run
 from tests.template.growing import CSV, DELETED, change_examples, delete, grow
 
-# What a run must reach, and an option for one that is stopped before its schedule ends.
+# What a run must reach.
 EXPECTED = {
-    "linear_regression": ("test/r2", 0.999, ""),
-    "cifar10_synthetic": ("test/acc", 0.9, "--model.lr_scheduler.total_steps {steps}"),
-    "blobs": ("test/acc", 0.95, ""),
+    "linear_regression": ("test/r2", 0.999),
+    "cifar10_synthetic": ("test/acc", 0.9),
+    "blobs": ("test/acc", 0.95),
 }
 CASES = [
     ({}, "linear_regression"),
-    ({"package_name": "myproject", "logger": "mlflow"}, "linear_regression"),
     ({"examples": "vision", "logger": "wandb"}, "cifar10_synthetic"),
-    ({"examples": "regression"}, "linear_regression"),
+    (
+        {"examples": "regression", "logger": "mlflow", "package_name": "myproject"},
+        "linear_regression",
+    ),
     ({"examples": "none"}, "blobs"),
 ]
 
@@ -50,7 +55,8 @@ INSTALLED = [f"VENV={sys.prefix}", "EXTRAS=", "--old-file", f"{sys.prefix}/.requ
 
 
 def make(target: str, project: Path, args: str = "") -> str:
-    return run("make", target, *INSTALLED, f"ARGS={args}", folder=project)
+    with alone(Path(os.environ["MYPY_CACHE_DIR"])) if target == "check" else nullcontext():
+        return run("make", target, *INSTALLED, f"ARGS={args}", folder=project)
 
 
 def make_test(project: Path, args: str = "") -> str:
@@ -71,7 +77,7 @@ def hide_torchvision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("answers", "config"), CASES, ids=["default", "myproject", "vision", "regression", "none"]
+    ("answers", "config"), CASES, ids=["default", "vision", "regression", "none"]
 )
 def test_project(
     answers: dict[str, str],
@@ -87,7 +93,7 @@ def test_project(
     make("check", project)
     make_test(project)
 
-    metric, least, horizon = EXPECTED[config]
+    metric, least = EXPECTED[config]
     printed = make("train", project, "--run_name whole")
     assert f"runs/{config}/whole" in printed
     whole = json.loads((project / f"runs/{config}/whole/metrics.json").read_text())
@@ -96,9 +102,10 @@ def test_project(
     (shown,) = re.findall(rf"{metric} +│ (\S+)", evaluated)
     assert float(shown) == pytest.approx(whole[metric], rel=1e-6)
 
+    if answers.get("examples") == "vision":
+        return  # what follows would take minutes
     # Stopped within an epoch and resumed, it ends where it does when it is never stopped.
-    whole_schedule = horizon.format(steps=whole["steps"])
-    make("train", project, f"--run_name parts --trainer.max_steps 100 {whole_schedule}")
+    make("train", project, "--run_name parts --trainer.max_steps 100")
     make("train", project, "--resume last --trainer.max_steps -1")
     parts = json.loads((project / f"runs/{config}/parts/metrics.json").read_text())
     assert parts["steps"] == whole["steps"] > 100

@@ -176,6 +176,7 @@ def test_no_features_are_refused() -> None:
         LinearRegression(num_features=0)
 
 
+@pytest.mark.slow  # of a config of its own: tests/test_linear_regression.py
 def test_experiment_finds_the_true_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
