@@ -195,7 +195,7 @@ def test_evaluated_on_another_table(run: Path, tmp_path: Path) -> None:
     assert evaluate.main(given) == 0
     found = json.loads(output.read_text())
     predictions = expected(run, table).argmax(1).tolist()
-    right = {"nut": [], "pin": []}
+    right: dict[str, list[bool]] = {"nut": [], "pin": []}
     for row, number in zip(table, predictions, strict=True):
         right[row[3]].append(["bolt", "nut", "pin"][number] == row[3])
     for name, hits in right.items():

@@ -23,7 +23,7 @@ def write(path: Path, content: str | bytes) -> str:
 
 
 def table(path: str, **settings: Any) -> TableDataModule:
-    options = {"target": "y", "seed": 0, "shuffle": False, "batch_size": 100}
+    options: dict[str, Any] = {"target": "y", "seed": 0, "shuffle": False, "batch_size": 100}
     return TableDataModule(
         path, **{**options, "val_fraction": 0.2, "test_fraction": 0.2} | settings
     )
@@ -191,7 +191,11 @@ def test_damaged_state(change: dict[str, Any], message: str, tmp_path: Path) -> 
 
 def test_npz(tmp_path: Path) -> None:
     """Arrays by name; of one with two axes, each column."""
-    arrays = {"x": np.array(ROWS)[:, :2], "y": np.array(ROWS)[:, 2], "n": np.array([*"abcde"])}
+    arrays: dict[str, Any] = {
+        "x": np.array(ROWS)[:, :2],
+        "y": np.array(ROWS)[:, 2],
+        "n": np.array([*"abcde"]),
+    }
     np.savez_compressed(tmp_path / "t.npz", **arrays)
     data = table(str(tmp_path / "t.npz"), exclude=["n"])
     assert data.feature_names == ["x[0]", "x[1]"]
@@ -214,9 +218,9 @@ def test_parquet(tmp_path: Path) -> None:
     flags = values(table(path, features=["flag"], missing="mean"))
     assert flags == [[pytest.approx(1)], [pytest.approx(-1)], [0]]
     wrong = {
-        "nested": "line 1, column `nested`: '[1, 2]' is no finite number.",
-        "day": "line 1, column `day`: '2024-01-01' is no finite number.",
-        "flag": "line 3, column `flag`: is missing.",
+        "nested": "row 1, column `nested`: '[1, 2]' is no finite number.",
+        "day": "row 1, column `day`: '2024-01-01' is no finite number.",
+        "flag": "row 3, column `flag`: is missing.",
     }
     for name, message in wrong.items():
         said = refusal(table(path, features=[name]))
@@ -346,12 +350,12 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "other names": (
         b"a,b,y,caf\xe9\n1,2,3,4\n",
         {},
-        ", line 1: 'caf\\udce9' is no UTF-8. Save it as UTF-8.",
+        ": its column 'caf\\udce9' is no UTF-8. Save it as UTF-8.",
     ),
     "UTF-16": (
         "a,b,y\n1,2,3\n".encode("utf-16"),
         {},
-        ", line 1: '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
+        ": its column '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
     ),
     "class of bytes": (
         b"a,b,y\n1,2,caf\xe9\n",
