@@ -178,16 +178,15 @@ class TableDataModule(InMemoryDataModule):
         """Take features, scaling and classes from the state of a trained model."""
         try:
             names, classes, rows = list(state["features"]), state["classes"], int(state["rows"])
-            scales = [list(map(float, state[name])) for name in ("mean", "scale")]
-            scaling = Standardize(*scales, self.missing == "mean")
-            if not len(names) == len(scaling.mean) == len(scaling.scale):
-                raise ValueError(f"{len(names)} features, {len(scaling.mean)} means")
+            mean, scale = (list(map(float, state[name])) for name in ("mean", "scale"))
+            if not len(names) == len(mean) == len(scale):
+                raise ValueError(f"{len(names)} features, {len(mean)} means")
         except (LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"RUN: what it holds of its table is damaged ({error}).") from None
+            raise ValueError(f"what RUN holds of its table is damaged ({error}).") from None
         if self.features is not None and list(self.features) != names:
             trained = f"but the model was trained with {names}. Give none."
             raise ValueError(f"features: {list(self.features)}, {trained}")
-        self.feature_names, self.scaling = names, scaling
+        self.feature_names, self.scaling = names, Standardize(mean, scale, self.missing == "mean")
         self.trained_classes, self.trained_rows = classes, rows
 
     def prepare_data(self) -> None:
@@ -228,8 +227,8 @@ class TableDataModule(InMemoryDataModule):
             return Arrays(inputs, targets)
         if known is None:
             self.trained_classes = sorted(codes)
-            order = torch.tensor([self.trained_classes.index(name) for name in codes])
-            return Arrays(inputs, order[targets.long()])
+            order = {name: code for code, name in enumerate(self.trained_classes)}
+            return Arrays(inputs, torch.tensor([order[name] for name in codes])[targets.long()])
         return Arrays(inputs, targets.long())
 
     def _without_missing(self, path: Path, table: Tensor) -> Tensor:

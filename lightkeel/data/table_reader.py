@@ -26,6 +26,7 @@ from .table_files import (
 )
 
 Missing = Literal["error", "mean", "drop"]
+MOST_NAMED = 20  # of the classes that are known
 Array = np.ndarray[Any, Any]
 
 
@@ -120,7 +121,7 @@ class TableReader:
             return self.codes.setdefault(label, len(self.codes))
         if label not in self.codes:
             unknown = f"{quoted(label)} is a class that was not trained on"
-            raise CellError(f"{unknown}.\n{suggest(label, self.codes)}")
+            raise CellError(f"{unknown}.\n{suggest(label, list(self.codes)[:MOST_NAMED])}")
         return self.codes[label]
 
     def _missing(self, name: str, cell: Any) -> float:

@@ -301,5 +301,5 @@ def test_damaged_state_in_a_checkpoint(
     checkpoint["TableDataModule"]["mean"] = [1.0]
     torch.save(checkpoint, path)
     table = write(tmp_path / "t.csv", rows(3))
-    wrong = "RUN: what it holds of its table is damaged (2 features, 1 means)."
-    fails(predict.main, [str(copy), str(table)], f"data.{wrong}", capsys)
+    wrong = "data: what RUN holds of its table is damaged (2 features, 1 means)."
+    fails(predict.main, [str(copy), str(table)], wrong, capsys)

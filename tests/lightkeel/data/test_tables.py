@@ -173,12 +173,12 @@ def test_what_was_trained_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (
             {"features": None},
-            "what it holds of its table is damaged ('NoneType' object is not iterable).",
+            "what RUN holds of its table is damaged ('NoneType' object is not iterable).",
         ),
-        ({"mean": [1.0, 2.0]}, "what it holds of its table is damaged (1 features, 2 means)."),
+        ({"mean": [1.0, 2.0]}, "what RUN holds of its table is damaged (1 features, 2 means)."),
         (
             {"scale": ["x"]},
-            "what it holds of its table is damaged (could not convert string to float: 'x').",
+            "what RUN holds of its table is damaged (could not convert string to float: 'x').",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_damaged_state(change: dict[str, Any], message: str, tmp_path: Path) -> 
     state = {"features": ["a"], "classes": None, "mean": [1.0], "scale": [1.0], "rows": 6}
     with pytest.raises(ValueError) as error:  # noqa: PT011
         table("gone.csv").load_state_dict({**state, **change})
-    assert str(error.value) == f"RUN: {message}"
+    assert str(error.value) == message
 
 
 def test_npz(tmp_path: Path) -> None:
