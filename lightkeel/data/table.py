@@ -96,6 +96,7 @@ class TableDataModule(InMemoryDataModule):
                 raise ValueError(f"{split}_fraction: {fraction} is not in (0, 1).")
         if sum(self.fractions.values()) >= 1:
             raise ValueError(f"val_fraction: {val_fraction} with test_fraction leaves no training.")
+        separator = "\t" if separator == r"\t" else separator  # as a command line has it
         if len(separator) != 1 or separator in f'"\r\n{decimal}':
             raise ValueError(f"separator: {separator!r} is no mark between cells, such as `;`.")
         for name in features or ():
@@ -143,8 +144,8 @@ class TableDataModule(InMemoryDataModule):
         for place, name in enumerate(self.feature_names):
             if np.isnan(rows[:, place]).all():
                 raise ValueError(f"path: {self.paths['train']}: no row has a `{name}`. Exclude it.")
+        # Of float32, sums in float64 are exact: the deviation of equal numbers is 0.
         mean, std = np.nanmean(rows, 0), np.nanstd(rows, 0)
-        std[np.nanmin(rows, 0) == np.nanmax(rows, 0)] = 0  # which rounding may leave a little above
         steps = np.spacing(np.nanmax(np.abs(rows), 0).astype(np.float32))
         for name, deviation, step in zip(self.feature_names, std, steps, strict=True):
             if deviation == 0:

@@ -449,3 +449,10 @@ def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError) as error:  # noqa: PT011
         table("t.csv", **settings)
     assert str(error.value) == message
+
+
+def test_tabs_and_decimal_commas(tmp_path: Path) -> None:
+    """As a command line names them."""
+    path = write(tmp_path / "t.tsv", PLAIN.replace(",", "\t").replace("3\t20", "3,5\t2e1"))
+    data = table(path, separator=r"\t", decimal=",")
+    assert data.read("train").inputs.tolist() == [[1, 10], [2, 30], [3.5, 20], [4, 40], [5, 50]]
