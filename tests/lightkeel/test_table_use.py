@@ -250,15 +250,15 @@ def test_exports_for_others(run: Path, tmp_path: Path) -> None:
 
 
 def test_resumed_on_a_table_that_has_changed(tmp_path: Path) -> None:
-    """What the weights were trained with stays, though the rows are others."""
-    path = write(tmp_path / "t.csv", rows(30))
+    """What the weights were trained with stays, though rows are others and columns were added."""
+    path = write(tmp_path / "t.csv", rows(30), ["width", "depth"])
     given = ["--config", "table_mlp", "--data.path", str(path), "--data.target", "depth"]
-    given += ["--data.features", "[width]", "--model.num_features", "1", "--trainer.max_epochs"]
+    given += ["--model.num_features", "1", "--trainer.max_epochs"]
     where = ["--callbacks.plots", "null", "--runs_dir", str(tmp_path), "--run_name", "run"]
     assert train([*given, "1", *where]) == 0
     run = tmp_path / "table_mlp/run"
     before = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["TableDataModule"]
-    write(tmp_path / "t.csv", rows(30, seed=5))
+    write(tmp_path / "t.csv", rows(30, seed=5), ["note", "depth", "width"])
     assert train(["--resume", str(run), "--trainer.max_epochs", "2"]) == 0
     after = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert after["global_step"] == 2

@@ -299,6 +299,11 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {"target": "prize"},
         ": has no column `prize`. Did you mean `price`?",
     ),
+    "name of two lines": (
+        'a,"b\n(m)",y\n1,2,3\n',
+        {"target": "z"},
+        ": has no column `z`. Available: a, b (m), y.",
+    ),
     "feature": ("a,b,y\n1,2,3\n", {"features": ["c"]}, ": has no column `c`. Available: a, b, y."),
     "excluded": ("a,b,y\n1,2,3\n", {"exclude": ["c"]}, ": has no column `c`. Available: a, b, y."),
     "no feature": ("y\n1\n", {}, ": has no column beside the target `y`."),
