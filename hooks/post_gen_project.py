@@ -202,18 +202,18 @@ def set_names(answers: Answers) -> None:
 
 def choose_examples(template: Path, examples: str) -> None:
     """Leave out the examples that are not wanted; of none, begin with the starter."""
-    for path in map(Path, STARTER if examples == "none" else ()):
-        text = (template / "tests/template/recipe" / path.name).read_text("utf-8")
-        write(path, text.replace(f"from {'.'.join(path.parent.parts)}.", "from ."))
-        for name in re.findall(r"(?m)^class (\w+)", text):
-            listed = path.parent / "__init__.py"
-            write(listed, f"{listed.read_text('utf-8')}from .{path.stem} import {name} as {name}\n")
     for example, names in EXAMPLES.items():
         for path in map(Path, names) if examples not in ("all", example) else ():
             remove(path)
             listed = path.parent / "__init__.py"
             if listed.is_file() and f"from .{path.stem} import" in listed.read_text("utf-8"):
                 set_line(listed, rf"from \.{path.stem} import .*\n", "")
+    for path in map(Path, STARTER if examples == "none" else ()):
+        text = (template / "tests/template/recipe" / path.name).read_text("utf-8")
+        write(path, text.replace(f"from {'.'.join(path.parent.parts)}.", "from ."))
+        for name in re.findall(r"(?m)^class (\w+)", text):
+            listed = path.parent / "__init__.py"
+            write(listed, f"{listed.read_text('utf-8')}from .{path.stem} import {name} as {name}\n")
     if examples not in ("all", "vision"):
         override = r'\[\[tool\.mypy\.overrides\]\]\nmodule = \["torchvision.*\n(.+\n)*\n'
         set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")

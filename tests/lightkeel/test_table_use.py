@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from lightkeel.use.predictor import load
+from lightkeel.use.samples import open_table
 from src import evaluate, export, predict
 from src.data import TableDataModule
 from src.models import MLP
@@ -136,6 +138,16 @@ def test_columns_by_their_names(
     np.savez(tmp_path / "t.npz", depth=[r[1] for r in table], width=[r[0] for r in table])
     found, _ = predicted([str(run), str(tmp_path / "t.npz")], capsys)
     assert [row["label"] for row in found] == labels
+
+
+def test_names_that_are_numbers(tmp_path: Path) -> None:
+    """As those of training they are names, whatever they look like; else they are values."""
+    path = tmp_path / "t.csv"
+    path.write_text("2,1,3\n5,6,7\n")
+    trained = SimpleNamespace(feature_names=["1", "2"])
+    found = [open_table(path, data, None) for data in (trained, SimpleNamespace())]
+    assert [[*table.rows] for table in found] == [[[*"567"]], [[*"213"], [*"567"]]]
+    assert [table.names for table in found] == [[*"213"], [*"123"]]
 
 
 def test_columns_that_are_kept(
