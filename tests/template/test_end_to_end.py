@@ -14,14 +14,14 @@ from tests.template.growing import CSV, DELETED, change_examples, delete, grow
 EXPECTED = {
     "linear_regression": ("test/r2", 0.999, ""),
     "cifar10_synthetic": ("test/acc", 0.9, "--model.lr_scheduler.total_steps {steps}"),
-    "mlp": ("test/acc", 0.95, ""),
+    "blobs": ("test/acc", 0.95, ""),
 }
 CASES = [
     ({}, "linear_regression"),
     ({"package_name": "myproject", "logger": "mlflow"}, "linear_regression"),
     ({"examples": "vision", "logger": "wandb"}, "cifar10_synthetic"),
     ({"examples": "regression"}, "linear_regression"),
-    ({"examples": "none"}, "mlp"),
+    ({"examples": "none"}, "blobs"),
 ]
 
 
