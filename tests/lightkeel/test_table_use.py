@@ -19,7 +19,7 @@ from src import evaluate, export, predict
 from src.data import TableDataModule
 from src.models import MLP
 from src.train import main as train
-from tests.lightkeel.commands import fails, state
+from tests.lightkeel.commands import experiment, fails, state
 from tests.lightkeel.places import ROOT
 
 DIABETES = str(ROOT / "configs/diabetes.csv")
@@ -93,7 +93,7 @@ def test_least_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The regression ends at the solution of the normal equations, by its best checkpoint too."""
     monkeypatch.chdir(ROOT)
     where = ["--runs_dir", str(tmp_path), "--run_name", "run"]
-    assert train(["--config", "table", *where, "--callbacks.plots", "null"]) == 0
+    assert train([*experiment("table"), *where, "--callbacks.plots", "null"]) == 0
     run = tmp_path / "table/run"
     data = TableDataModule(DIABETES, "progression", seed=0)
     data.setup("fit")
@@ -228,7 +228,10 @@ def test_exports_hold_the_scaling(run: Path, tmp_path: Path) -> None:
     table = rows(5, seed=3)
     raw = torch.tensor([row[:2] for row in table])
     wanted = expected(run, table)
-    torch.testing.assert_close(load(run)(raw), wanted, atol=1e-6, rtol=0)
+    predictor = load(run)
+    torch.testing.assert_close(predictor(raw), wanted, atol=1e-6, rtol=0)
+    # What files are compared on looks like the training rows, and saturates no probability.
+    assert predictor.random_samples(1000).mean(0).tolist() == pytest.approx([1066, 0.033], rel=0.05)
     program = torch.export.load(exported(run, tmp_path, "torch", ".pt2")).module()
     torch.testing.assert_close(program(raw), wanted, atol=1e-6, rtol=0)
     raw[0, 0] = torch.nan
@@ -264,7 +267,7 @@ def test_exports_for_others(run: Path, tmp_path: Path) -> None:
 def test_resumed_on_a_table_that_has_changed(tmp_path: Path) -> None:
     """What the weights were trained with stays, though rows are others and columns were added."""
     path = write(tmp_path / "t.csv", rows(30), ["width", "depth"])
-    given = ["--config", "table_mlp", "--data.path", str(path), "--data.target", "depth"]
+    given = [*experiment("table_mlp"), "--data.path", str(path), "--data.target", "depth"]
     given += ["--model.num_features", "1", "--trainer.max_epochs"]
     where = ["--callbacks.plots", "null", "--runs_dir", str(tmp_path), "--run_name", "run"]
     assert train([*given, "1", *where]) == 0
@@ -299,7 +302,7 @@ def test_model_that_does_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(ROOT)
-    given = ["--config", "table_mlp", *options, "--runs_dir", str(tmp_path / "runs")]
+    given = [*experiment("table_mlp"), *options, "--runs_dir", str(tmp_path / "runs")]
     fails(train, given, f"model.{message}", capsys)
     assert not (tmp_path / "runs").exists()
 

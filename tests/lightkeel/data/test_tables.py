@@ -461,3 +461,14 @@ def test_tabs_and_decimal_commas(tmp_path: Path) -> None:
     path = write(tmp_path / "t.tsv", PLAIN.replace(",", "\t").replace("3\t20", "3,5\t2e1"))
     data = table(path, separator=r"\t", decimal=",")
     assert data.read("train").inputs.tolist() == [[1, 10], [2, 30], [3.5, 20], [4, 40], [5, 50]]
+
+
+def test_line_of_a_cell_far_down(tmp_path: Path) -> None:
+    """Rows are read some thousand at a time."""
+    path = write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000 + "1,2,3,4\n")
+    wrong = "it has 4 columns, too many: the first row has 3."
+    assert refusal(table(path)) == f"path: {path}, line 5002: {wrong}"
+    write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000 + "1,x,3\n")
+    assert "line 5002, column `b`: 'x'" in refusal(table(path))
+    write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000)
+    assert table(path).read("train").inputs.shape == (5000, 2)
