@@ -86,7 +86,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         try:
             frame = polars.read_parquet(file)
-        except Exception as error:  # noqa: BLE001 - whatever polars runs into in a damaged one
+        # Whatever polars runs into in a damaged one; its panics are no exceptions of Python's.
+        except (Exception, polars.exceptions.PanicException) as error:  # noqa: BLE001
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TableError(f"{path}: is no Parquet file ({reason}).") from None
     yield frame.columns
