@@ -96,6 +96,7 @@ class TableDataModule(InMemoryDataModule):
                 raise ValueError(f"{split}_fraction: {fraction} is not in (0, 1).")
         if sum(self.fractions.values()) >= 1:
             raise ValueError(f"val_fraction: {val_fraction} with test_fraction leaves no training.")
+        separator = "\t" if separator == r"\t" else separator  # as a command line has it
         if len(separator) != 1 or separator in f'"\r\n{decimal}':
             raise ValueError(f"separator: {separator!r} is no mark between cells, such as `;`.")
         for name in features or ():
@@ -143,8 +144,8 @@ class TableDataModule(InMemoryDataModule):
         for place, name in enumerate(self.feature_names):
             if np.isnan(rows[:, place]).all():
                 raise ValueError(f"path: {self.paths['train']}: no row has a `{name}`. Exclude it.")
+        # Of float32, sums in float64 are exact: the deviation of equal numbers is 0.
         mean, std = np.nanmean(rows, 0), np.nanstd(rows, 0)
-        std[np.nanmin(rows, 0) == np.nanmax(rows, 0)] = 0  # which rounding may leave a little above
         steps = np.spacing(np.nanmax(np.abs(rows), 0).astype(np.float32))
         for name, deviation, step in zip(self.feature_names, std, steps, strict=True):
             if deviation == 0:
@@ -178,16 +179,15 @@ class TableDataModule(InMemoryDataModule):
         """Take features, scaling and classes from the state of a trained model."""
         try:
             names, classes, rows = list(state["features"]), state["classes"], int(state["rows"])
-            scales = [list(map(float, state[name])) for name in ("mean", "scale")]
-            scaling = Standardize(*scales, self.missing == "mean")
-            if not len(names) == len(scaling.mean) == len(scaling.scale):
-                raise ValueError(f"{len(names)} features, {len(scaling.mean)} means")
+            mean, scale = (list(map(float, state[name])) for name in ("mean", "scale"))
+            if not len(names) == len(mean) == len(scale):
+                raise ValueError(f"{len(names)} features, {len(mean)} means")
         except (LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"RUN: what it holds of its table is damaged ({error}).") from None
+            raise ValueError(f"what RUN holds of its table is damaged ({error}).") from None
         if self.features is not None and list(self.features) != names:
             trained = f"but the model was trained with {names}. Give none."
             raise ValueError(f"features: {list(self.features)}, {trained}")
-        self.feature_names, self.scaling = names, scaling
+        self.feature_names, self.scaling = names, Standardize(mean, scale, self.missing == "mean")
         self.trained_classes, self.trained_rows = classes, rows
 
     def prepare_data(self) -> None:
@@ -228,8 +228,8 @@ class TableDataModule(InMemoryDataModule):
             return Arrays(inputs, targets)
         if known is None:
             self.trained_classes = sorted(codes)
-            order = torch.tensor([self.trained_classes.index(name) for name in codes])
-            return Arrays(inputs, order[targets.long()])
+            order = {name: code for code, name in enumerate(self.trained_classes)}
+            return Arrays(inputs, torch.tensor([order[name] for name in codes])[targets.long()])
         return Arrays(inputs, targets.long())
 
     def _without_missing(self, path: Path, table: Tensor) -> Tensor:

@@ -3,8 +3,10 @@
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}  # in any case, beside what i
 LARGEST = float(np.finfo(np.float32).max)
 NAMED = (".npz", ".parquet", ".pq")  # files whose columns have names; all others are CSV
 CHUNK_ROWS = 4096
+Row = Sequence[Any] | str  # its cells: text, or what a Parquet or npz file holds; or why it is none
 SEPARATORS = ";\t|,"  # that a table may have by mistake
 
 
@@ -21,22 +24,10 @@ class TableError(ValueError):
     """What is wrong with a table, by file, line and column."""
 
 
-class Row(NamedTuple):
-    """A row of a table; the first one that is read holds the names of its columns.
-
-    Attributes:
-        line: Where the row begins in a text file, from 1; elsewhere its number, names being 0.
-        cells: Text, or what else a Parquet or npz file holds.
-        error: Why it is no row of the table.
-    """
-
-    line: int
-    cells: Sequence[Any]
-    error: str = ""
-
-
 def open_rows(path: Path, separator: str = ",") -> Iterator[Row]:
     """Read the rows of a file, none of which is kept; ``-``: CSV from standard input.
+
+    The first holds the names of the columns.
 
     Raises:
         TableError: As the first is read, if it is no table.
@@ -45,10 +36,20 @@ def open_rows(path: Path, separator: str = ",") -> Iterator[Row]:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _read_npz(path)
-    return _read_parquet(path) if suffix in NAMED else _read_csv(path, separator)
+    if suffix in NAMED:
+        return _read_parquet(path)
+    return map(itemgetter(1), _scan_csv(path, separator))
 
 
-def _read_csv(path: Path, separator: str) -> Iterator[Row]:
+def place_of(path: Path, number: int, separator: str) -> str:
+    """Say where in a file a row is, counted from 1 below the names: in CSV, its first line."""
+    if path.suffix.lower() in NAMED:
+        return f"{path}, row {number}"
+    line, _ = next(islice(_scan_csv(path, separator), number, None))
+    return f"{path}, line {line}"
+
+
+def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
     place, width = Path("/dev/stdin" if str(path) == "-" else path), 0
     # Bytes that are no UTF-8 are found where they stand, and harmless in columns that are not read.
     with place.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -60,13 +61,13 @@ def _read_csv(path: Path, separator: str) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Row(line, [], str(error))
+                yield line, str(error)
                 continue
             width = width or len(cells)
             if len(cells) == width and cells:
-                yield Row(line, cells)
+                yield line, cells
             elif cells:  # else a blank line
-                yield Row(line, cells, _uneven(cells, width))
+                yield line, _uneven(cells, width)
 
 
 def _uneven(cells: list[str], width: int) -> str:
@@ -85,11 +86,12 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         try:
             frame = polars.read_parquet(file)
-        except Exception as error:  # noqa: BLE001 - whatever polars runs into in a damaged one
+        # Whatever polars runs into in a damaged one; its panics are no exceptions of Python's.
+        except (Exception, polars.exceptions.PanicException) as error:  # noqa: BLE001
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TableError(f"{path}: is no Parquet file ({reason}).") from None
-    yield Row(0, frame.columns)
-    yield from (Row(number, cells) for number, cells in enumerate(frame.iter_rows(), 1))
+    yield frame.columns
+    yield from frame.iter_rows()
 
 
 def _read_npz(path: Path) -> Iterator[Row]:
@@ -110,11 +112,10 @@ def _read_npz(path: Path) -> Iterator[Row]:
     lengths = {name: len(column) for name, column in columns.items()}
     if len({*lengths.values()}) > 1:
         raise TableError(f"{path}: its arrays are of unequal lengths: {lengths}.")
-    yield Row(0, list(columns))
+    yield list(columns)
     for first in range(0, max(lengths.values(), default=0), CHUNK_ROWS):
-        part = [column[first : first + CHUNK_ROWS].tolist() for column in columns.values()]
-        for number, cells in enumerate(zip(*part, strict=True), first + 1):
-            yield Row(number, cells)
+        chunk = slice(first, first + CHUNK_ROWS)
+        yield from zip(*(column[chunk].tolist() for column in columns.values()), strict=True)
 
 
 def read_names(path: Path, rows: Iterator[Row]) -> list[str]:
@@ -125,11 +126,11 @@ def read_names(path: Path, rows: Iterator[Row]) -> list[str]:
         OSError: The file cannot be read.
     """
     first = next(rows, None)
-    if first is None or first.error:
-        raise TableError(f"{path}: is {f'no CSV ({first.error})' if first else 'empty'}.")
-    names = [str(cell).strip() for cell in first.cells]
+    if first is None or isinstance(first, str):
+        raise TableError(f"{path}: is {f'no CSV ({first})' if first else 'empty'}.")
+    names = [str(cell).strip() for cell in first]
     if odd := next((name for name in names if not is_text(name)), None):
-        raise TableError(f"{path}, line {first.line}: {quoted(odd)} is no UTF-8. Save it as UTF-8.")
+        raise TableError(f"{path}: its column {quoted(odd)} is no UTF-8. Save it as UTF-8.")
     return names
 
 
@@ -177,16 +178,15 @@ def number_in(cell: Any, decimal: str = ".") -> float:
     return number
 
 
-def numbers_in(rows: Sequence[Row], places: Sequence[int]) -> np.ndarray[Any, Any] | None:
-    """Read the numbers at some places of rows at once, (N, F); None where one is not plain."""
-    cells = [row.cells[place] for row in rows for place in places]
+def numbers_in(cells: Sequence[Any]) -> np.ndarray[Any, Any] | None:
+    """Read the numbers of a column at once, (N,); None where ``number_in`` is to look at each."""
     try:
         if isinstance(cells[0], str) and "_" in "".join(cells):
             return None
         numbers = np.fromiter(map(float, cells), np.float64, len(cells))
     except (TypeError, ValueError, OverflowError):
         return None
-    return numbers.reshape(len(rows), -1) if (np.abs(numbers) <= LARGEST).all() else None
+    return numbers if (np.abs(numbers) <= LARGEST).all() else None
 
 
 def quoted(cell: Any) -> str:

@@ -14,19 +14,24 @@ from torch import Tensor
 from ..errors.checks import suggest
 from .table_files import (
     CHUNK_ROWS,
-    Row,
     TableError,
     find_columns,
     is_text,
     number_in,
     numbers_in,
     open_rows,
+    place_of,
     quoted,
     read_names,
 )
 
 Missing = Literal["error", "mean", "drop"]
+MOST_NAMED = 20  # of the classes that are known
 Array = np.ndarray[Any, Any]
+
+
+class CellError(ValueError):
+    """What is wrong with a cell, and what to do."""
 
 
 @dataclass
@@ -64,30 +69,36 @@ class TableReader:
         return torch.from_numpy(np.concatenate(parts))
 
     def _read(self, path: Path) -> Iterator[Array]:
-        rows = open_rows(path, self.separator)
-        names = read_names(path, rows)
-        target, *features = find_columns(path, [self.target, *self.features], names)
+        rows, names = open_rows(path, self.separator), [self.target, *self.features]
+        places = find_columns(path, names, read_names(path, rows))
+        first = 1
         while chunk := list(islice(rows, CHUNK_ROWS)):
-            if odd := next((row for row in chunk if row.error), None):
-                raise TableError(f"{path}, line {odd.line}: {odd.error}.")
-            table = np.empty((len(chunk), 1 + len(features)), np.float32)
-            table[:, 1:] = self._numbers(path, chunk, self.features, features)
-            if self.codes is None:
-                table[:, :1] = self._numbers(path, chunk, [self.target], [target])
-            else:
-                table[:, 0] = [self._code(path, row, row.cells[target]) for row in chunk]
+            for number, row in enumerate(chunk, first):
+                if isinstance(row, str):
+                    raise TableError(f"{place_of(path, number, self.separator)}: {row}.")
+            table = np.empty((len(chunk), len(names)), np.float32)
+            for column, (name, place) in enumerate(zip(names, places, strict=True)):
+                cells = [row[place] for row in chunk]
+                table[:, column] = self._column(path, name, cells, first)
             yield table
+            first += len(chunk)
 
-    def _numbers(
-        self, path: Path, rows: Sequence[Row], names: Sequence[str], places: Sequence[int]
-    ) -> Array | list[list[float]]:
-        plain = numbers_in(rows, places) if self.decimal == "." else None
-        if plain is not None:
+    def _column(
+        self, path: Path, name: str, cells: Sequence[Any], first: int
+    ) -> Array | list[float]:
+        is_class = name == self.target and self.codes is not None
+        if not is_class and self.decimal == "." and (plain := numbers_in(cells)) is not None:
             return plain
-        named = list(zip(names, places, strict=True))
-        return [[self._number(path, row, n, row.cells[p]) for n, p in named] for row in rows]
+        read, numbers = self._code if is_class else self._number, []
+        for number, cell in enumerate(cells, first):
+            try:
+                numbers.append(read(name, cell))
+            except CellError as error:
+                where = place_of(path, number, self.separator)
+                raise TableError(f"{where}, column `{name}`: {error}") from None
+        return numbers
 
-    def _number(self, path: Path, row: Row, name: str, cell: Any) -> float:
+    def _number(self, name: str, cell: Any) -> float:
         try:
             number = number_in(cell, self.decimal)
         except ValueError as error:
@@ -96,32 +107,26 @@ class TableReader:
                 fix = "Mend it; if it is the name of a class, set data.classes to true."
             if isinstance(cell, str) and "," in cell and self.decimal == ".":
                 fix = "Write it without; for a decimal comma set data.decimal to ','."
-            raise refusal(path, row, name, str(error), fix) from None
-        return self._missing(path, row, name, cell) if math.isnan(number) else number
+            raise CellError(f"{error}.\n{fix}") from None
+        return self._missing(name, cell) if math.isnan(number) else number
 
-    def _code(self, path: Path, row: Row, cell: Any) -> float:
+    def _code(self, name: str, cell: Any) -> float:
         assert self.codes is not None
-        name = "" if cell is None else str(cell).strip()
-        if not name:
-            return self._missing(path, row, self.target, cell)
-        if not is_text(name):
-            wrong, fix = f"{quoted(name)} is no UTF-8", "Save the file as UTF-8."
-            raise refusal(path, row, self.target, wrong, fix)
+        label = "" if cell is None else str(cell).strip()
+        if not label:
+            return self._missing(name, cell)
+        if not is_text(label):
+            raise CellError(f"{quoted(label)} is no UTF-8.\nSave the file as UTF-8.")
         if self.is_learning:
-            return self.codes.setdefault(name, len(self.codes))
-        if name not in self.codes:
-            unknown = f"{quoted(name)} is a class that was not trained on"
-            raise refusal(path, row, self.target, unknown, suggest(name, self.codes))
-        return self.codes[name]
+            return self.codes.setdefault(label, len(self.codes))
+        if label not in self.codes:
+            unknown = f"{quoted(label)} is a class that was not trained on"
+            raise CellError(f"{unknown}.\n{suggest(label, list(self.codes)[:MOST_NAMED])}")
+        return self.codes[label]
 
-    def _missing(self, path: Path, row: Row, name: str, cell: Any) -> float:
+    def _missing(self, name: str, cell: Any) -> float:
         if self.missing == "drop" or (self.missing == "mean" and name != self.target):
             return math.nan
         what = f"{quoted(cell)} is missing" if cell else "is missing"
         rule = "drop" if name == self.target else "mean or drop"
-        raise refusal(path, row, name, what, f"Fill it in, or set data.missing to {rule}.")
-
-
-def refusal(path: Path, row: Row, name: str, wrong: str, fix: str) -> TableError:
-    """Say what is wrong with a cell."""
-    return TableError(f"{path}, line {row.line}, column `{name}`: {wrong}.\n{fix}")
+        raise CellError(f"{what}.\nFill it in, or set data.missing to {rule}.")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str:
     """Ask whether the nearest of ``choices`` was meant, and list them where none is near."""
-    known = sorted(choices)
+    known = sorted(" ".join(choice.split()) for choice in choices)  # on one line
     near = difflib.get_close_matches(name, known, 1, 0.5)
     said = [f"Did you mean `{near[0]}`?"] if near else []
     said += [f"Available: {', '.join(known) or 'none'}."] if always_list or not near else []

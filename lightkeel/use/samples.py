@@ -114,7 +114,7 @@ def open_table(path: Path, data: Any, header: str | None) -> Table:
     if has_names:
         return Table(first, rows, first, True)
     numbered = [str(number) for number in range(1, len(first) + 1)]
-    return Table(numbered, chain([Row(1, first)], rows), first, False)
+    return Table(numbered, chain([first], rows), first, False)
 
 
 def choose_columns(
@@ -126,7 +126,8 @@ def choose_columns(
         places = find_columns(path, trained, table.names)
         return [(place, f"column `{table.names[place]}`: ") for place in places]
     check_names(path, table, "columns", chosen or [])
-    places = [table.names.index(name) for name in chosen] if chosen else range(len(table.names))
+    everything = range(len(table.names))  # names may be there twice
+    places = [table.names.index(name) for name in chosen] if chosen else [*everything]
     if len(places) != (wanted := predictor.num_features):
         mark = next((mark for mark in ";\t|" if any(mark in text for text in table.first)), None)
         fix = f"Separate them by `,`, not by {mark!r}." if mark else "Choose by --columns."
@@ -161,13 +162,13 @@ def read_row(
     row: Row,
 ) -> ReadSample:
     """Read the numbers at ``places`` of a row, or say what is wrong with it."""
-    if row.error:
-        return ReadSample(origin, None, row.error)
-    origin += [as_written(row.cells[place]) for place in copied]
+    if isinstance(row, str):
+        return ReadSample(origin, None, row)
+    origin += [as_written(row[place]) for place in copied]
     decimal, fills = getattr(data, "decimal", "."), getattr(data, "missing", "error") == "mean"
     numbers = []
     for place, label in places:
-        cell = row.cells[place]
+        cell = row[place]
         try:
             numbers.append(number_in(cell, decimal))
         except ValueError as error:

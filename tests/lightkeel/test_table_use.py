@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 import torch
 
 from lightkeel.use.predictor import load
+from lightkeel.use.samples import open_table
 from src import evaluate, export, predict
 from src.data import TableDataModule
 from src.models import MLP
 from src.train import main as train
-from tests.lightkeel.commands import fails, state
+from tests.lightkeel.commands import experiment, fails, state
 from tests.lightkeel.places import ROOT
 
 DIABETES = str(ROOT / "configs/diabetes.csv")
@@ -91,7 +93,7 @@ def test_least_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The regression ends at the solution of the normal equations, by its best checkpoint too."""
     monkeypatch.chdir(ROOT)
     where = ["--runs_dir", str(tmp_path), "--run_name", "run"]
-    assert train(["--config", "table", *where, "--callbacks.plots", "null"]) == 0
+    assert train([*experiment("table"), *where, "--callbacks.plots", "null"]) == 0
     run = tmp_path / "table/run"
     data = TableDataModule(DIABETES, "progression", seed=0)
     data.setup("fit")
@@ -136,6 +138,16 @@ def test_columns_by_their_names(
     np.savez(tmp_path / "t.npz", depth=[r[1] for r in table], width=[r[0] for r in table])
     found, _ = predicted([str(run), str(tmp_path / "t.npz")], capsys)
     assert [row["label"] for row in found] == labels
+
+
+def test_names_that_are_numbers(tmp_path: Path) -> None:
+    """As those of training they are names, whatever they look like; else they are values."""
+    path = tmp_path / "t.csv"
+    path.write_text("2,1,3\n5,6,7\n")
+    trained = SimpleNamespace(feature_names=["1", "2"])
+    found = [open_table(path, data, None) for data in (trained, SimpleNamespace())]
+    assert [[*table.rows] for table in found] == [[[*"567"]], [[*"213"], [*"567"]]]
+    assert [table.names for table in found] == [[*"213"], [*"123"]]
 
 
 def test_columns_that_are_kept(
@@ -195,7 +207,7 @@ def test_evaluated_on_another_table(run: Path, tmp_path: Path) -> None:
     assert evaluate.main(given) == 0
     found = json.loads(output.read_text())
     predictions = expected(run, table).argmax(1).tolist()
-    right = {"nut": [], "pin": []}
+    right: dict[str, list[bool]] = {"nut": [], "pin": []}
     for row, number in zip(table, predictions, strict=True):
         right[row[3]].append(["bolt", "nut", "pin"][number] == row[3])
     for name, hits in right.items():
@@ -216,7 +228,10 @@ def test_exports_hold_the_scaling(run: Path, tmp_path: Path) -> None:
     table = rows(5, seed=3)
     raw = torch.tensor([row[:2] for row in table])
     wanted = expected(run, table)
-    torch.testing.assert_close(load(run)(raw), wanted, atol=1e-6, rtol=0)
+    predictor = load(run)
+    torch.testing.assert_close(predictor(raw), wanted, atol=1e-6, rtol=0)
+    # What files are compared on looks like the training rows, and saturates no probability.
+    assert predictor.random_samples(1000).mean(0).tolist() == pytest.approx([1066, 0.033], rel=0.05)
     program = torch.export.load(exported(run, tmp_path, "torch", ".pt2")).module()
     torch.testing.assert_close(program(raw), wanted, atol=1e-6, rtol=0)
     raw[0, 0] = torch.nan
@@ -250,15 +265,15 @@ def test_exports_for_others(run: Path, tmp_path: Path) -> None:
 
 
 def test_resumed_on_a_table_that_has_changed(tmp_path: Path) -> None:
-    """What the weights were trained with stays, though the rows are others."""
-    path = write(tmp_path / "t.csv", rows(30))
-    given = ["--config", "table_mlp", "--data.path", str(path), "--data.target", "depth"]
-    given += ["--data.features", "[width]", "--model.num_features", "1", "--trainer.max_epochs"]
+    """What the weights were trained with stays, though rows are others and columns were added."""
+    path = write(tmp_path / "t.csv", rows(30), ["width", "depth"])
+    given = [*experiment("table_mlp"), "--data.path", str(path), "--data.target", "depth"]
+    given += ["--model.num_features", "1", "--trainer.max_epochs"]
     where = ["--callbacks.plots", "null", "--runs_dir", str(tmp_path), "--run_name", "run"]
     assert train([*given, "1", *where]) == 0
     run = tmp_path / "table_mlp/run"
     before = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["TableDataModule"]
-    write(tmp_path / "t.csv", rows(30, seed=5))
+    write(tmp_path / "t.csv", rows(30, seed=5), ["note", "depth", "width"])
     assert train(["--resume", str(run), "--trainer.max_epochs", "2"]) == 0
     after = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert after["global_step"] == 2
@@ -287,7 +302,7 @@ def test_model_that_does_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(ROOT)
-    given = ["--config", "table_mlp", *options, "--runs_dir", str(tmp_path / "runs")]
+    given = [*experiment("table_mlp"), *options, "--runs_dir", str(tmp_path / "runs")]
     fails(train, given, f"model.{message}", capsys)
     assert not (tmp_path / "runs").exists()
 
@@ -301,5 +316,5 @@ def test_damaged_state_in_a_checkpoint(
     checkpoint["TableDataModule"]["mean"] = [1.0]
     torch.save(checkpoint, path)
     table = write(tmp_path / "t.csv", rows(3))
-    wrong = "RUN: what it holds of its table is damaged (2 features, 1 means)."
-    fails(predict.main, [str(copy), str(table)], f"data.{wrong}", capsys)
+    wrong = "data: what RUN holds of its table is damaged (2 features, 1 means)."
+    fails(predict.main, [str(copy), str(table)], wrong, capsys)

@@ -23,7 +23,7 @@ def write(path: Path, content: str | bytes) -> str:
 
 
 def table(path: str, **settings: Any) -> TableDataModule:
-    options = {"target": "y", "seed": 0, "shuffle": False, "batch_size": 100}
+    options: dict[str, Any] = {"target": "y", "seed": 0, "shuffle": False, "batch_size": 100}
     return TableDataModule(
         path, **{**options, "val_fraction": 0.2, "test_fraction": 0.2} | settings
     )
@@ -173,12 +173,12 @@ def test_what_was_trained_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (
             {"features": None},
-            "what it holds of its table is damaged ('NoneType' object is not iterable).",
+            "what RUN holds of its table is damaged ('NoneType' object is not iterable).",
         ),
-        ({"mean": [1.0, 2.0]}, "what it holds of its table is damaged (1 features, 2 means)."),
+        ({"mean": [1.0, 2.0]}, "what RUN holds of its table is damaged (1 features, 2 means)."),
         (
             {"scale": ["x"]},
-            "what it holds of its table is damaged (could not convert string to float: 'x').",
+            "what RUN holds of its table is damaged (could not convert string to float: 'x').",
         ),
     ],
 )
@@ -186,12 +186,16 @@ def test_damaged_state(change: dict[str, Any], message: str, tmp_path: Path) -> 
     state = {"features": ["a"], "classes": None, "mean": [1.0], "scale": [1.0], "rows": 6}
     with pytest.raises(ValueError) as error:  # noqa: PT011
         table("gone.csv").load_state_dict({**state, **change})
-    assert str(error.value) == f"RUN: {message}"
+    assert str(error.value) == message
 
 
 def test_npz(tmp_path: Path) -> None:
     """Arrays by name; of one with two axes, each column."""
-    arrays = {"x": np.array(ROWS)[:, :2], "y": np.array(ROWS)[:, 2], "n": np.array([*"abcde"])}
+    arrays: dict[str, Any] = {
+        "x": np.array(ROWS)[:, :2],
+        "y": np.array(ROWS)[:, 2],
+        "n": np.array([*"abcde"]),
+    }
     np.savez_compressed(tmp_path / "t.npz", **arrays)
     data = table(str(tmp_path / "t.npz"), exclude=["n"])
     assert data.feature_names == ["x[0]", "x[1]"]
@@ -214,9 +218,9 @@ def test_parquet(tmp_path: Path) -> None:
     flags = values(table(path, features=["flag"], missing="mean"))
     assert flags == [[pytest.approx(1)], [pytest.approx(-1)], [0]]
     wrong = {
-        "nested": "line 1, column `nested`: '[1, 2]' is no finite number.",
-        "day": "line 1, column `day`: '2024-01-01' is no finite number.",
-        "flag": "line 3, column `flag`: is missing.",
+        "nested": "row 1, column `nested`: '[1, 2]' is no finite number.",
+        "day": "row 1, column `day`: '2024-01-01' is no finite number.",
+        "flag": "row 3, column `flag`: is missing.",
     }
     for name, message in wrong.items():
         said = refusal(table(path, features=[name]))
@@ -295,6 +299,11 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {"target": "prize"},
         ": has no column `prize`. Did you mean `price`?",
     ),
+    "name of two lines": (
+        'a,"b\n(m)",y\n1,2,3\n',
+        {"target": "z"},
+        ": has no column `z`. Available: a, b (m), y.",
+    ),
     "feature": ("a,b,y\n1,2,3\n", {"features": ["c"]}, ": has no column `c`. Available: a, b, y."),
     "excluded": ("a,b,y\n1,2,3\n", {"exclude": ["c"]}, ": has no column `c`. Available: a, b, y."),
     "no feature": ("y\n1\n", {}, ": has no column beside the target `y`."),
@@ -346,12 +355,12 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "other names": (
         b"a,b,y,caf\xe9\n1,2,3,4\n",
         {},
-        ", line 1: 'caf\\udce9' is no UTF-8. Save it as UTF-8.",
+        ": its column 'caf\\udce9' is no UTF-8. Save it as UTF-8.",
     ),
     "UTF-16": (
         "a,b,y\n1,2,3\n".encode("utf-16"),
         {},
-        ", line 1: '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
+        ": its column '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
     ),
     "class of bytes": (
         b"a,b,y\n1,2,caf\xe9\n",
@@ -445,3 +454,21 @@ def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError) as error:  # noqa: PT011
         table("t.csv", **settings)
     assert str(error.value) == message
+
+
+def test_tabs_and_decimal_commas(tmp_path: Path) -> None:
+    """As a command line names them."""
+    path = write(tmp_path / "t.tsv", PLAIN.replace(",", "\t").replace("3\t20", "3,5\t2e1"))
+    data = table(path, separator=r"\t", decimal=",")
+    assert data.read("train").inputs.tolist() == [[1, 10], [2, 30], [3.5, 20], [4, 40], [5, 50]]
+
+
+def test_line_of_a_cell_far_down(tmp_path: Path) -> None:
+    """Rows are read some thousand at a time."""
+    path = write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000 + "1,2,3,4\n")
+    wrong = "it has 4 columns, too many: the first row has 3."
+    assert refusal(table(path)) == f"path: {path}, line 5002: {wrong}"
+    write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000 + "1,x,3\n")
+    assert "line 5002, column `b`: 'x'" in refusal(table(path))
+    write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000)
+    assert table(path).read("train").inputs.shape == (5000, 2)

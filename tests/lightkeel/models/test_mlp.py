@@ -12,11 +12,12 @@ from src.models import MLP
 
 def test_real_numbers() -> None:
     model = MLP(3, hidden_features=[5, 4], activation="tanh").eval()
-    kinds = [type(layer) for layer in model.network]
+    layers: Any = model.network
+    kinds = [type(layer) for layer in layers]
     assert kinds == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear, nn.Flatten]
     assert sum(p.numel() for p in model.parameters()) == 3 * 5 + 5 + 5 * 4 + 4 + 4 + 1
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-    first, _, second, _, last, _ = model.network
+    first, _, second, _, last, _ = layers
     wanted = last(torch.tanh(second(torch.tanh(first(x)))))[:, 0]
     torch.testing.assert_close(model(x), wanted)
     assert model(x[:1]).shape == (1,)
@@ -27,7 +28,8 @@ def test_real_numbers() -> None:
 def test_classes() -> None:
     model = MLP(3, num_classes=4, hidden_features=[])
     x = torch.randn(7, 3)
-    torch.testing.assert_close(model(x), model.network[0](x))
+    layers: Any = model.network
+    torch.testing.assert_close(model(x), layers[0](x))
     assert model(x).shape == (7, 4)
     assert model.loss is F.cross_entropy
     assert [*model.val_metrics] == ["val/acc"]
