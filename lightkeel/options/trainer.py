@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ProgressBar,
 )
+from lightning.pytorch.strategies import FSDPStrategy
 
 from ..callbacks.table import Callbacks
 from ..errors.bad_input import InputError
@@ -42,6 +43,13 @@ def settle_callbacks(settings: dict[str, Any], named: Callbacks, others: list[Ca
         if settings[name] is not None and getattr(named, "gradient_clipping", None) is not None:
             why = beside.format("gradient_clipping")
             raise InputError(f"trainer.{name}: {why}, and set the other to null.")
+    strategy = settings["strategy"]
+    is_first = isinstance(strategy, FSDPStrategy) or strategy == "fsdp_cpu_offload"
+    if is_first and getattr(named, "gradient_clipping", None) is not None:
+        raise InputError(
+            "trainer.strategy: with PyTorch's first FSDP, callbacks.gradient_clipping would see "
+            "the norm of a device's own shard.\nSet it to fsdp, which is the second."
+        )
     accumulation: Any = getattr(named, "gradient_accumulation", None)
     if settings["accumulate_grad_batches"] != 1 and accumulation is not None:
         if accumulation.effective_batch_size is not None or accumulation.scheduling != {0: 1}:

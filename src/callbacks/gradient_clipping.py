@@ -3,7 +3,6 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import FSDPStrategy
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
@@ -35,15 +34,9 @@ class GradientClipping(Callback):
         for name, limit in {"max_norm": max_norm, "max_value": max_value}.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}: {limit} is not positive.")
-        self.max_norm = max_norm
-        self.max_value = max_value
+        self.max_norm, self.max_value = max_norm, max_value
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "each device would see the norm of its own part with PyTorch's first FSDP. "
-                "Set trainer.strategy to fsdp, which is the second."
-            )
         is_fused = any(optimizer.defaults.get("fused") for optimizer in trainer.optimizers)
         precision = trainer.precision_plugin
         if is_fused and isinstance(precision, MixedPrecision) and precision.scaler:

@@ -42,8 +42,7 @@ class SyntheticImageDataModule(ImageDataModule):
                 raise ValueError(f"num_{name}samples: {count} is fewer than num_classes.")
         at_least(2, num_classes=num_classes)
         at_least(0, noise_std=noise_std)
-        self.num_classes = num_classes
-        self.noise_std = noise_std
+        self.num_classes, self.noise_std = num_classes, noise_std
 
     def load(self, source: str) -> Arrays:
         patterns = self.patterns()

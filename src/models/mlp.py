@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from .supervised import SupervisedModule
 
 
 class MLP(SupervisedModule):
-    """Linear layers with activations between them; squared error or, for classes, cross-entropy.
+    """Linear layers with ReLU between them; squared error or, for classes, cross-entropy.
 
     Batch: x (B, F) float32, about unit variance; y (B,) float32, or classes (B,) int64.
 
@@ -25,7 +25,6 @@ class MLP(SupervisedModule):
         num_features: Length F of one input row.
         num_classes: Number of classes; null: the target is a real number.
         hidden_features: Width of each hidden layer.
-        activation: After each hidden layer.
         kwargs: See ``SupervisedModule``.
     """
 
@@ -34,14 +33,13 @@ class MLP(SupervisedModule):
         num_features: int = 2,
         num_classes: int | None = None,
         hidden_features: Sequence[int] = (64, 64),
-        activation: Literal["relu", "tanh"] = "relu",
         **kwargs: Any,
     ) -> None:
         hidden = {f"hidden_features[{i}]": width for i, width in enumerate(hidden_features)}
         at_least(1, num_features=num_features, num_classes=num_classes, **hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise([num_features, *hidden_features, num_classes or 1]):
-            layers += [nn.Linear(before, after), nn.ReLU() if activation == "relu" else nn.Tanh()]
+            layers += [nn.Linear(before, after), nn.ReLU()]
         layers[-1] = nn.Identity() if num_classes else nn.Flatten(0)  # (B, K), or (B, 1) -> (B,)
         accuracy = MulticlassAccuracy(num_classes or 2, average="micro", validate_args=False)
         super().__init__(

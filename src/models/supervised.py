@@ -50,8 +50,7 @@ class SupervisedModule(LightningModule):
         check_optimizers(self.optimizer_settings, lr_scheduler)
         at_least(0, l1_penalty=l1_penalty)
         self.l1_penalty = l1_penalty
-        self.network = network
-        self.loss = loss
+        self.network, self.loss = network, loss
         self.train_metrics = MetricCollection(dict(metrics), prefix="train/")
         self.val_metrics = self.train_metrics.clone(prefix="val/")
         self.test_metrics = self.train_metrics.clone(prefix="test/")

@@ -246,6 +246,12 @@ CASES: list[tuple[str, list[str], str]] = [
         "trainer: You selected an invalid strategy name: `strategy='dpp'`.…",
     ),
     (
+        "norm of a shard",
+        ["--trainer.strategy", "fsdp_cpu_offload"],
+        "trainer.strategy: with PyTorch's first FSDP, callbacks.gradient_clipping would see the "
+        "norm of a device's own shard.\n  Set it to fsdp, which is the second.",
+    ),
+    (
         "two ways to clip gradients",
         ["--trainer.gradient_clip_val", "0"],
         "trainer.gradient_clip_val: set beside callbacks.gradient_clipping. "
