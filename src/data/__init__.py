@@ -1,6 +1,9 @@
 """The datamodules of this project; a name listed here can be given as ``--data NAME``."""
 
-from lightkeel import ImageFolderDataModule as ImageFolderDataModule
+from lightkeel import (
+    ImageFolderDataModule as ImageFolderDataModule,
+    StreamingDataModule as StreamingDataModule,
+)
 
 from .cifar10 import CIFAR10DataModule as CIFAR10DataModule
 from .synthetic_images import SyntheticImageDataModule as SyntheticImageDataModule
