@@ -83,22 +83,42 @@ def options(folder: Path, runs: Path) -> list[str]:
     return [*TINY, *data, *often, "--model.lr_scheduler", "null"]
 
 
+def killed(**settings: object) -> list[str]:
+    """Options for a callback that ends the process."""
+    words = [f"--trainer.callbacks.{name}={value}" for name, value in settings.items()]
+    return ["--trainer.callbacks=tests.lightkeel.killed.Killed", "--run_name=parts", *words]
+
+
+def resume(run: Path) -> list[str]:
+    return ["--resume", str(run), "--trainer.callbacks", "null", "--runs_dir", str(run.parents[1])]
+
+
 @pytest.mark.extras
-@pytest.mark.parametrize("step", [4, 6, 9], ids=["within", "between", "within the second"])
-@pytest.mark.parametrize(
-    "devices", [[], pytest.param(TWO, marks=pytest.mark.slow)], ids=["one", "two"]
-)
-def test_killed_and_resumed(devices: list[str], step: int, folder: Path, tmp_path: Path) -> None:
-    args = [*options(folder, tmp_path), *devices]
-    kill = "--trainer.callbacks=tests.lightkeel.killed.Killed"
-    killed = [kill, "--trainer.callbacks.rank=0", f"--trainer.callbacks.step={step}"]
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_crashed_and_resumed(num_workers: int, folder: Path, tmp_path: Path) -> None:
+    """Within an epoch and between two: the weights are those of one run."""
+    workers = ["--data.num_workers", str(num_workers)]
+    whole = tmp_path / "whole"
+    assert train([*options(folder, whole), *workers, "--run_name", "whole"]) == 0
+    for step in (4, 6, 9):
+        args = [*options(folder, tmp_path / str(step)), *workers]
+        with pytest.raises(RuntimeError, match=r"^crash$"):
+            train([*args, *killed(rank=0, step=step, crash="true")])
+        run = tmp_path / str(step) / "tiny/parts"
+        assert train(resume(run)) == 0
+        assert same(run, whole / "tiny/whole"), step
+
+
+@pytest.mark.extras
+@pytest.mark.slow
+def test_two_devices_killed_and_resumed(folder: Path, tmp_path: Path) -> None:
+    args = [*options(folder, tmp_path), *TWO]
     whole, parts = (tmp_path / "tiny" / name for name in ("whole", "parts"))
-    finish(start(*TRAIN, *args, *killed, "--run_name", "parts"), status=None)
-    finish(start(*TRAIN, *args, "--run_name", "whole"))
-    resume = ["--resume", str(parts), "--trainer.callbacks", "null", "--runs_dir", str(tmp_path)]
-    errors = finish(start(*TRAIN, *resume))
+    finish(start(*TRAIN, *args, *killed(rank=0, step=4)), status=None)
+    errors = finish(start(*TRAIN, *args, "--run_name", "whole"))
+    assert "data.val_input_dir: each of 2 devices has 48 samples" in errors
+    finish(start(*TRAIN, *resume(parts)))
     assert same(parts, whole)
-    assert ("each of 2 devices has 48 samples" in errors) == bool(devices)
 
 
 def test_what_is_refused(
