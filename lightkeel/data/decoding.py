@@ -129,15 +129,15 @@ def _decode_to(path: Path, shape: Shape, decoded: Callable[[range], Bytes]) -> N
     with alone(folder, f"waiting for another process to decode images in {folder}"):
         if path.exists():
             return
-        file = PartFile(path, shape, _chunks(shape))
         try:
-            missing = file.missing()
-            _check_room(folder, shape, sum(map(len, missing)))
-            _in_threads(lambda rows: file.write(rows, decoded(rows)), missing, shape[0])
-            file.finish()
+            with PartFile(path, shape, _chunks(shape)) as file:
+                missing = file.missing()
+                _check_room(folder, shape, sum(map(len, missing)))
+                _in_threads(lambda rows: file.write(rows, decoded(rows)), missing, shape[0])
+                file.finish()
         except Exception:
             if math.prod(shape) <= SMALL_BYTES:
-                file.part.unlink(missing_ok=True)
+                path.with_suffix(".part").unlink(missing_ok=True)
             raise
         finally:
             if not was_there and not any(folder.iterdir()):

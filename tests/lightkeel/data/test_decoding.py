@@ -22,6 +22,7 @@ from benchmarks.decoding import photograph
 from lightkeel.data import array_file, decoding
 from lightkeel.data.array_file import load_array
 from lightkeel.data.decoding import decode, decode_one
+from lightkeel.runs import lock
 from lightkeel.runs.lock import alone
 from tests.lightkeel.commands import finish, start
 from tests.lightkeel.data.pictures import save_image, shades
@@ -146,11 +147,11 @@ def disk(kind: str) -> Iterator[None]:
     """A disk with 10,000 bytes, or one that is full after as many."""
     room = [10_000]
 
-    def write(file: io.FileIO, data: Any) -> None:
+    def write(descriptor: int, data: Any, place: int) -> None:
         room[0] -= memoryview(data).nbytes
         if room[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written(file, data)
+        written(descriptor, data, place)
 
     with pytest.MonkeyPatch.context() as patch:
         if kind == "small":
@@ -224,6 +225,24 @@ def test_one_process_decodes_and_the_others_wait(
     assert done == []
     notice = f"waiting for another process to decode images in {cache}\n"
     assert screen.getvalue() == notice
+
+
+def test_two_processes_at_once_where_there_are_no_locks(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins while another is at work, and ends after it: neither harms the file."""
+    monkeypatch.setattr(lock, "_flock", lambda *_: False)
+    cache, others = tmp_path / "cache", []
+
+    def decoded(file: Path, *args: Any) -> Any:
+        if file == files[20] and not others:
+            others.append(file)
+            assert shades(decode(files, 16, cache)) == SHADES
+        return decode_one(file, *args)
+
+    monkeypatch.setattr(decoding, "decode_one", decoded)
+    assert shades(decode(files, 16, cache)) == SHADES
+    assert [file.suffix for file in cache.iterdir()] == [".npy"]
 
 
 def test_progress(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
