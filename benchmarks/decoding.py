@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
 from benchmarks.report import interleave, machine, show
 from lightkeel.data.decoding import decode
@@ -61,7 +61,7 @@ class Files(Dataset[Tensor]):
 
     def __init__(self, files: list[Path], size_px: int) -> None:
         self.files = files
-        self.scale = v2.Compose([v2.Resize(size_px, antialias=True), v2.CenterCrop(size_px)])
+        self.scale = Compose([Resize(size_px, antialias=True), CenterCrop(size_px)])
 
     def __len__(self) -> int:
         return len(self.files)

@@ -221,12 +221,14 @@ def decode_one(file: Path, size_px: int, resize: bool) -> Bytes:
         with Image.open(file, formats=FORMATS) as image:
             upright = _reduced(image, 2 * size_px) if resize else image
             ImageOps.exif_transpose(upright, in_place=True)
-            size, rgb = upright.size, eight_bits(upright).convert("RGB")
+            size, rgb = upright.size, eight_bits(upright)
+            rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")  # which copies all the same
+            rgb.load()
     except Exception as error:  # noqa: BLE001 - Pillow raises whatever it runs into
         reason = str(error).replace(f" {str(file)!r}", "")
         raise ValueError(f"{file} is not a readable image: {reason}. Mend or remove it.") from None
     if size == (size_px, size_px):
-        return np.asarray(rgb)
+        return np.array(rgb)
     if not resize:
         found = f"{file} is {size[0]} x {size[1]} pixels, not {size_px} x {size_px}."
         raise ValueError(f"{found} Use ImageFolderDataModule for images of other sizes.")

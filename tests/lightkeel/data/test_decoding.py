@@ -227,12 +227,14 @@ def test_one_process_decodes_and_the_others_wait(
     assert screen.getvalue() == notice
 
 
+@pytest.mark.usefixtures("large")
 def test_two_processes_at_once_where_there_are_no_locks(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One begins while another is at work, and ends after it: neither harms the file."""
     monkeypatch.setattr(lock, "_flock", lambda *_: False)
-    cache, others = tmp_path / "cache", []
+    cache = tmp_path / "cache"
+    others: list[Path] = []
 
     def decoded(file: Path, *args: Any) -> Any:
         if file == files[20] and not others:
@@ -248,9 +250,10 @@ def test_two_processes_at_once_where_there_are_no_locks(
 def test_progress(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "LINE_INTERVAL_S", 0)
     for is_terminal in (False, True):
-        monkeypatch.setattr(sys, "stderr", Screen(is_terminal))
+        screen = Screen(is_terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
         decode(files, 16, tmp_path / str(is_terminal))
-        said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        said = screen.getvalue()
         if is_terminal:
             assert "40/40" in said
             assert "\x1b[" in said  # drawn in place

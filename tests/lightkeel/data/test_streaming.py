@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     litdata = pytest.importorskip("litdata")
     made = tmp_path_factory.mktemp("streamed") / "points"
     inputs = list(range(NUM_SAMPLES))
-    options = {"chunk_size": 8, "num_workers": 1, "start_method": "fork"}
+    options: dict[str, Any] = {"chunk_size": 8, "num_workers": 1, "start_method": "fork"}
     litdata.optimize(sample, inputs, output_dir=str(made), **options)
     return made
 
@@ -62,7 +62,11 @@ def test_each_sample_once_in_the_order_of_seed_and_epoch(folder: Path) -> None:
 
 @pytest.mark.extras
 def test_options_reach_litdata(folder: Path) -> None:
-    options = {"shuffle": False, "subsample": 0.5, "transform": lambda pair: (-pair[0], pair[1])}
+    options: dict[str, Any] = {
+        "shuffle": False,
+        "subsample": 0.5,
+        "transform": lambda pair: (-pair[0], pair[1]),
+    }
     data = StreamingDataModule(str(folder), batch_size=24, num_workers=2, timeout=60, **options)
     loader = data.train_dataloader()
     batches = [number_of(-points) for points, _ in loader]
