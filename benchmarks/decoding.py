@@ -30,16 +30,20 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+from torchvision.transforms.v2 import (  # type: ignore[attr-defined]
+    CenterCrop,
+    Compose,
+    Resize,
+)
 
 from benchmarks.report import interleave, machine, show
 from lightkeel.data.decoding import decode
 
 # Width x height: files, and how often each is decoded in a round.
 SOURCES = {
-    "340 x 256": (80, 4),
-    "500 x 375": (60, 4),
-    "1500 x 1125": (24, 2),
+    "340 x 256": (80, 10),
+    "500 x 375": (60, 8),
+    "1500 x 1125": (24, 3),
     "4000 x 3000": (8, 1),
 }
 

@@ -237,13 +237,13 @@ def decode_one(file: Path, size_px: int, resize: bool) -> Bytes:
     # In integers, so the same everywhere; three times as fast as Pillow's.
     pixels = square.permute(2, 0, 1)[None]
     scaled = F.interpolate(pixels, (size_px, size_px), mode="bilinear", antialias=True)
-    return scaled[0].permute(1, 2, 0).numpy()  # type: ignore[no-any-return]
+    return scaled[0].permute(1, 2, 0).numpy()
 
 
 def _reduced(image: Image.Image, least_px: int) -> Image.Image:
     """Open a JPEG at the part of its size that is at least ``least_px``, and crop its centre."""
     full, side = image.size, min(image.size)
-    image.draft(None, (least_px, least_px))  # type: ignore[arg-type]
+    image.draft(None, (least_px, least_px))
     scale = round(full[0] / image.width)
     if scale == 1:
         return image

@@ -18,8 +18,8 @@ class StreamingDataModule(LightningDataModule):
     Order, shards, prefetching and the place at which a killed run resumes are litdata's own:
 
     - An epoch is a function of (seed, epoch), for the same numbers of devices and workers; with
-      other numbers it has another order. A run is resumed within an epoch at the batch where it was
-      stopped, also by another number of devices: then without the bits of the run before.
+      other numbers it has another order. A run is resumed exactly, also within an epoch, by as
+      many devices and workers.
     - What ``transform`` draws at random is no function of the sample, and other after a resume.
     - On several devices, samples that cannot be shared equally are left out, which is said, in
       validation and test too.
@@ -146,7 +146,7 @@ def loader_class() -> Any:
 
     class CountedLoader(StreamingDataLoader):  # type: ignore[misc]
         trainer: Any = None
-        is_resumed = False
+        is_resumed = restore = False
 
         def load_state_dict(self, obj: dict[str, Any]) -> None:
             self.is_resumed = False

@@ -38,11 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def epochs(data: StreamingDataModule, number: int = 1, split: str = "train") -> list[list[int]]:
     """Numbers of the samples in each batch of each epoch, behind one another."""
-    data.trainer = trainer()
+    stub = data.trainer = trainer()
     data.prepare_data()
     loader: Any = getattr(data, f"{split}_dataloader")()
     batches = []
-    for data.trainer.current_epoch in range(number):
+    for stub.current_epoch in range(number):
         batches += [number_of(points) for points, _ in loader]
     return batches
 
