@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .data.images import ImageDataModule as ImageDataModule
     from .data.in_memory import Arrays as Arrays, InMemoryDataModule as InMemoryDataModule
     from .data.official import OfficialFiles as OfficialFiles
+    from .data.streaming import StreamingDataModule as StreamingDataModule
     from .data.table import TableDataModule as TableDataModule
     from .errors.checks import at_least as at_least, check_share as check_share
     from .models.fsdp import whole as whole
@@ -44,6 +45,7 @@ PUBLIC = {
     "InMemoryDataModule": "data.in_memory",
     "MuonSGD": "models.muon",
     "OfficialFiles": "data.official",
+    "StreamingDataModule": "data.streaming",
     "TableDataModule": "data.table",
     "at_least": "errors.checks",
     "check_optimizers": "models.optimizers",

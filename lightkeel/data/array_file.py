@@ -8,7 +8,7 @@ import stat
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,8 +30,8 @@ class PartFile:
     """A ``.npy`` file in the making: chunks of rows, written in any order by threads or processes.
 
     Behind the array stands the journal, a record for each chunk. A chunk whose bytes have not the
-    CRC-32 of its record, as after a kill or a loss of power, is missing. The same bytes may be
-    written twice, also at once: where a file system has no locks, processes do.
+    CRC-32 of its record, as after a kill or a loss of power, is missing. Where a file system has no
+    locks, processes may write the same bytes at once: the first to finish names the file of all.
 
     Args:
         path: Where the file will be, named after what is in it; until then it ends in ``.part``.
@@ -47,41 +47,42 @@ class PartFile:
         self.row_bytes = math.prod(shape[1:])
         self.end = len(self.header) + shape[0] * self.row_bytes
 
+    def __enter__(self) -> "PartFile":
+        self.descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and os.fstat(self.descriptor).st_size == 0:
+            self.part.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
     def missing(self) -> list[range]:
         """List the chunks that are not written, or not as they were meant to be."""
-        return [rows for rows, whole in zip(self.chunks, self._whole(), strict=True) if not whole]
+        return [rows for rows in self.chunks if not self._is_whole(rows)]
 
     def write(self, rows: range, content: Bytes) -> None:
         """Write the chunk of these rows, then its record."""
+        _write(self.descriptor, content.data, self._place(rows))
         record = RECORD.pack(zlib.crc32(content.data), DONE)
-        self.part.touch()
-        with self.part.open("r+b", buffering=0) as file:
-            for place, data in ((self._place(rows), content.data), (self._record(rows), record)):
-                file.seek(place)
-                _write(file, data)
+        _write(self.descriptor, record, self._record(rows))
 
     def finish(self) -> None:
         """Give the file its name; all chunks have been written."""
-        with self.part.open("r+b", buffering=0) as file:
-            _write(file, self.header)
-            file.truncate(self.end)
-            os.fsync(file.fileno())
-        os.replace(self.part, self.path)
+        _write(self.descriptor, self.header, 0)
+        os.ftruncate(self.descriptor, self.end)
+        os.fsync(self.descriptor)
+        try:
+            os.replace(self.part, self.path)
+        except FileNotFoundError:
+            if not self.path.exists():
+                raise
 
-    def _whole(self) -> Iterator[bool]:
-        if not self.part.exists():
-            yield from (False for _ in self.chunks)
-            return
-        with self.part.open("rb") as file:
-            for rows in self.chunks:
-                file.seek(self._record(rows))
-                record = file.read(RECORD.size)
-                if record[4:] != DONE:
-                    yield False
-                    continue
-                file.seek(self._place(rows))
-                content = file.read(len(rows) * self.row_bytes)
-                yield record == RECORD.pack(zlib.crc32(content), DONE)
+    def _is_whole(self, rows: range) -> bool:
+        record = os.pread(self.descriptor, RECORD.size, self._record(rows))
+        if record[4:] != DONE:
+            return False
+        content = os.pread(self.descriptor, len(rows) * self.row_bytes, self._place(rows))
+        return record == RECORD.pack(zlib.crc32(content), DONE)
 
     def _place(self, rows: range) -> int:
         return len(self.header) + rows.start * self.row_bytes
@@ -90,11 +91,12 @@ class PartFile:
         return self.end + rows.start // len(self.chunks[0]) * RECORD.size
 
 
-def _write(file: io.FileIO, data: Any) -> None:
+def _write(descriptor: int, data: Any, place: int) -> None:
     """Write all of ``data``: a disk that is about to be full takes a part of it first."""
     rest = memoryview(data).cast("B")
     while rest:
-        rest = rest[file.write(rest) :]
+        written = os.pwrite(descriptor, rest, place)
+        rest, place = rest[written:], place + written
 
 
 def cached(array: np.ndarray[Any, Any], path: Path) -> Tensor:

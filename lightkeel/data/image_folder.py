@@ -36,7 +36,8 @@ class ImageFolderDataModule(ImageDataModule):
         val_fraction: Share for validation where there is no ``val`` folder.
         test_fraction: Share for test where there are no ``train`` and ``test`` folders; null: there
             must be.
-        cache_dir: Where decoded images are kept, ``.cache`` in the first root where not given.
+        cache_dir: Where decoded images are kept, three bytes a pixel; ``.cache`` in the first root
+            where not given.
         mean: Of each channel, in [0, 1] units.
         std: Of each channel, in [0, 1] units.
         kwargs: See ``ImageDataModule``.

@@ -3,6 +3,7 @@
 from lightkeel import (
     DatasetDataModule as DatasetDataModule,
     ImageFolderDataModule as ImageFolderDataModule,
+    StreamingDataModule as StreamingDataModule,
     TableDataModule as TableDataModule,
 )
 
