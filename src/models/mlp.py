@@ -42,10 +42,7 @@ class MLP(SupervisedModule):
             layers += [nn.Linear(before, after), nn.ReLU()]
         layers[-1] = nn.Identity() if num_classes else nn.Flatten(0)  # (B, K), or (B, 1) -> (B,)
         accuracy = MulticlassAccuracy(num_classes or 2, average="micro", validate_args=False)
-        super().__init__(
-            network=nn.Sequential(*layers),
-            loss=F.cross_entropy if num_classes else F.mse_loss,
-            metrics={"acc": accuracy} if num_classes else {"mae": MeanAbsoluteError()},
-            **kwargs,
-        )
+        loss = F.cross_entropy if num_classes else F.mse_loss
+        metrics = {"acc": accuracy} if num_classes else {"mae": MeanAbsoluteError()}
+        super().__init__(nn.Sequential(*layers), loss, metrics, **kwargs)
         self.save_hyperparameters()
