@@ -23,16 +23,15 @@ from src.export import main as export_command
 from src.predict import main as predict_command
 from src.train import main as train_command
 from tests.lightkeel.commands import (
-    TRAIN,
     TWO,
     alone_and_together,
     assert_close,
     fails,
     same,
-    survives_kills,
 )
 from tests.lightkeel.fitting import Line, fit
 from tests.lightkeel.places import ROOT
+from tests.lightkeel.soak import survives_kills
 from tests.lightkeel.test_exact_resume import (
     BATCH_SIZE,
     Net,
@@ -393,12 +392,12 @@ def test_documented(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     args = [*MODEL, *QUIET, *POINTS, "--trainer.max_epochs", "2", "--data.num_workers", "1"]
-    one, two = alone_and_together(args, tmp_path, [*TRAIN, *TWO])
+    one, two = alone_and_together(args, tmp_path, TWO, ranks=2)
     assert_close(one, two, ["val/loss", "test/loss"])
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_whole_ones() -> None:
+def test_killed_runs_end_as_whole_ones(tmp_path: Path) -> None:
     data = [*POINTS, "--data.num_workers", "2", "--data.persistent_workers", "true"]
     often = ["--callbacks.checkpoint.every_n_steps", "2", "--trainer.max_epochs", "3"]
-    survives_kills(2, *MODEL, *QUIET, *data, *often)
+    survives_kills(2, tmp_path, *MODEL, *QUIET, *data, *often)
