@@ -19,7 +19,7 @@ Answers = dict[str, str]
 
 COPIED = [
     *("src", "lightkeel", "tests", "configs", "scripts", "Makefile", "pyproject.toml"),
-    *("requirements.lock", "locks/export.lock", "locks/paddle.lock"),
+    *("requirements.lock", "locks/export.lock", "locks/litdata.lock", "locks/paddle.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = ["tests/lightkeel", "tests/template"]
@@ -218,7 +218,7 @@ def choose_examples(template: Path, examples: str) -> None:
         set_line(Path("pyproject.toml"), r'    "torchvision\b.*",\n', "")
         set_line(Path("pyproject.toml"), override, "")
         set_line(Path("requirements.lock"), r"(torchvision==.*\n(    .*\n)*)+", "")
-        set_line(Path("src/data/__init__.py"), r"from lightkeel\S* import ImageFolder.*\n\n", "")
+        set_line(Path("src/data/__init__.py"), r"    ImageFolder\w+ as .*\n", "")
     if examples in FIRST_CONFIG:
         line = f'PROJECT = Project(__name__, default_config="{FIRST_CONFIG[examples]}")'
         set_line(Path("src/__init__.py"), r"PROJECT = Project\(__name__, default_config=.*\)", line)
