@@ -19,7 +19,8 @@ Answers = dict[str, str]
 
 COPIED = [
     *("src", "lightkeel", "tests", "configs", "scripts", "Makefile", "pyproject.toml"),
-    *("requirements.lock", *(f"locks/{name}.lock" for name in ("export", "paddle", "table"))),
+    *("requirements.lock", "locks/export.lock", "locks/litdata.lock", "locks/paddle.lock"),
+    "locks/table.lock",
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = ["tests/lightkeel", "tests/template"]

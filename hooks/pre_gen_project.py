@@ -15,7 +15,7 @@ MAX_LENGTH = 24  # of a package's name: with a longer one, lines of the tests wo
 # folders of a project.
 IMPORTED = (
     "aiohttp attr certifi click cookiecutter cruft cycler dateutil filelock fsspec functorch "
-    "google grpc hypothesis jinja2 jsonargparse lightkeel lightning lightning_fabric "
+    "google grpc hypothesis jinja2 jsonargparse lightkeel lightning lightning_fabric litdata "
     "lightning_utilities markdown matplotlib mlflow mpl_toolkits mpmath mypy mypyc networkx "
     "numpy nvidia onnx onnxruntime onnxscript optuna packaging paddle pandas PIL pip pluggy "
     "polars pre_commit psutil py pydantic pygments pylab pytest pytorch_lightning requests "

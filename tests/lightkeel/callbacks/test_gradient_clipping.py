@@ -1,13 +1,11 @@
 from math import inf, nan
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import FSDPStrategy
 
 from src.callbacks import GradientClipping
 from tests.lightkeel.fitting import Given, Line, Rows, fit
@@ -76,12 +74,6 @@ def test_fused_optimizer_in_half_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^with 16-bit precision a fused"):
         fit(tmp_path, model, data(), clipping, **half_precision())
     fit(tmp_path, line(name="AdamW", fused=True), data(), clipping)
-
-
-def test_first_fsdp_is_refused() -> None:
-    trainer: Any = SimpleNamespace(strategy=FSDPStrategy())
-    with pytest.raises(ValueError, match=r"^each device would see the norm of its own part"):
-        GradientClipping(max_norm=1.0).on_train_start(trainer, line())
 
 
 def test_gradients_in_half_precision_are_unscaled_first(tmp_path: Path) -> None:
