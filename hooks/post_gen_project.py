@@ -37,8 +37,9 @@ EXAMPLES = {
         *(f"tests/test_{name}.py" for name in ("augment", "simple_cnn", "synthetic_images")),
     ],
 }
-STARTER = ["configs/mlp.yaml", "src/data/blobs.py", "src/models/mlp.py"]  # with neither
-FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "mlp"}
+# With none: plain Lightning, which needs no `supervised.py`.
+STARTER = ["configs/blobs.yaml", "src/data/blobs.py", "src/models/point_classifier.py"]
+FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "blobs"}
 LOGGERS = ["wandb", "mlflow"]
 OF_ANSWERS = {logger: f"locks/{logger}.lock" for logger in LOGGERS}
 OF_ANSWERS |= {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
@@ -202,11 +203,12 @@ def set_names(answers: Answers) -> None:
 def choose_examples(template: Path, examples: str) -> None:
     """Leave out the examples that are not wanted; of none, begin with the starter."""
     for path in map(Path, STARTER if examples == "none" else ()):
-        text = (template / "tests/template/recipe" / path.name).read_text("utf-8")
-        write(path, text.replace(f"from {'.'.join(path.parent.parts)}.", "from ."))
-        for name in re.findall(r"(?m)^class (\w+)", text):
+        shutil.copy(template / "tests/template/recipe" / path.name, path)
+        for name in re.findall(r"(?m)^class (\w+)", path.read_text("utf-8")):
             listed = path.parent / "__init__.py"
             write(listed, f"{listed.read_text('utf-8')}from .{path.stem} import {name} as {name}\n")
+    if examples == "none":
+        remove(Path("src/models/supervised.py"))
     for example, names in EXAMPLES.items():
         for path in map(Path, names) if examples not in ("all", example) else ():
             remove(path)

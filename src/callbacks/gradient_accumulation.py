@@ -39,15 +39,8 @@ class GradientAccumulation(AccumulationScheduler):
         for epoch, count in (schedule or {}).items():
             if epoch < 0 or count < 1:
                 raise ValueError(f"schedule: {epoch}: {count} is not epoch >= 0: batches >= 1.")
-        super().__init__(dict(schedule or {0: batches}))
-        self.effective_batch_size = effective_batch_size
+        super().__init__(dict(schedule or {0: batches}), effective_batch_size)
         self.batch_idx = 0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.effective_batch_size is not None and stage == "fit":
-            self.scheduling = {0: num_batches(trainer, self.effective_batch_size)}
-            self.epochs = [0]
-        super().setup(trainer, pl_module, stage)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -79,20 +72,3 @@ def batch_weight(trainer: Trainer, batch: int) -> float:
         return 1.0
     num_samples = sum(sampler.sizes(number)[0] for number in range(first, last))
     return float(window * trainer.world_size * sampler.sizes(batch)[1] / num_samples)
-
-
-def num_batches(trainer: Trainer, effective_batch_size: int) -> int:
-    """Compute how many batches of the data make up a step of ``effective_batch_size``."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    batch_size = getattr(data, "global_batch_size", None)
-    if batch_size is None and hasattr(data, "batch_size"):
-        batch_size = data.batch_size * trainer.world_size
-    if batch_size is None:
-        raise ValueError("effective_batch_size: the data has no batch_size. Give `batches`.")
-    if effective_batch_size % batch_size:
-        near = max(1, round(effective_batch_size / batch_size)) * batch_size
-        raise ValueError(
-            f"effective_batch_size: {effective_batch_size} is not a multiple of the {batch_size} "
-            f"samples of a batch over {trainer.world_size} device(s). Use {near}, for example."
-        )
-    return int(effective_batch_size // batch_size)

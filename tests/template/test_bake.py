@@ -37,8 +37,8 @@ def covering() -> list[dict[str, str]]:
 
 
 LIBRARY = ROOT / "lightkeel"
-# Lines of the package, at most; aims are 1,000 and 400.
-SIZES = {"all": 1000, "vision": 880, "regression": 530, "none": 500}
+# Lines of the package, at most.
+SIZES = {"all": 1000, "vision": 850, "regression": 500, "none": 400}
 DEFAULT = {name: choices[0] for name, choices in OPTIONS.items()}
 CASES = [DEFAULT, *(case for case in covering() if case != DEFAULT)]
 IDS = ["-".join(case.values()) for case in CASES]
@@ -76,7 +76,8 @@ def expected_files(case: dict[str, str]) -> set[str]:
     if examples in ("regression", "none"):
         kept -= {name for name in kept if VISION.search(name)}
     if examples == "none":
-        kept |= {"configs/mlp.yaml", "src/data/blobs.py", "src/models/mlp.py"}
+        kept |= {"configs/blobs.yaml", "src/data/blobs.py", "src/models/point_classifier.py"}
+        kept -= {"src/models/supervised.py"}
     if logger != "none":
         kept |= {f"configs/overlays/{logger}.yaml", f"locks/{logger}.lock"}
     kept |= set() if case["license"] == "none" else {"LICENSE"}

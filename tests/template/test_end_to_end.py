@@ -17,7 +17,7 @@ from tests.template.growing import CSV, DELETED, change_examples, delete, grow
 EXPECTED = {
     "linear_regression": ("test/r2", 0.999),
     "cifar10_synthetic": ("test/acc", 0.9),
-    "mlp": ("test/acc", 0.95),
+    "blobs": ("test/acc", 0.95),
 }
 CASES = [
     ({}, "linear_regression"),
@@ -26,7 +26,7 @@ CASES = [
         {"examples": "regression", "logger": "mlflow", "package_name": "myproject"},
         "linear_regression",
     ),
-    ({"examples": "none"}, "mlp"),
+    ({"examples": "none"}, "blobs"),
 ]
 
 

@@ -29,20 +29,17 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
             assert not (copy / heading).exists()
             (copy / heading).write_text(content)
             shown[Path(heading).name] = content
-    # In the package imports are relative, as in the other files there.
     expected = {p.name: p.read_text() for p in RECIPE.iterdir() if p.name in shown}
-    assert shown.keys() == {"mlp.py", "blobs.py", "mlp.yaml"}
-    assert shown == {
-        name: re.sub(r"from src\.\w+\.", "from .", content) for name, content in expected.items()
-    }
+    assert shown.keys() == {"point_classifier.py", "blobs.py", "blobs.yaml"}
+    assert shown == expected
 
-    run("python", "-m", "src.train", "--config", "mlp", "--run_name", "first", folder=copy)
-    metrics = json.loads((copy / "runs/mlp/first/metrics.json").read_text())
+    run("python", "-m", "src.train", "--config", "blobs", "--run_name", "first", folder=copy)
+    metrics = json.loads((copy / "runs/blobs/first/metrics.json").read_text())
     # Centres 3**0.5 apart, spread 0.4: the classes overlap beyond 2.2 standard deviations.
     assert metrics["test/acc"] > 0.95
     commit(copy)
     files = ["test_models.py", "test_configs.py", "template/test_house.py"]
-    chosen = [*(f"tests/{name}" for name in files), "-k", "mlp or MLP"]
+    chosen = [*(f"tests/{name}" for name in files), "-k", "blobs or PointClassifier"]
     tested = run("python", "-m", "pytest", "-q", *chosen, folder=copy)
     assert re.search(r"^4 passed", tested.splitlines()[-1]), tested
     run("ruff", "check", "--no-cache", folder=copy)
