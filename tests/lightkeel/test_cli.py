@@ -271,28 +271,23 @@ def test_nobody_reads_the_pipe(tmp_path: Path) -> None:
     """As in ``python -m src.train | head -1``: the run goes on."""
     long = ["--data.num_samples", "3200", "--callbacks.progress.interval_s", "0"]
     args = [*TINY, *long, "--runs_dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, *TRAIN, *args, "--run_name", "run"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = forked(*TRAIN, *args, "--run_name", "run")
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    errors = process.stderr.read().decode()
+    errors = process.stderr.read()
     assert process.wait(timeout=60) == 0, errors
     assert errors == ""
     assert (tmp_path / "tiny/run/metrics.json").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", ["> /dev/full 2>&1", ">&- 2>&-"])
-def test_full_or_closed_log(redirection: str, tmp_path: Path) -> None:
+def test_closed_log(tmp_path: Path) -> None:
     """The run goes on."""
     args = [*TINY, "--callbacks.progress.interval_s", "0", "--runs_dir", str(tmp_path)]
     command = [sys.executable, *TRAIN, *args, "--run_name", "run"]
-    done = subprocess.run(["bash", "-c", f'"$@" {redirection}', "bash", *command], timeout=100)
+    done = subprocess.run(["bash", "-c", '"$@" >&- 2>&-', "bash", *command], timeout=100)
     assert done.returncode == 0
     assert (tmp_path / "tiny/run/metrics.json").exists()
 

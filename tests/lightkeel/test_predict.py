@@ -18,7 +18,7 @@ from lightkeel.project import Project, current
 from lightkeel.use import predictions as prediction
 from lightkeel.use.predictor import Predictor, load
 from src import predict
-from tests.lightkeel.commands import TRAIN, fails, forked
+from tests.lightkeel.commands import fails, finish, forked
 from tests.lightkeel.places import ROOT
 from tests.lightkeel.tiny import TinyModel
 
@@ -384,22 +384,15 @@ def test_bad_input(
     expect(f"{nowhere}file.", *given, "--output", f"{tmp_path}/no/x.csv")
 
 
-@pytest.mark.slow
 def test_reader_that_goes_away(tiny_run: Path, table: Path) -> None:
     """As with ``| head -1``: no traceback."""
-    module = TRAIN[1].replace("train", "predict")
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(tiny_run), str(table)],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forked("-m", predict.__name__, str(tiny_run), str(table), stdout=writing)
     os.close(writing)
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
-    assert done.returncode == 0
+    said = finish(process)
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
 
 
 def test_model_is_loaded_while_another_project_is_at_work(tiny_run: Path, tmp_path: Path) -> None:
