@@ -29,6 +29,7 @@ from tests.lightkeel.commands import (
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.fitting import Given, Line, fit
 from tests.lightkeel.on_gpu import Waits, resumed_like_whole
+from tests.lightkeel.places import CONFIGS
 from tests.lightkeel.pretended_gpu import PretendedGPU
 from tests.lightkeel.small import small
 from tests.lightkeel.tiny import TinyModel
@@ -58,6 +59,8 @@ def test_trains(
     args += ["--trainer.accelerator", "gpu", "--trainer.log_every_n_steps", "3"]
     for option, value in small(cls, tmp_path / "images", num_classes).items():
         args += [f"--data.{option}", str(value)]
+    if "path" in given["data"]["init_args"]:
+        args += ["--data.path", str(CONFIGS / "diabetes.csv")]
     if gpu is not None:
         args += Waits.watch(gpu)
     assert train(args) == 0
@@ -65,7 +68,8 @@ def test_trains(
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
     assert json.loads((run / "status.json").read_text())["state"] == "done"
     drawn = {path.stem for path in (run / "plots").iterdir()}
-    assert drawn >= {"loss", "fit" if name == "linear_regression" else "worst"}
+    of_model = {"LinearRegression": "fit", "MLP": "mae"}
+    assert drawn >= {"loss", of_model.get(given["model"]["class_path"], "worst")}
     assert "LOCAL_RANK" not in caplog.text
     if gpu is not None:
         assert Waits.in_steps(3, is_due=True), "a row of metrics cannot be had without a wait"

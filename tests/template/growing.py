@@ -22,8 +22,8 @@ def grow(project: Path, package: str = "src") -> None:
         text = path.read_text().replace("src.", f"{package}.")
         (project / "configs" / path.name).write_text(text)
     # One line each, as the README's table says; the other module is named by its path.
-    append(home / "models/__init__.py", "from .table import TableModel as TableModel")
-    append(home / "data/__init__.py", "from .table import TableDataModule as TableDataModule")
+    append(home / "models/__init__.py", "from .tabular import TabularModel as TabularModel")
+    append(home / "data/__init__.py", "from .tabular import TabularDataModule as TabularDataModule")
     append(
         home / "callbacks/__init__.py",
         "    weight_norm: WeightNorm | None = None",  # the last field of the table

@@ -121,14 +121,14 @@ def test_project_that_has_grown(template: Path, tmp_path: Path) -> None:
     make("check", project)
     printed = make_test(project)
     for number, reason in {
-        2: "[Errno 2] No such file or directory: 'data/table.csv'",
+        2: "[Errno 2] No such file or directory: 'data/tabular.csv'",
         1: "No module named 'not_installed'",
     }.items():
         assert re.search(rf"SKIPPED \[{number}\] \S+: {re.escape(reason)}\n", printed), printed
     assert " 3 skipped" in printed
     (project / "data").mkdir()
-    (project / "data/table.csv").write_text(CSV)
-    assert " 2 passed" in make_test(project, "-k table").splitlines()[-1]
+    (project / "data/tabular.csv").write_text(CSV)
+    assert " 2 passed" in make_test(project, "-k tabular").splitlines()[-1]
 
 
 def deleted(template: Path, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 
-class TableDataModule(LightningDataModule):
+class TabularDataModule(LightningDataModule):
     """Serve a table of numbers under a line of names: all columns but the last, and the last.
 
     Args:
@@ -18,7 +18,7 @@ class TableDataModule(LightningDataModule):
         batch_size: Rows in a batch.
     """
 
-    def __init__(self, data_dir: Path, name: str = "table.csv", batch_size: int = 8) -> None:
+    def __init__(self, data_dir: Path, name: str = "tabular.csv", batch_size: int = 8) -> None:
         super().__init__()
         self.path = data_dir / name
         self.batch_size = batch_size

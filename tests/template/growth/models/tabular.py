@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..losses import huber
 
 
-class TableModel(LightningModule):
+class TabularModel(LightningModule):
     """Predict the last column of a table from the others."""
 
     def __init__(self, num_columns: int = 2, lr: float = 0.1) -> None:
