@@ -1,10 +1,10 @@
 """End a run at a signal, after saving."""
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,8 @@ AGREE_EVERY = 10  # steps: each agreement makes the devices wait for one another
 # Names of signals, as not every system has each, to exit statuses. SLURM warns by SIGUSR1.
 STATUSES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}
 
+TOLD = b"stopping after this step; once more to stop at once\n"
+
 
 class GracefulStop(Callback):
     """At Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP finish the step, write ``last.ckpt``, and exit.
@@ -27,12 +29,12 @@ class GracefulStop(Callback):
     """
 
     def __init__(self) -> None:
-        self._received = 0  # exit status, by a signal
+        self._received = self._process = 0  # exit status, by a signal; whom it is for
         self._step = 0
         self._weights: list[torch.Tensor] = []  # those that validation was begun with
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
+        self._step, self._process = trainer.global_step, os.getpid()
         for number in heeded():
             signal.signal(number, self._receive)  # Lightning restores them
 
@@ -70,8 +72,12 @@ class GracefulStop(Callback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = STATUSES[signal.Signals(number).name]
-        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
         signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == self._process:  # and not a worker of a loader, forked off
+            # Not by `print`: a signal may come while the progress bar is written, and Python's
+            # streams cannot be entered twice.
+            with suppress(OSError):
+                os.write(2, TOLD)
 
 
 class Stopped(KeyboardInterrupt):

@@ -197,14 +197,14 @@ LIKE_OTHERS = [
     [pytest.param(n, marks=[pytest.mark.slow] * (n in LIKE_OTHERS)) for n in ENDINGS],
 )
 def test_endings(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, act, code, state, said = ENDINGS[name]
     with monkeypatch.context() as patch:
         place(act, patch)
         drawn = ["--callbacks.plots", "Plots"] if place is in_pictures else []
         assert exit_status("--run_name", "run", *drawn) == code
-    assert capsys.readouterr().err == said
+    assert capfd.readouterr().err == said
     assert status.look(RUNS).state == state
     assert (RUNS / "metrics.json").exists() == (state == "done") == (code == 0)
     if (RUNS / "metrics.csv").is_symlink():

@@ -74,7 +74,7 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> tuple[list[floa
 )
 def test_stops_after_the_step_and_saves(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     sent: Send,
     options: dict[str, Any],
     status: int,
@@ -88,7 +88,39 @@ def test_stops_after_the_step_and_saves(
     assert saved["global_step"] == step
     assert [signal.getsignal(number) for number in NUMBERS] == before
     told = "stopping after this step; once more to stop at once"
-    assert capsys.readouterr().err.splitlines().count(told) == 1
+    assert capfd.readouterr().err.splitlines().count(told) == 1
+
+
+class Busy:
+    """A stream that is being written: Python's own cannot be entered from a signal's handler."""
+
+    def write(self, text: str) -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+    def flush(self) -> None:
+        self.write("")
+
+
+def test_signal_amidst_a_write(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", Busy())
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path, Send(signal.SIGINT, batch=2), Checkpoint())
+    assert caught.value.code == 130
+    assert capfd.readouterr().err.count("stopping after this step") == 1
+
+
+def test_loaders_workers_say_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Forks(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            if (process := os.fork()) == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+                os._exit(0)
+            os.waitpid(process, 0)
+
+    train(tmp_path, Forks())
+    assert "stopping" not in capfd.readouterr().err
 
 
 def test_second_signal_ends_the_process(tmp_path: Path) -> None:
