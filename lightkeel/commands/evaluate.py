@@ -30,7 +30,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
             output = folder / options.split / "metrics.json"
         is_configured = any(token.split("=")[0] == "--config" for token in rest)
         rest = [*found.options(needed=not is_configured), *rest]
-        check_options(rest)
+        check_options(rest, [*vars(options)])
         from ..fit.evaluate import evaluate  # takes seconds: PyTorch and Lightning
 
         evaluate(found.checkpoint, options.split, rest, output)

@@ -10,7 +10,7 @@ from ..runs.find import add_run_arguments, check_output, find_run
 from . import command
 
 ABOUT = """\
-onnx and torch (torch.export) hold the preprocessing: bytes in, probabilities out. safetensors and
+onnx and torch (torch.export) hold the preprocessing: samples in, probabilities out. safetensors and
 paddle hold weights alone. RUN may be a .pdparams or .safetensors file with the --config of its
 model: --format ckpt makes a checkpoint of it."""
 

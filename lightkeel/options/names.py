@@ -22,8 +22,13 @@ PATH = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]")
 to_learn: list[bool] = []  # filled where the parser's names are to be kept, once it is there
 
 
-def check_options(args: Sequence[str]) -> None:
-    """Raise ``InputError`` for a name on the command line or in a config that is certainly none."""
+def check_options(args: Sequence[str], own: Sequence[str] = ()) -> None:
+    """Raise ``InputError`` for a name on the command line or in a config that is certainly none.
+
+    Args:
+        args: The command line.
+        own: Options that the command has beside those of training, to be suggested.
+    """
     tokens, _ = resolve_configs(list(args))
     known = cache.read()
     if known is None:
@@ -57,7 +62,7 @@ def check_options(args: Sequence[str]) -> None:
             is_group = any(other.startswith(f"{group}.") for other in known.names)
             name = ".".join([group, *rest[:is_group]])
             if name not in known.names:
-                raise InputError(unknown_option(f"--{name}", known.names, COMMAND_LINE))
+                raise InputError(unknown_option(f"--{name}", [*known.names, *own], COMMAND_LINE))
             if not rest:  # a file, perhaps, that chooses classes
                 chosen |= {key: None for key in chosen if key.startswith(f"{name}.")}
 
@@ -91,7 +96,9 @@ def unknown_option(argument: str, names: Iterable[str], owner: str) -> str:
         if part not in children:
             whose = parent.rstrip(".") or owner
             gone = [text for name, text in moved.GONE.items() if name.endswith(f".{part}")]
-            hint = gone[0] if gone else suggest(part, children)
+            hint = "Available: none (options of another class stand after it)."
+            if gone or children:
+                hint = gone[0] if gone else suggest(part, children)
             return f"{parent}{part}: {whose} has no such option. {hint}"
         parent += f"{part}."
     return f"{name}: there is no such option."

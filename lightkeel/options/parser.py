@@ -82,7 +82,7 @@ class Parser(LightningArgumentParser):
         if found := re.search(r"Expected a dot import path string: (\S+)", text):
             return unknown_class(key or self.owner, found[1], listed(key))
         if found := re.search(r"(No module named [^\n]+|module \S+ has no attribute [^\n]+)", text):
-            return f"{key}: cannot import it: {found[1].rstrip('.')}."
+            return f"{key}: cannot import it: {found[1].rstrip('.')}.{_meant(found[1])}"
         if found := re.search(
             r"Expected '(\S+)' to be a function that returns (?:<class ')?(\w+)", text
         ):
@@ -248,6 +248,13 @@ def _wrong_type(text: str, key: str) -> str:
         return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
     wish = " or ".join([*kinds, *(["null"] if "NoneType" in names else [])])
     return f"{key}: `{given}` has the wrong type. Give {wish}."
+
+
+def _meant(text: str) -> str:
+    """Ask for the name that is nearest in a module that has been imported."""
+    found = re.match(r"module '(\S+)' has no attribute '(\S+)'", text)
+    hint = suggest(found[2], dir(sys.modules.get(found[1]))) if found else ""
+    return f" {hint}" if hint.startswith("Did you mean") else ""
 
 
 def _given(text: str) -> str:

@@ -383,7 +383,7 @@ def test_documented(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    sys.modules.pop("my_data", None)
+    sys.modules.pop("my_examples", None)
     budget = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
     assert train_command([*shlex.split(command), *QUIET, *budget]) == 0
     assert len([*tmp_path.glob("runs/*/*/metrics.json")]) == 1

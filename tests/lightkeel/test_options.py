@@ -81,7 +81,8 @@ TYPOS: list[tuple[list[str] | str, str]] = [
     ),
     (
         ["--callbacks.lr_monitor.interval", "step"],
-        "callbacks.lr_monitor.interval: LRMonitor has no such option. Available: none.",
+        "callbacks.lr_monitor.interval: LRMonitor has no such option. "
+        "Available: none (options of another class stand after it).",
     ),
     (
         ["--callbacks.early_stopping", "null", "--callbacks.early_stopping.patince", "3"],
@@ -213,6 +214,7 @@ def test_nothing_heavy_is_needed(
             for option, message in {
                 "trainer.device": f"trainer.device: trainer {meant('devices')}",
                 "callbacks.chekpoint": "callbacks.chekpoint: callbacks has no such",
+                "splt": f"splt: the command line {meant('split')}",
             }.items()
         ),
         ("predict", ["{run}", "nope.csv"], "INPUT nope.csv: there is no such file or folder."),

@@ -168,7 +168,10 @@ def test_module_that_is_broken_in_a_config(write: Write, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("{}.Nett", "model: cannot import it: module '{}' has no attribute 'Nett'."),
+        (
+            "{}.Nett",
+            "model: cannot import it: module '{}' has no attribute 'Nett'. Did you mean `Net`?",
+        ),
         ("{}.Points", "model: `{}.Points` is no LightningModule."),
         ("{}.sub.Net", "model: cannot import it: module '{}' has no attribute 'sub'."),
     ],
