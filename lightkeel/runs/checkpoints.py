@@ -198,12 +198,12 @@ def check_unfinished(path: Path, checkpoint: Mapping[str, Any], trainer: Trainer
             f"--resume {folder}: {path.name} does not tell how far the run has come. "
             "Resume from a checkpoint that this project wrote in training."
         ) from None
-    if not (folder / "metrics.json").exists():
-        return  # if nothing is left to train, it was killed before its end
+    is_done = (folder / "metrics.json").exists()  # else what is left may be its test alone
     limits = {"max_epochs": (epochs, trainer.max_epochs), "max_steps": (steps, trainer.max_steps)}
     for name, (done, limit) in limits.items():
-        if limit is not None and limit != -1 and done >= limit:
+        if limit is not None and limit != -1 and done >= limit + (not is_done):
+            state = "is done, with" if is_done else "has trained"
             raise ValueError(
-                f"--resume {folder}: is done, with {epochs} epochs and {steps} steps. "
+                f"--resume {folder}: {state} {epochs} epochs and {steps} steps. "
                 f"Set trainer.{name} to more than {done} to go on."
             )

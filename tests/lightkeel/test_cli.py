@@ -22,7 +22,7 @@ from src.callbacks import Checkpoint
 from src.evaluate import main as evaluate
 from src.runs import main as list_runs
 from src.train import main as train
-from tests.lightkeel.commands import TRAIN, TWO, forked, same, start, state, stop_in_step
+from tests.lightkeel.commands import TRAIN, TWO, fails, forked, same, start, state, stop_in_step
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.tiny import TinyModel
 
@@ -150,7 +150,7 @@ def test_resume(tmp_path: Path) -> None:
     assert read(parts) == read(whole)
 
 
-def test_resume_auto(tmp_path: Path) -> None:
+def test_resume_auto(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The newest unfinished run of the experiment, with its own settings, else a new run."""
     flags = ["--seed_everything", "5", "--model.lr_scheduler.total_steps", "12"]
     args = [*TINY, "--runs_dir", str(tmp_path)]
@@ -158,6 +158,8 @@ def test_resume_auto(tmp_path: Path) -> None:
     assert train([*args, *flags, "--run_name", "parts"]) == 0
     whole, parts = (tmp_path / "tiny" / name for name in ("whole", "parts"))
     (parts / "metrics.json").unlink()  # as if it had been killed
+    fewer = f"--resume {parts}: has trained 2 epochs and 6 steps. "
+    fails(train, [*args, "--resume", "auto", "--trainer.max_epochs", "1"], f"{fewer}…", capsys)
     assert train([*args, "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
     assert len(list(whole.parent.iterdir())) == 2
     assert same(parts, whole)
