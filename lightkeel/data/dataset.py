@@ -177,9 +177,12 @@ class DatasetDataModule(SeededDataModule):
     def prepare_data(self) -> None:
         super().prepare_data()
         running = self.trainer.state.fn if self.trainer else None
-        for split in SPLITS.get(running or "fit", SPLITS["fit"]):
-            if source := self.source(split):
+        evaluated = SPLITS[running] if running in ("validate", "test") else []
+        # Before training that of test too: what is wrong with it would be found at the end.
+        for source in map(self.source, evaluated) if evaluated else self.given:
+            if source:
                 self.read(source)
+        _ = self.class_names  # refuses those of parts that differ
 
     def read(self, source: str) -> Any:
         """Return the data set that an option gives, made once in a process."""

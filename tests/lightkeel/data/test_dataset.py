@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from lightkeel.data.dataset import DatasetDataModule
+from lightkeel.data.random_streams import RandomStreams
 from tests.lightkeel.data.serving import trainer
 
 Draws = tuple[int, float, float, float]
@@ -179,6 +180,38 @@ def test_who_draws_beside_is_left_alone() -> None:
         return [draw(), between(), draw()][::2]
 
     assert seeded(lambda: None) == seeded(lambda: served(numbers()))
+
+
+class Normals(Numbers):
+    """One normal a sample, of the two that numpy draws at once."""
+
+    def __getitem__(self, index: int) -> Draws:
+        return index, 0.0, float(np.random.randn()), 0.0
+
+
+def test_a_second_normal_of_numpy_is_due_to_who_drew_the_first() -> None:
+    def between(make_batches: Callable[[], Any]) -> tuple[list[float], Any]:
+        np.random.seed(3)
+        first = np.random.randn()
+        made = make_batches()
+        return [round(x, 4) for x in (first, np.random.randn(), np.random.randn())], made
+
+    expected = [1.7886, 0.4365, 0.0965]
+    assert between(lambda: None)[0] == expected
+    data = {"seed": 5, "collate_fn": tuples}
+    found, samples = between(lambda: served(DatasetDataModule(Normals(), **data)))  # type: ignore[arg-type]
+    assert found == expected
+    np.random.seed(4)  # none is due
+    assert served(DatasetDataModule(Normals(), **data)) == samples  # type: ignore[arg-type]
+
+    def stream() -> list[float]:
+        streams, drawn_there = RandomStreams((1, 2)), []
+        for _ in range(2):
+            with streams.active():
+                drawn_there.append(round(np.random.randn(), 4))
+        return drawn_there
+
+    assert between(stream) == (expected, [0.3864, 0.2835])
 
 
 def test_collate_draws_by_the_last_sample_and_the_epoch() -> None:
@@ -374,11 +407,21 @@ def test_classes_are_numbered_alike() -> None:
     assert str(error.value) == (
         "dataset[1]: its class 0 is cat, but even in dataset[0]. Number the classes alike."
     )
-    data = DatasetDataModule(train=Numbers(), test=Pets())
-    served(data)
+    served(data := DatasetDataModule(train=Numbers(), test=lambda: Numbers(3)))
     assert data.class_names == ["even", "odd"]
+
+
+def test_all_parts_are_made_before_training() -> None:
+    data = DatasetDataModule(train=Numbers(), val=Numbers(), test=Pets())
+    data.trainer = trainer("train")
     with pytest.raises(ValueError, match=r"^test: its class 0 is cat, but even in train\."):
-        served(data, "test")
+        data.prepare_data()
+    data = DatasetDataModule(train=Numbers(), test=no_files)
+    data.trainer = trainer("train")
+    with pytest.raises(ValueError, match=r"^test: photos: no such folder"):
+        data.prepare_data()
+    data = DatasetDataModule(train=no_files, test=Numbers(3), collate_fn=tuples)
+    assert places(served(data, "test")) == [[0, 1, 2]]  # with which training has nothing to do
 
 
 # What cannot be served.
