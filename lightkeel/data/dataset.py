@@ -217,7 +217,8 @@ class DatasetDataModule(SeededDataModule):
         if self.sampler:
             batches = BatchSampler(self.sampler(part), self.batch_size, self.drop_last)
         if batches is not None:
-            own = GivenSampler(batches, len(dataset), *self._world())
+            option = "sampler" if self.sampler else "batch_sampler"
+            own = GivenSampler(batches, option, len(dataset), *self._world())
             return self._loader(dataset, own, DataLoader)
         weights = sampling_weights(part, self.weighted_sampling)
         sampler = self.training_sampler(len(dataset), weights)

@@ -305,12 +305,40 @@ def test_own_sampler_sees_the_training_part() -> None:
         served(numbers(20, sampler=lambda d: [3, 14], val_fraction=0.2, test_fraction=0.1))
 
 
+@pytest.mark.parametrize("batch", [[(torch.zeros(3, 2), 1)], [0.5], ["a"], 3, [torch.zeros(2)]])
+def test_batches_of_what_are_no_positions(batch: Any) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        served(numbers(batch_sampler=lambda d: [[0], batch]))
+    assert str(error.value) == (
+        "data.batch_sampler: gives a batch that is no list of integers. "
+        "Of the training data, its first argument, make lists of positions."
+    )
+    given = [np.int64(0), torch.tensor(1)], torch.tensor([2, 3]), (4,)
+    assert [len(part) for part in served(numbers(batch_sampler=lambda d: given))] == [2, 2, 1]
+    with pytest.raises(ValueError, match=r"^data\.batch_sampler: gives the position 8, but"):
+        served(numbers(batch_sampler=lambda d: [[8]]))
+
+
 class Uneven(Numbers):
     """One sample in ten is of class 1."""
 
     def __init__(self, num: int = 100) -> None:
         super().__init__(num)
         self.targets = [int(place % 10 == 0) for place in range(num)]
+
+
+class Labelled(Numbers):
+    """100 samples whose targets are what is given."""
+
+    def __init__(self, targets: Any) -> None:
+        super().__init__(100)
+        self.targets = targets
+
+
+NO_TARGETS = (
+    "Labelled has no `targets` with a class for each of its 100 samples. Give the path of a "
+    "function that makes classes or weights of the data set."
+)
 
 
 def rare(dataset: Any) -> list[float]:
@@ -350,7 +378,13 @@ def test_weights_are_of_the_training_part() -> None:
 @pytest.mark.parametrize(
     ("dataset", "weighted", "message"),
     [
-        (TensorDataset(torch.zeros(20)), True, "TensorDataset has no `targets`. Give the path of"),
+        (TensorDataset(torch.zeros(20)), True, "TensorDataset has no `targets` with a class for"),
+        (Labelled([0] * 10), True, NO_TARGETS),
+        (Labelled([[0], [0, 1]] * 50), True, NO_TARGETS),
+        (Labelled([[0, 1]] * 100), True, NO_TARGETS),
+        (Labelled([{}] * 100), True, NO_TARGETS),
+        (Labelled(None), True, NO_TARGETS),
+        (Uneven(), lambda d: [[0], [0, 1]] * 40, r"\[\] classes or weights for 80 samples. Give"),
         (Uneven(), lambda d: [1.0], r"\[1\] classes or weights for 80 samples. Give one for each."),
         (Uneven(), lambda d: -torch.ones(80), "a weight is negative, NaN or infinite, or all are"),
         (Uneven(), lambda d: torch.zeros(80), "a weight is negative, NaN or infinite, or all are"),
