@@ -120,7 +120,12 @@ class GivenSampler(KeptSampler):
     """The global batches of somebody's batch sampler, and of them this rank's part."""
 
     def __init__(
-        self, batch_sampler: Any, option: str, num_samples: int, num_replicas: int = 1, rank: int = 0
+        self,
+        batch_sampler: Any,
+        option: str,
+        num_samples: int,
+        num_replicas: int = 1,
+        rank: int = 0,
     ) -> None:
         dataset: Any = range(num_samples)  # only its length is used
         super().__init__(dataset, num_replicas, rank)

@@ -200,6 +200,10 @@ def make_points(num: int = 4) -> TensorDataset:
     raise RuntimeError("must not be made")
 
 
+class Pets(Points):
+    classes = ("cat", "dog")
+
+
 def unannotated():  # type: ignore[no-untyped-def]
     return make_points()
 
@@ -230,6 +234,18 @@ class Needs(Points):
             f"data.dataset: `{HERE}.unannotated` is no Dataset, nor a function annotated to "
             "return one.",
         ),
+        (
+            ["--data.dataset", f"{HERE}.Points", "--data.dataset.num", "0"],
+            "data.dataset: Points(num=0) is empty. Give one with samples.",
+        ),
+        (
+            ["--data.dataset", f"{HERE}.Points", "--model.num_classes", "1"],
+            "model.num_classes: 1, but DatasetDataModule has 2. Set it to 2.",
+        ),
+        (
+            ["--data.train", f"{HERE}.Points", "--data.test", f"{HERE}.Pets"],
+            "data.test: its class 0 is cat, but left in train. Number the classes alike.",
+        ),
         ([], "data.dataset: missing. Give the path of a Dataset's class, or train."),
         (
             ["--data.dataset", "torchvision.datasets.FashionMNIST", "--data.dataset.root", "nope"],
@@ -243,6 +259,26 @@ def test_bad_input(
     given = [*MODEL, *QUIET, "--runs_dir", str(tmp_path), "--data", "DatasetDataModule", *args]
     fails(train_command, given, message, capsys)
     assert not [*tmp_path.glob("*/*/*")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_evaluated_on_another_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*MODEL, *QUIET, *POINTS, "--runs_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    assert train_command(args) == 0
+    assert (
+        "warning: model.num_classes: 3, but DatasetDataModule has 2. "
+        "Set it to 2: predict and export need a name for each class "
+        "(a detector: one is background).\n"
+    ) in capsys.readouterr().err
+    (run,) = tmp_path.glob("*/*")
+    assert evaluate_command([str(run)]) == 0
+    assert "when the model was trained" not in capsys.readouterr().err
+    assert evaluate_command([str(run), "--", "--data.dataset.num", "50"]) == 0
+    assert (
+        "warning: data.dataset: Points(num=50) has 50 samples, and had 60 when the model was "
+        "trained: other samples are in its parts.\n"
+    ) in capsys.readouterr().err
+    fails(export_command, [str(run)], "RUN: has names of 2 classes, and the model 3.", capsys)
 
 
 def write_mnist(folder: Path, num: int) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -133,6 +134,30 @@ def test_several_are_joined() -> None:
     assert isinstance(data.made["dataset"], ConcatDataset)
     assert len(data.datasets["train"]) == 7
     assert data.class_names == ["even", "odd"]
+
+
+def test_another_length_than_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    served(trained := numbers(20))
+    assert trained.state_dict() == {"samples": 20}
+
+    def said(split: str = "val", **options: Any) -> str:
+        data = DatasetDataModule(**options, collate_fn=tuples)
+        data.load_state_dict(trained.state_dict())
+        served(data, split)
+        assert data.state_dict() == {"samples": 20}  # as the parts were in training
+        return capsys.readouterr().err
+
+    assert said(dataset=partial(Numbers, num=30)) == (
+        "warning: data.dataset: Numbers(num=30) has 30 samples, and had 20 when the model was "
+        "trained: other samples are in its parts.\n"
+    )
+    assert said(train=[Numbers(12), Numbers(9)]) == (
+        "warning: data.train: Numbers, Numbers has 21 samples, and had 20 when the model was "
+        "trained: other samples are in its parts.\n"
+    )
+    assert said(dataset=Numbers(20)) == ""
+    assert said("test", train=Numbers(30), test=Numbers(3)) == ""  # which is whole
+    assert said(train=Numbers(30), val=Numbers(3)) == ""
 
 
 def test_subset() -> None:
@@ -524,6 +549,7 @@ def test_constructor_refuses(settings: dict[str, Any], message: str) -> None:
         ),
         (NoLength, "train: NoLength does not tell its length. Give it a `__len__`."),
         (lambda: Numbers(0), "train: Numbers is empty. Give one with samples."),
+        (partial(Numbers, num=0), "train: Numbers(num=0) is empty. Give one with samples."),
         (no_files, "train: photos: no such folder"),
     ],
 )
