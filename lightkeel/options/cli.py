@@ -192,9 +192,7 @@ class ProjectCLI(LightningCLI):
             if here < there:
                 raise InputError(f"{text} Set it to {there}.")
             if self.training and is_rank_zero():
-                why = (
-                    "predict and export need a name for each class (a detector: one is background)"
-                )
+                why = "predict and export name each class (of a detector, one is the background)"
                 warn(f"{text} Set it to {there}: {why}.")
 
     def _choose_folder(self) -> None:

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from lightkeel.callbacks.throughput import Throughput
 from lightkeel.data.dataset import DatasetDataModule
+from lightkeel.fit.replay import Pass, ReplayLoader
 from src.callbacks.gradient_accumulation import GradientAccumulation
 from src.evaluate import main as evaluate_command
 from src.export import main as export_command
@@ -153,6 +155,22 @@ def test_what_is_not_exact_is_said(
     assert said.count("not bit for bit") == 1 + ("num_workers" in options)
 
 
+class Normals(Shaken):
+    """One normal a sample, of the two that numpy draws at once."""
+
+    def __getitem__(self, index: int) -> float:
+        return float(np.random.randn())
+
+
+def test_passing_over_draws_as_a_whole_pass_does() -> None:
+    def batches(first: int) -> list[float]:
+        loader = DataLoader(Normals(), batch_size=3, num_workers=0)
+        passes = ReplayLoader([loader], "min_size", lambda: Pass((0, 0, 0), 0, first))
+        return [float(batch[0][0][0]) for batch in passes]
+
+    assert batches(3) == batches(0)[3:]
+
+
 def test_accumulation_weighs_samples_alike(tmp_path: Path) -> None:
     """A step of 2 + 2 + 2 + 1 samples is a step of 7."""
     generator = torch.Generator().manual_seed(0)
@@ -267,8 +285,8 @@ def test_evaluated_on_another_length(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert train_command(args) == 0
     assert (
         "warning: model.num_classes: 3, but DatasetDataModule has 2. "
-        "Set it to 2: predict and export need a name for each class "
-        "(a detector: one is background).\n"
+        "Set it to 2: predict and export name each class "
+        "(of a detector, one is the background).\n"
     ) in capsys.readouterr().err
     (run,) = tmp_path.glob("*/*")
     assert evaluate_command([str(run)]) == 0
@@ -278,7 +296,8 @@ def test_evaluated_on_another_length(tmp_path: Path, capsys: pytest.CaptureFixtu
         "warning: data.dataset: Points(num=50) has 50 samples, and had 60 when the model was "
         "trained: other samples are in its parts.\n"
     ) in capsys.readouterr().err
-    fails(export_command, [str(run)], "RUN: has names of 2 classes, and the model 3.", capsys)
+    args = [str(run), "--format", "torch"]
+    fails(export_command, args, "RUN: has names of 2 classes, and the model 3.", capsys)
 
 
 def write_mnist(folder: Path, num: int) -> None:
