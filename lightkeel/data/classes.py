@@ -16,7 +16,7 @@ def sampling_weights(dataset: Any, weighted: bool | Callable[[Any], Any]) -> Ten
     """Weigh samples by a function's classes or weights, or their ``targets``: (N,) float64."""
     if not weighted:
         return None
-    found = np.asarray(targets_of(dataset) if weighted is True else weighted(dataset))
+    found = values(targets_of(dataset) if weighted is True else weighted(dataset))
     if found.shape != (len(dataset),):
         wrong = f"{list(found.shape)} classes or weights for {len(dataset)} samples."
         raise ValueError(f"weighted_sampling: {wrong} Give one for each.")
@@ -31,13 +31,24 @@ def sampling_weights(dataset: Any, weighted: bool | Callable[[Any], Any]) -> Ten
 def targets_of(dataset: Any) -> Any:
     """Read the targets of a data set, and of those that are joined or chosen from."""
     if isinstance(dataset, Subset):
-        return np.asarray(targets_of(dataset.dataset))[list(dataset.indices)]
+        return targets_of(dataset.dataset)[list(dataset.indices)]
     if isinstance(dataset, ConcatDataset):
-        return np.concatenate([np.asarray(targets_of(part)) for part in dataset.datasets])
-    if not hasattr(dataset, "targets"):
+        return np.concatenate([targets_of(part) for part in dataset.datasets])
+    found = values(getattr(dataset, "targets", None))
+    if found.shape != (len(dataset),):
+        lacks = f"has no `targets` with a class for each of its {len(dataset)} samples."
         how = "Give the path of a function that makes classes or weights of the data set."
-        raise ValueError(f"weighted_sampling: {type(dataset).__name__} has no `targets`. {how}")
-    return dataset.targets
+        raise ValueError(f"weighted_sampling: {type(dataset).__name__} {lacks} {how}")
+    return found
+
+
+def values(given: Any) -> Any:
+    """Return numbers or strings as an array; one without axes where they are something else."""
+    try:
+        found = np.asarray(given)
+    except ValueError:  # lists of unlike lengths
+        found = np.asarray(None)
+    return np.empty(()) if found.dtype.hasobject else found
 
 
 def classes_of(dataset: Any, option: str) -> list[str] | None:

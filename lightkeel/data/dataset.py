@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -19,6 +20,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from ..errors.checks import warn
 from ..errors.explain import is_check
 from . import random_streams
 from .classes import classes_of, same_classes, sampling_weights
@@ -141,6 +143,7 @@ class DatasetDataModule(SeededDataModule):
             if self.source(split) is None:  # for Lightning, as if it were not overridden
                 setattr(self, name := f"{split}_dataloader", getattr(super(), name))
         self.made: dict[str, Any] = {}
+        self.trained_samples: int | None = None  # of which there were parts, for a trained model
         self.datasets: dict[Split, SampledDataset] = {}
 
     @property
@@ -177,16 +180,35 @@ class DatasetDataModule(SeededDataModule):
     def prepare_data(self) -> None:
         super().prepare_data()
         running = self.trainer.state.fn if self.trainer else None
-        for split in SPLITS.get(running or "fit", SPLITS["fit"]):
-            if source := self.source(split):
+        evaluated = SPLITS[running] if running in ("validate", "test") else []
+        # Before training that of test too: what is wrong with it would be found at the end.
+        for source in map(self.source, evaluated) if evaluated else self.given:
+            if source:
                 self.read(source)
+        _ = self.class_names  # refuses those of parts that differ
 
     def read(self, source: str) -> Any:
         """Return the data set that an option gives, made once in a process."""
         if source not in self.made:
             parts = [make(source, part) for part in self.given[source]]
-            self.made[source] = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+            made = self.made[source] = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+            is_split = source == self.trained and self.fractions
+            if is_split and self.trained_samples not in (None, len(made)):
+                had = f"and had {self.trained_samples} when the model was trained"
+                names = ", ".join(map(described, parts, self.given[source]))
+                has = f"{names} has {len(made)} samples, {had}: other samples are in its parts."
+                rank_zero_only(warn)(f"data.{source}: {has}")
         return self.made[source]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.trained_samples or len(self.made.get(self.trained, ())) or None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.use_trained(state_dict)
+
+    def use_trained(self, state: dict[str, Any]) -> None:
+        """Remember how many samples a trained model's data set had, of which parts were made."""
+        self.trained_samples = state.get("samples")
 
     def setup(self, stage: str) -> None:
         for split in SPLITS.get(stage, ()):
@@ -214,7 +236,8 @@ class DatasetDataModule(SeededDataModule):
         if self.sampler:
             batches = BatchSampler(self.sampler(part), self.batch_size, self.drop_last)
         if batches is not None:
-            own = GivenSampler(batches, len(dataset), *self._world())
+            option = "sampler" if self.sampler else "batch_sampler"
+            own = GivenSampler(batches, option, len(dataset), *self._world())
             return self._loader(dataset, own, DataLoader)
         weights = sampling_weights(part, self.weighted_sampling)
         sampler = self.training_sampler(len(dataset), weights)
@@ -288,5 +311,16 @@ def make(option: str, part: Any) -> Any:
     if not hasattr(type(dataset), "__len__"):
         raise ValueError(f"{option}: {name} does not tell its length. Give it a `__len__`.")
     if len(dataset) == 0:
-        raise ValueError(f"{option}: {name} is empty. Give one with samples.")
+        raise ValueError(f"{option}: {described(dataset, part)} is empty. Give one with samples.")
     return dataset
+
+
+def described(dataset: Any, part: Any) -> str:
+    """Name a data set's class, with the arguments that were chosen where it is made of some."""
+    name = type(dataset).__name__
+    if not isinstance(part, partial):
+        return name
+    parameters = inspect.signature(type(dataset)).parameters
+    usual = {n: repr(parameter.default) for n, parameter in parameters.items()}
+    chosen = [f"{n}={v!r}" for n, v in part.keywords.items() if repr(v) != usual.get(n)]
+    return f"{name}({', '.join(chosen)})"

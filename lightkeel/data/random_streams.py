@@ -36,12 +36,15 @@ class RandomStreams:
 def set_aside(generator: np.random.MT19937) -> Iterator[None]:
     """Keep the global random numbers as they are before this block; numpy draws from another."""
     outer = torch.get_rng_state(), mtrand.get_bit_generator(), random.getstate()
-    mtrand.set_bit_generator(generator)  # 60 microseconds less than copying its state
+    normal = np.random.get_state(legacy=False)  # of two drawn at once, the second may be due
+    mtrand.set_bit_generator(generator)  # drops that; 40 microseconds less than setting a state
     try:
         yield
     finally:
         torch.set_rng_state(outer[0])
         mtrand.set_bit_generator(outer[1])
+        if normal["has_gauss"]:
+            np.random.set_state(normal)
         random.setstate(outer[2])
 
 

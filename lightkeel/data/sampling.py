@@ -4,6 +4,7 @@ Positions count the samples of one split, from 0. A sampler here yields whole ba
 """
 
 from collections.abc import Iterator
+from operator import index
 from typing import Any
 
 import torch
@@ -119,18 +120,28 @@ class GivenSampler(KeptSampler):
     """The global batches of somebody's batch sampler, and of them this rank's part."""
 
     def __init__(
-        self, batch_sampler: Any, num_samples: int, num_replicas: int = 1, rank: int = 0
+        self,
+        batch_sampler: Any,
+        option: str,
+        num_samples: int,
+        num_replicas: int = 1,
+        rank: int = 0,
     ) -> None:
         dataset: Any = range(num_samples)  # only its length is used
         super().__init__(dataset, num_replicas, rank)
-        self.batch_sampler, self.length = batch_sampler, num_samples
+        self.batch_sampler, self.option, self.length = batch_sampler, option, num_samples
 
     def batches(self) -> Iterator[Tensor]:
         for batch in self.batch_sampler:
-            whole = torch.as_tensor(batch)
+            try:
+                whole = torch.tensor([*map(index, batch)], dtype=torch.int64)
+            except TypeError:
+                how = "Of the training data, its first argument, make lists of positions."
+                wrong = "gives a batch that is no list of integers."
+                raise ValueError(f"data.{self.option}: {wrong} {how}") from None
             for position in whole[(whole < 0) | (whole >= self.length)].tolist():
                 has = f"the training data has {self.length} samples, from 0"
-                raise ValueError(f"data.sampler: gives the position {position}, but {has}.")
+                raise ValueError(f"data.{self.option}: gives the position {position}, but {has}.")
             yield self.share(whole)
 
     def __len__(self) -> int:

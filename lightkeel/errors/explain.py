@@ -196,7 +196,7 @@ def _attributed(error: BaseException) -> str:
     for this in _at_work(error.__traceback__):
         owner = next((name for kind, name in OWNERS.items() if isinstance(this, kind)), owner)
         owner += snake_case(type(this).__name__) if owner.endswith(".") else ""
-    if not owner or re.match(r"callbacks(\.\w+)+: ", text):  # it says of which it speaks
+    if not owner or re.match(r"(callbacks(\.\w+)+|RUN): ", text):  # it says of which it speaks
         return text
     return f"{owner}.{text}" if re.match(r"[\w.\[\]]+: ", text) else f"{owner}: {text}"
 

@@ -119,8 +119,8 @@ class ReplayLoader(CombinedLoader):
 
     def _pass_over(self, number: int) -> None:
         notice_at = time.monotonic() + NOTICE_AFTER_S
-        with self._active():
-            while self.num_given < number:
+        while self.num_given < number:
+            with self._active():  # for each: as it ends, a second normal of numpy is dropped
                 try:
                     super().__next__()
                 except StopIteration:

@@ -183,6 +183,17 @@ class ProjectCLI(LightningCLI):
                     whose = type(self.datamodule).__name__
                     given = "null" if here is None else here
                     raise InputError(f"model.{name}: {given}, but {whose} {has}")
+            return
+        # Of a detector, the background is a class more; some data knows its own in one process.
+        here = self.model.hparams.get("num_classes")
+        there = len(getattr(self.datamodule, "class_names", None) or ())
+        if isinstance(here, int) and there and here != there:
+            text = f"model.num_classes: {here}, but {type(self.datamodule).__name__} has {there}."
+            if here < there:
+                raise InputError(f"{text} Set it to {there}.")
+            if self.training and is_rank_zero():
+                why = "predict and export name each class (of a detector, one is the background)"
+                warn(f"{text} Set it to {there}: {why}.")
 
     def _choose_folder(self) -> None:
         config = self.config

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from lightkeel.callbacks.throughput import Throughput
 from lightkeel.data.dataset import DatasetDataModule
+from lightkeel.fit.replay import Pass, ReplayLoader
 from src.callbacks.gradient_accumulation import GradientAccumulation
 from src.evaluate import main as evaluate_command
 from src.export import main as export_command
@@ -153,6 +155,22 @@ def test_what_is_not_exact_is_said(
     assert said.count("not bit for bit") == 1 + ("num_workers" in options)
 
 
+class Normals(Shaken):
+    """One normal a sample, of the two that numpy draws at once."""
+
+    def __getitem__(self, index: int) -> float:
+        return float(np.random.randn())
+
+
+def test_passing_over_draws_as_a_whole_pass_does() -> None:
+    def batches(first: int) -> list[float]:
+        loader = DataLoader(Normals(), batch_size=3, num_workers=0)
+        passes = ReplayLoader([loader], "min_size", lambda: Pass((0, 0, 0), 0, first))
+        return [float(batch[0][0][0]) for batch in passes]
+
+    assert batches(3) == batches(0)[3:]
+
+
 def test_accumulation_weighs_samples_alike(tmp_path: Path) -> None:
     """A step of 2 + 2 + 2 + 1 samples is a step of 7."""
     generator = torch.Generator().manual_seed(0)
@@ -200,6 +218,10 @@ def make_points(num: int = 4) -> TensorDataset:
     raise RuntimeError("must not be made")
 
 
+class Pets(Points):
+    classes = ("cat", "dog")
+
+
 def unannotated():  # type: ignore[no-untyped-def]
     return make_points()
 
@@ -230,6 +252,18 @@ class Needs(Points):
             f"data.dataset: `{HERE}.unannotated` is no Dataset, nor a function annotated to "
             "return one.",
         ),
+        (
+            ["--data.dataset", f"{HERE}.Points", "--data.dataset.num", "0"],
+            "data.dataset: Points(num=0) is empty. Give one with samples.",
+        ),
+        (
+            ["--data.dataset", f"{HERE}.Points", "--model.num_classes", "1"],
+            "model.num_classes: 1, but DatasetDataModule has 2. Set it to 2.",
+        ),
+        (
+            ["--data.train", f"{HERE}.Points", "--data.test", f"{HERE}.Pets"],
+            "data.test: its class 0 is cat, but left in train. Number the classes alike.",
+        ),
         ([], "data.dataset: missing. Give the path of a Dataset's class, or train."),
         (
             ["--data.dataset", "torchvision.datasets.FashionMNIST", "--data.dataset.root", "nope"],
@@ -243,6 +277,27 @@ def test_bad_input(
     given = [*MODEL, *QUIET, "--runs_dir", str(tmp_path), "--data", "DatasetDataModule", *args]
     fails(train_command, given, message, capsys)
     assert not [*tmp_path.glob("*/*/*")]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_evaluated_on_another_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = [*MODEL, *QUIET, *POINTS, "--runs_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    assert train_command(args) == 0
+    assert (
+        "warning: model.num_classes: 3, but DatasetDataModule has 2. "
+        "Set it to 2: predict and export name each class "
+        "(of a detector, one is the background).\n"
+    ) in capsys.readouterr().err
+    (run,) = tmp_path.glob("*/*")
+    assert evaluate_command([str(run)]) == 0
+    assert "when the model was trained" not in capsys.readouterr().err
+    assert evaluate_command([str(run), "--", "--data.dataset.num", "50"]) == 0
+    assert (
+        "warning: data.dataset: Points(num=50) has 50 samples, and had 60 when the model was "
+        "trained: other samples are in its parts.\n"
+    ) in capsys.readouterr().err
+    args = [str(run), "--format", "torch"]
+    fails(export_command, args, "RUN: has names of 2 classes, and the model 3.", capsys)
 
 
 def write_mnist(folder: Path, num: int) -> None:

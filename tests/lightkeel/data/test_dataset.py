@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.data import (
 )
 
 from lightkeel.data.dataset import DatasetDataModule
+from lightkeel.data.random_streams import RandomStreams
 from tests.lightkeel.data.serving import trainer
 
 Draws = tuple[int, float, float, float]
@@ -134,6 +136,30 @@ def test_several_are_joined() -> None:
     assert data.class_names == ["even", "odd"]
 
 
+def test_another_length_than_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    served(trained := numbers(20))
+    assert trained.state_dict() == {"samples": 20}
+
+    def said(split: str = "val", **options: Any) -> str:
+        data = DatasetDataModule(**options, collate_fn=tuples)
+        data.load_state_dict(trained.state_dict())
+        served(data, split)
+        assert data.state_dict() == {"samples": 20}  # as the parts were in training
+        return capsys.readouterr().err
+
+    assert said(dataset=partial(Numbers, num=30)) == (
+        "warning: data.dataset: Numbers(num=30) has 30 samples, and had 20 when the model was "
+        "trained: other samples are in its parts.\n"
+    )
+    assert said(train=[Numbers(12), Numbers(9)]) == (
+        "warning: data.train: Numbers, Numbers has 21 samples, and had 20 when the model was "
+        "trained: other samples are in its parts.\n"
+    )
+    assert said(dataset=Numbers(20)) == ""
+    assert said("test", train=Numbers(30), test=Numbers(3)) == ""  # which is whole
+    assert said(train=Numbers(30), val=Numbers(3)) == ""
+
+
 def test_subset() -> None:
     assert len([*chain(*places(served(numbers(30, subset=0.5))))]) == 12
     assert len([*chain(*places(served(numbers(30, subset=5))))]) == 5
@@ -179,6 +205,38 @@ def test_who_draws_beside_is_left_alone() -> None:
         return [draw(), between(), draw()][::2]
 
     assert seeded(lambda: None) == seeded(lambda: served(numbers()))
+
+
+class Normals(Numbers):
+    """One normal a sample, of the two that numpy draws at once."""
+
+    def __getitem__(self, index: int) -> Draws:
+        return index, 0.0, float(np.random.randn()), 0.0
+
+
+def test_a_second_normal_of_numpy_is_due_to_who_drew_the_first() -> None:
+    def between(make_batches: Callable[[], Any]) -> tuple[list[float], Any]:
+        np.random.seed(3)
+        first = np.random.randn()
+        made = make_batches()
+        return [round(x, 4) for x in (first, np.random.randn(), np.random.randn())], made
+
+    expected = [1.7886, 0.4365, 0.0965]
+    assert between(lambda: None)[0] == expected
+    data = {"seed": 5, "collate_fn": tuples}
+    found, samples = between(lambda: served(DatasetDataModule(Normals(), **data)))  # type: ignore[arg-type]
+    assert found == expected
+    np.random.seed(4)  # none is due
+    assert served(DatasetDataModule(Normals(), **data)) == samples  # type: ignore[arg-type]
+
+    def stream() -> list[float]:
+        streams, drawn_there = RandomStreams((1, 2)), []
+        for _ in range(2):
+            with streams.active():
+                drawn_there.append(round(np.random.randn(), 4))
+        return drawn_there
+
+    assert between(stream) == (expected, [0.3864, 0.2835])
 
 
 def test_collate_draws_by_the_last_sample_and_the_epoch() -> None:
@@ -272,12 +330,40 @@ def test_own_sampler_sees_the_training_part() -> None:
         served(numbers(20, sampler=lambda d: [3, 14], val_fraction=0.2, test_fraction=0.1))
 
 
+@pytest.mark.parametrize("batch", [[(torch.zeros(3, 2), 1)], [0.5], ["a"], 3, [torch.zeros(2)]])
+def test_batches_of_what_are_no_positions(batch: Any) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        served(numbers(batch_sampler=lambda d: [[0], batch]))
+    assert str(error.value) == (
+        "data.batch_sampler: gives a batch that is no list of integers. "
+        "Of the training data, its first argument, make lists of positions."
+    )
+    given = [np.int64(0), torch.tensor(1)], torch.tensor([2, 3]), (4,)
+    assert [len(part) for part in served(numbers(batch_sampler=lambda d: given))] == [2, 2, 1]
+    with pytest.raises(ValueError, match=r"^data\.batch_sampler: gives the position 8, but"):
+        served(numbers(batch_sampler=lambda d: [[8]]))
+
+
 class Uneven(Numbers):
     """One sample in ten is of class 1."""
 
     def __init__(self, num: int = 100) -> None:
         super().__init__(num)
         self.targets = [int(place % 10 == 0) for place in range(num)]
+
+
+class Labelled(Numbers):
+    """100 samples whose targets are what is given."""
+
+    def __init__(self, targets: Any) -> None:
+        super().__init__(100)
+        self.targets = targets
+
+
+NO_TARGETS = (
+    "Labelled has no `targets` with a class for each of its 100 samples. Give the path of a "
+    "function that makes classes or weights of the data set."
+)
 
 
 def rare(dataset: Any) -> list[float]:
@@ -317,7 +403,13 @@ def test_weights_are_of_the_training_part() -> None:
 @pytest.mark.parametrize(
     ("dataset", "weighted", "message"),
     [
-        (TensorDataset(torch.zeros(20)), True, "TensorDataset has no `targets`. Give the path of"),
+        (TensorDataset(torch.zeros(20)), True, "TensorDataset has no `targets` with a class for"),
+        (Labelled([0] * 10), True, NO_TARGETS),
+        (Labelled([[0], [0, 1]] * 50), True, NO_TARGETS),
+        (Labelled([[0, 1]] * 100), True, NO_TARGETS),
+        (Labelled([{}] * 100), True, NO_TARGETS),
+        (Labelled(None), True, NO_TARGETS),
+        (Uneven(), lambda d: [[0], [0, 1]] * 40, r"\[\] classes or weights for 80 samples. Give"),
         (Uneven(), lambda d: [1.0], r"\[1\] classes or weights for 80 samples. Give one for each."),
         (Uneven(), lambda d: -torch.ones(80), "a weight is negative, NaN or infinite, or all are"),
         (Uneven(), lambda d: torch.zeros(80), "a weight is negative, NaN or infinite, or all are"),
@@ -374,11 +466,21 @@ def test_classes_are_numbered_alike() -> None:
     assert str(error.value) == (
         "dataset[1]: its class 0 is cat, but even in dataset[0]. Number the classes alike."
     )
-    data = DatasetDataModule(train=Numbers(), test=Pets())
-    served(data)
+    served(data := DatasetDataModule(train=Numbers(), test=lambda: Numbers(3)))
     assert data.class_names == ["even", "odd"]
+
+
+def test_all_parts_are_made_before_training() -> None:
+    data = DatasetDataModule(train=Numbers(), val=Numbers(), test=Pets())
+    data.trainer = trainer("train")
     with pytest.raises(ValueError, match=r"^test: its class 0 is cat, but even in train\."):
-        served(data, "test")
+        data.prepare_data()
+    data = DatasetDataModule(train=Numbers(), test=no_files)
+    data.trainer = trainer("train")
+    with pytest.raises(ValueError, match=r"^test: photos: no such folder"):
+        data.prepare_data()
+    data = DatasetDataModule(train=no_files, test=Numbers(3), collate_fn=tuples)
+    assert places(served(data, "test")) == [[0, 1, 2]]  # with which training has nothing to do
 
 
 # What cannot be served.
@@ -447,6 +549,7 @@ def test_constructor_refuses(settings: dict[str, Any], message: str) -> None:
         ),
         (NoLength, "train: NoLength does not tell its length. Give it a `__len__`."),
         (lambda: Numbers(0), "train: Numbers is empty. Give one with samples."),
+        (partial(Numbers, num=0), "train: Numbers(num=0) is empty. Give one with samples."),
         (no_files, "train: photos: no such folder"),
     ],
 )
