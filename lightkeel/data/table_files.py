@@ -53,7 +53,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
     place, width = Path("/dev/stdin" if str(path) == "-" else path), 0
     # Bytes that are no UTF-8 are found where they stand, and harmless in columns that are not read.
     with place.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.reader(file, delimiter=separator)
+        reader = csv.reader(file, delimiter=separator, strict=True)
         while True:
             line = reader.line_num + 1
             try:
@@ -61,7 +61,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, str(error)
+                yield line, f"{error} in line {reader.line_num} (is a quote not closed?)"
                 continue
             width = width or len(cells)
             if len(cells) == width and cells:
@@ -72,7 +72,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
 
 def _uneven(cells: list[str], width: int) -> str:
     lines = 1 + "".join(cells).count("\n")
-    quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
+    quote = f" in {lines} lines (is a quote not closed?)" if lines > 1 else ""
     few = "few" if len(cells) < width else "many"
     return f"it has {len(cells)} columns, too {few}: the first row has {width}{quote}"
 

@@ -122,7 +122,7 @@ def choose_columns(
 ) -> list[tuple[int, str]]:
     """Return the places of the features, in their order, and what to call each in an error."""
     trained = getattr(predictor.data, "feature_names", ())
-    if trained and table.has_names and chosen is None:
+    if trained and table.has_names and (chosen is None or sorted(chosen) == sorted(trained)):
         places = find_columns(path, trained, table.names)
         return [(place, f"column `{table.names[place]}`: ") for place in places]
     check_names(path, table, "columns", chosen or [])

@@ -131,6 +131,14 @@ def test_columns_by_their_names(
         others = [name for name in names if name not in ("width", "depth")]
         said = f"passed over 2 columns: {', '.join(others)}. To copy them: --keep all"
         assert errors == (f"warning: INPUT: {said}\n" if others else "")
+    # Chosen are those of training, by name; other names stand for them in the order given.
+    path = write(tmp_path / "t.csv", table, ["depth", "width"])
+    for chosen in ("depth,width", "width,depth"):
+        found, _ = predicted([str(run), str(path), "--columns", chosen], capsys)
+        assert [row["label"] for row in found] == labels
+    path.write_text(path.read_text().replace("depth,width", "d,w"))
+    found, _ = predicted([str(run), str(path), "--columns", "w,d"], capsys)
+    assert [row["label"] for row in found] == labels
     plain = tmp_path / "plain.csv"
     plain.write_text("".join(f"{row[0]},{row[1]}\n" for row in table))
     found, _ = predicted([str(run), str(plain)], capsys)

@@ -337,8 +337,18 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "open quote": (
         'a,b,y\n1,"2,3\n4,5,6\n7,8,9\n',
         {},
-        ", line 2: it has 2 columns, too few: the first row has 3 in 4 lines: "
-        "is a quote not closed?.",
+        ", line 2: unexpected end of data in line 4 (is a quote not closed?).",
+    ),
+    "quotes that swallow": (
+        'a,b,y,t\n1,2,3,"5 inch\n1,2,3,ok\n1,2,3,"7 inch\n1,2,3,ok\n',
+        {"exclude": ["t"]},
+        ", line 2: ',' expected after '\"' in line 4 (is a quote not closed?).",
+    ),
+    "cell of lines": (
+        'a,b,y\n1,"2\n3"\n',
+        {},
+        ", line 2: it has 2 columns, too few: the first row has 3 in 2 lines "
+        "(is a quote not closed?).",
     ),
     "after a line break": (
         'a,b,y,t\n1,2,3,"x\n\ny"\r\n1,2,z,t\r\n',
@@ -378,7 +388,7 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         ", line 2, column `y`: is missing.\nFill it in, or set data.missing to drop.",
     ),
     "none left": ("a,b,y\n1,2,\n", {"missing": "drop"}, ""),
-    "long": (f"a,b,y\n1,2,{LONG}\n", {}, ", line 2: field larger than field limit (131072)."),
+    "long": (f"a,b,y\n1,2,{LONG}\n", {}, ", line 2: field larger than field limit (131072) in line 2 (is a quote not closed?)."),
     "column missing": (
         "a,b,y\n1,,5\n2,,6\n3,,7\n",
         {"missing": "mean"},
@@ -472,3 +482,11 @@ def test_line_of_a_cell_far_down(tmp_path: Path) -> None:
     assert "line 5002, column `b`: 'x'" in refusal(table(path))
     write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000)
     assert table(path).read("train").inputs.shape == (5000, 2)
+
+
+def test_quotes_within_cells(tmp_path: Path) -> None:
+    """Doubled ones, and those amid an unquoted cell, are text."""
+    path = write(tmp_path / "t.csv", 'y,a\n"5"" disk",1\n5" disk,2\n"a, ""b""",3\n')
+    data = table(path, classes=True)
+    assert data.class_names == ['5" disk', 'a, "b"']
+    assert data.read("train").targets.tolist() == [0, 0, 1]
