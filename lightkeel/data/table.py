@@ -227,6 +227,9 @@ class TableDataModule(InMemoryDataModule):
         if codes is None:
             return Arrays(inputs, targets)
         if known is None:
+            if len(codes) == 1:
+                only = f"holds one class only, {min(codes)}"
+                raise ValueError(f"target: column `{self.target}` {only}.")
             self.trained_classes = sorted(codes)
             order = {name: code for code, name in enumerate(self.trained_classes)}
             return Arrays(inputs, torch.tensor([order[name] for name in codes])[targets.long()])

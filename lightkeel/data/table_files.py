@@ -106,7 +106,7 @@ def _read_npz(path: Path) -> Iterator[Row]:
             wrong = "holds pickled objects, which could run code" if is_pickled else str(error)
             raise TableError(f"{path}: is no npz file of arrays ({wrong}).") from None
     for name, array in arrays.items():
-        parts = array.reshape(len(array), -1).T
+        parts = array.reshape(len(array), math.prod(array.shape[1:])).T
         named = [name] if array.ndim == 1 else [f"{name}[{place}]" for place in range(len(parts))]
         columns |= dict(zip(named, parts, strict=True))
     lengths = {name: len(column) for name, column in columns.items()}

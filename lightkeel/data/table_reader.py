@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors.checks import suggest
 from .table_files import (
     CHUNK_ROWS,
+    MISSING,
     TableError,
     find_columns,
     is_text,
@@ -113,7 +114,7 @@ class TableReader:
     def _code(self, name: str, cell: Any) -> float:
         assert self.codes is not None
         label = "" if cell is None else str(cell).strip()
-        if not label:
+        if label.casefold() in MISSING:
             return self._missing(name, cell)
         if not is_text(label):
             raise CellError(f"{quoted(label)} is no UTF-8.\nSave the file as UTF-8.")

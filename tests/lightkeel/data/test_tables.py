@@ -387,6 +387,12 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {"missing": "mean"},
         ", line 2, column `y`: is missing.\nFill it in, or set data.missing to drop.",
     ),
+    "class NA": (
+        "a,b,y\n1,2,c\n1,2,d\n1,2, NA\n",
+        {"classes": True},
+        ", line 4, column `y`: ' NA' is missing.\nFill it in, or set data.missing to drop.",
+    ),
+    "one class": ("a,b,y\n1,2,cat\n4,5,cat\n", {"classes": True}, ""),
     "none left": ("a,b,y\n1,2,\n", {"missing": "drop"}, ""),
     "long": (f"a,b,y\n1,2,{LONG}\n", {}, ", line 2: field larger than field limit (131072) in line 2 (is a quote not closed?)."),
     "column missing": (
@@ -404,6 +410,7 @@ def test_hostile_files(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", content)
     others = {
         "none left": f"missing: drop leaves none of the rows of {path}.",
+        "one class": "target: column `y` holds one class only, cat.",
         "two rows": "val and test: would take all of the 2 samples.",
     }
     assert refusal(table(path, **settings)) == others.get(name, f"path: {path}{message}")
@@ -422,6 +429,11 @@ ARCHIVES = {
     "cut off": (
         npz(a=[1, 2], y=[1, 2])[:-30],
         "is no npz file of arrays (File is not a zip file).",
+    ),
+    "empty": (npz(a=[], y=[]), "has no rows below the names of its columns."),
+    "empty of two axes": (
+        npz(a=np.zeros((0, 2)), y=[]),
+        "has no rows below the names of its columns.",
     ),
     "nothing": (npz(), "has no column `y`. Available: none."),
 }
@@ -490,3 +502,15 @@ def test_quotes_within_cells(tmp_path: Path) -> None:
     data = table(path, classes=True)
     assert data.class_names == ['5" disk', 'a, "b"']
     assert data.read("train").targets.tolist() == [0, 0, 1]
+
+
+def test_classes_that_are_missing(tmp_path: Path) -> None:
+    """Whatever they are written as they are no classes, and dropped."""
+    path = write(tmp_path / "t.csv", "y,a\nb,1\nNA,2\nnone,3\nc,4\n Null,5\nNaN,6\n,7\nn/a,8\n")
+    data = table(path, classes=True, missing="drop")
+    assert data.class_names == ["b", "c"]
+    assert data.read("train").targets.tolist() == [0, 1]
+    np.savez(tmp_path / "t.npz", y=[1, np.nan, 0], a=[1, 2, 3])
+    data = table(str(tmp_path / "t.npz"), classes=True, missing="drop")
+    assert data.class_names == ["0.0", "1.0"]
+    assert data.read("train").inputs.tolist() == [[1], [3]]
