@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lightkeel.data.table import TableDataModule
-from tests.lightkeel.data.serving import SPLITS, serve, targets
+from tests.lightkeel.data.serving import SPLITS, serve, targets, trainer
 
 ROWS = [[1, 10, 5], [2, 30, 6], [3, 20, 7], [4, 40, 8], [5, 50, 9]]  # a, b, y
 PLAIN = "a,b,y\n" + "".join(f"{a},{b},{y}\n" for a, b, y in ROWS)
@@ -141,6 +142,9 @@ def test_what_was_trained_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
         "mean": [2.0],  # of 1, 2, 3
         "scale": [pytest.approx(1.5**0.5)],
         "rows": 6,
+        "crc": zlib.crc32(
+            np.arange(1, 7, dtype="f4"), zlib.crc32(np.array([3, 2, 4, 0, 3, 1], "i8"))
+        ),
     }
     write(tmp_path / "t.csv", CLASSES.replace("a,2", "a,200") + "d,7\n")
     again = table(path, classes=True, test_fraction=0.3)
@@ -514,3 +518,60 @@ def test_classes_that_are_missing(tmp_path: Path) -> None:
     data = table(str(tmp_path / "t.npz"), classes=True, missing="drop")
     assert data.class_names == ["0.0", "1.0"]
     assert data.read("train").inputs.tolist() == [[1], [3]]
+
+
+def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many rows in another order are said, other columns are not; old states have no sum."""
+    names, *rows = CLASSES.split()
+    path = write(tmp_path / "t.csv", CLASSES)
+    state = table(path, classes=True).state_dict()
+    old = {name: value for name, value in state.items() if name != "crc"}
+    has = "has other values, or rows in another order, than when the model was trained: "
+    warning = f"warning: data.path: {path} {has}rows of training may be in other parts.\n"
+    swapped = [",x,".join(row.split(",")[::-1]) for row in rows]
+    for first, table_rows, known, said in (
+        (names, rows, state, ""),
+        ("a,n,y", swapped, state, ""),
+        (names, rows[::-1], state, warning),
+        ("a,n,y", [*swapped[:-1], "6.5,x,2"], state, warning),
+        (names, rows[::-1], old, ""),
+    ):
+        write(tmp_path / "t.csv", "\n".join([first, *table_rows]))
+        data = table(path, classes=True)
+        data.load_state_dict(known)
+        serve(data, "test")
+        assert capsys.readouterr().err == said
+        assert data.state_dict() == {**known, "crc": known.get("crc")}
+
+
+def test_deviations_too_small_for_float32(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "a,y\n0,1\n2e-39,1\n0,1\n2e-39,1\n")
+    small = "column `a` has a deviation of 1e-39, too small for float32. Multiply it by a constant."
+    data = table(path, val_path=path, test_path=path)
+    assert refusal(data) == f"path: {path}: {small}"
+
+
+def test_targets_far_from_unit_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said of a network, once: of a linear model each scale is as easy, and a trained one knows."""
+    path = write(tmp_path / "t.csv", "a,y\n1,299000\n2,301000\n3,299000\n4,301000\n")
+    near = write(tmp_path / "n.csv", "a,y\n1,-900\n2,900\n3,-900\n4,900\n")
+    wide = write(tmp_path / "w.csv", "a,y\n1,-1e4\n2,1e4\n3,-1e4\n4,1e4\n")
+    linear = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    network = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.LazyLinear(1))
+    state = table(path, val_path=path, test_path=path).state_dict()
+    far = "warning: data.target: `y` is {}, far from 0 ± 1, where networks begin. Write it in "
+    far += "another unit, such as thousands.\n"
+    for source, model, known, said in (
+        (path, network, {}, far.format("3e+05 ± 1e+03")),
+        (wide, network, {}, far.format("0 ± 1e+04")),
+        (near, network, {}, ""),
+        (path, linear, {}, ""),
+        (path, network, state, ""),
+    ):
+        data = table(source, val_path=source, test_path=source)
+        data.trainer = trainer()
+        data.trainer.lightning_module = model  # type: ignore[misc, assignment]
+        if known:
+            data.load_state_dict(known)
+        data.setup("fit")
+        assert capsys.readouterr().err == said
