@@ -28,7 +28,7 @@ class Standardize(nn.Module):
     Args:
         mean: Of each column.
         scale: One over the deviation of each; 0 makes a column 0, whatever it holds.
-        fill: Take what is missing (NaN) for the mean.
+        fill: Replace what is missing (NaN) by the mean.
     """
 
     mean: Tensor
@@ -62,7 +62,7 @@ class TableDataModule(InMemoryDataModule):
         features: Columns to predict it from; where not given, all others.
         exclude: Columns that are no features.
         classes: The target is a class, by name, and no number.
-        missing: What becomes of cells that are empty, NA or NaN: refused, taken for the mean of
+        missing: What becomes of cells that are empty, NA or NaN: refused, replaced by the mean of
             the training rows, or their rows dropped.
         val_path: Table of validation.
         test_path: Table of test.
@@ -102,6 +102,8 @@ class TableDataModule(InMemoryDataModule):
         separator = "\t" if separator == r"\t" else separator  # as a command line has it
         if len(separator) != 1 or separator in f'"\r\n{decimal}':
             raise ValueError(f"separator: {separator!r} is no mark between cells, such as `;`.")
+        if features is not None and not features:
+            raise ValueError("features: [] is empty. Leave it out for all.")
         for name in features or ():
             if name == target or list(features or ()).count(name) > 1:
                 wrong = "is the target" if name == target else "is given twice"
@@ -156,7 +158,9 @@ class TableDataModule(InMemoryDataModule):
                 _say(f"data: column `{name}` {same}")
             elif 1 / deviation > LARGEST:
                 small = f"column `{name}` has a deviation of {deviation:.3g}, too small for float32"
-                raise ValueError(f"path: {self.paths['train']}: {small}. Multiply it by a constant.")
+                raise ValueError(
+                    f"path: {self.paths['train']}: {small}. Multiply it by a constant."
+                )
             elif step > COARSE * deviation:
                 off = f"holds `{name}` in steps of {step:g}, for a deviation of {deviation:.3g}"
                 _say(f"data: float32 {off}. Subtract a constant from it in the table.")
@@ -267,7 +271,9 @@ class TableDataModule(InMemoryDataModule):
         model = self.trainer and self.trainer.lightning_module
         if self.classes or self.trained_rows is not None or model is None:
             return
-        if sum(is_lazy(weights) or weights.ndim > 1 for weights in model.parameters()) < 2:  # any scale is as easy
+        if (
+            sum(is_lazy(weights) or weights.ndim > 1 for weights in model.parameters()) < 2
+        ):  # any scale is as easy
             return
         targets = self.datasets["train"].arrays.targets[self.datasets["train"].rows].double()
         mean, std = float(targets.mean()), float(targets.std(correction=0))
@@ -279,7 +285,8 @@ class TableDataModule(InMemoryDataModule):
         """Drop the rows in which a cell is missing, or say how many cells are filled."""
         missing = table.isnan()
         if self.missing == "mean" and (count := int(missing.sum())):
-            _say(f"data.missing: {count} cells of {path} are taken for the mean of their column.")
+            cells = f"{count} cells of {path} are" if count > 1 else f"1 cell of {path} is"
+            _say(f"data.missing: {cells} replaced by the mean of their column.")
         whole = ~missing.any(1)
         if self.missing != "drop" or whole.all():
             return table
@@ -298,7 +305,11 @@ class TableDataModule(InMemoryDataModule):
         except OSError as error:
             raise type(error)(f"{option}: {path}: cannot be read ({error.strerror}).") from None
         except TableError as error:
-            raise ValueError(f"{option}: {error}") from error.__cause__
+            lacks_target = f"has no column `{self.target}`" in str(error)
+            running = self.trainer and self.trainer.state.fn
+            evaluates = lacks_target and running in ("validate", "test")
+            hint = "\nThe target is needed to evaluate; `predict` needs none." if evaluates else ""
+            raise ValueError(f"{option}: {error}{hint}") from error.__cause__
 
     def _scales(self) -> tuple[list[float], list[float]]:
         return self.scaling.mean.tolist(), self.scaling.scale.tolist()

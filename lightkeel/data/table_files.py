@@ -17,6 +17,7 @@ LARGEST = float(np.finfo(np.float32).max)
 NAMED = (".npz", ".parquet", ".pq")  # files whose columns have names; all others are CSV
 CHUNK_ROWS = 4096
 Row = Sequence[Any] | str  # its cells: text, or what a Parquet or npz file holds; or why it is none
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how such a file begins, where it is read as UTF-8
 SEPARATORS = ";\t|,"  # that a table may have by mistake
 
 
@@ -129,6 +130,8 @@ def read_names(path: Path, rows: Iterator[Row]) -> list[str]:
     if first is None or isinstance(first, str):
         raise TableError(f"{path}: is {f'no CSV ({first})' if first else 'empty'}.")
     names = [str(cell).strip() for cell in first]
+    if "".join(names[:1]).startswith(UTF_16):
+        raise TableError(f"{path}: is UTF-16. Save it as UTF-8.")
     if odd := next((name for name in names if not is_text(name)), None):
         raise TableError(f"{path}: its column {quoted(odd)} is no UTF-8. Save it as UTF-8.")
     return names
@@ -139,8 +142,12 @@ def is_text(cell: str) -> bool:
     return cell.isascii() or not any("\ud800" <= mark <= "\udfff" for mark in cell)
 
 
-def find_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+def find_columns(
+    path: Path, wanted: Sequence[str], names: Sequence[str], remedy: str = "Set data.separator."
+) -> list[int]:
     """Return the places of columns among the names of a file's.
+
+    ``remedy`` is for a file that has another separator.
 
     Raises:
         TableError: There is none of a name, or several.
@@ -148,7 +155,7 @@ def find_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> lis
     for name in wanted:
         if name not in names:
             mark = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
-            fix = f"Is it separated by {mark!r}, unlike data.separator?" if mark else ""
+            fix = f"Is it separated by {mark!r}? {remedy}" if mark else ""
             raise TableError(f"{path}: has no column `{name}`. {fix or suggest(name, names)}")
         if names.count(name) > 1:
             many = f"has {names.count(name)} columns named `{name}`"

@@ -120,6 +120,9 @@ class TableReader:
             raise CellError(f"{quoted(label)} is no UTF-8.\nSave the file as UTF-8.")
         if self.is_learning:
             return self.codes.setdefault(label, len(self.codes))
+        whole = label.removesuffix(".0")  # as a column of whole numbers is written with a gap in it
+        if label not in self.codes and whole.lstrip("-").isdecimal() and whole in self.codes:
+            return self.codes[whole]
         if label not in self.codes:
             unknown = f"{quoted(label)} is a class that was not trained on"
             raise CellError(f"{unknown}.\n{suggest(label, list(self.codes)[:MOST_NAMED])}")

@@ -96,7 +96,7 @@ def test_classes_by_name(tmp_path: Path) -> None:
 
 def test_missing_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "t.csv", "a,b,y\n1,,5\n2, NaN ,6\nn/a,20,7\n3,40,8\n")
-    val = write(tmp_path / "v.csv", "a,b,y\n,,5\n3,40,5\n")
+    val = write(tmp_path / "v.csv", "a,b,y\n0,,5\n3,40,5\n")
     own = {"val_path": val, "test_path": val}
     data = table(path, missing="mean", **own)
     assert values(data) == [
@@ -105,9 +105,9 @@ def test_missing_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         pytest.approx([0, -1]),
         pytest.approx([1.2247449, 1]),
     ]
-    assert values(data, "val") == [[0, 0], pytest.approx([1.2247449, 1])]
-    said = "warning: data.missing: {} cells of {} are taken for the mean of their column.\n"
-    said = said.format(3, path) + said.format(2, val) + said.format(2, val)
+    assert values(data, "val") == [[pytest.approx(-2.4494898), 0], pytest.approx([1.2247449, 1])]
+    said = "warning: data.missing: {} of {} {} replaced by the mean of their column.\n"
+    said = said.format("3 cells", path, "are") + said.format("1 cell", val, "is") * 2
     assert capsys.readouterr().err == said
     data = table(path, missing="drop", **own)
     assert targets(serve(data)) == [[8.0]]
@@ -321,12 +321,12 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "semicolons": (
         "a;b;y\n1;2;3\n",
         {},
-        ": has no column `y`. Is it separated by ';', unlike data.separator?",
+        ": has no column `y`. Is it separated by ';'? Set data.separator.",
     ),
     "tabs": (
         "a\tb\ty\n1\t2\t3\n",
         {},
-        ": has no column `y`. Is it separated by '\\t', unlike data.separator?",
+        ": has no column `y`. Is it separated by '\\t'? Set data.separator.",
     ),
     "too few": (
         "a,b,y\n1,2,3\n\n1,2\n",
@@ -374,7 +374,7 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "UTF-16": (
         "a,b,y\n1,2,3\n".encode("utf-16"),
         {},
-        ": its column '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
+        ": is UTF-16. Save it as UTF-8.",
     ),
     "class of bytes": (
         b"a,b,y\n1,2,caf\xe9\n",
@@ -398,7 +398,11 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     ),
     "one class": ("a,b,y\n1,2,cat\n4,5,cat\n", {"classes": True}, ""),
     "none left": ("a,b,y\n1,2,\n", {"missing": "drop"}, ""),
-    "long": (f"a,b,y\n1,2,{LONG}\n", {}, ", line 2: field larger than field limit (131072) in line 2 (is a quote not closed?)."),
+    "long": (
+        f"a,b,y\n1,2,{LONG}\n",
+        {},
+        ", line 2: field larger than field limit (131072) in line 2 (is a quote not closed?).",
+    ),
     "column missing": (
         "a,b,y\n1,,5\n2,,6\n3,,7\n",
         {"missing": "mean"},
@@ -472,6 +476,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ),
         ({"val_fraction": 0}, "val_fraction: 0 is not in (0, 1)."),
         ({"val_fraction": 0.8}, "val_fraction: 0.8 with test_fraction leaves no training."),
+        ({"features": []}, "features: [] is empty. Leave it out for all."),
         ({"features": ["a", "y"]}, "features: `y` is the target. Leave it out."),
         ({"features": ["a", "a"]}, "features: `a` is given twice. Leave it out."),
     ],
@@ -575,3 +580,17 @@ def test_targets_far_from_unit_scale(tmp_path: Path, capsys: pytest.CaptureFixtu
             data.load_state_dict(known)
         data.setup("fit")
         assert capsys.readouterr().err == said
+
+
+def test_classes_that_are_whole_numbers(tmp_path: Path) -> None:
+    """A trained class `1` is meant by `1.0` too, unless that is a class of its own."""
+    path = write(tmp_path / "t.csv", "y,a\n-1,1\n1,2\n2,3\n2.0,4\n1,5\nno,6\n")
+    val = write(tmp_path / "v.csv", "y,a\n1.0,1\n-1.0,2\n2.0,3\n2,3\n")
+    data = table(path, classes=True, val_path=val)
+    assert data.class_names == ["-1", "1", "2", "2.0", "no"]
+    assert data.read("val").targets.tolist() == [1, 0, 3, 2]
+    for cell in ("1.5", "no.0", "3.0"):
+        write(tmp_path / "v.csv", f"y,a\n{cell},1\n")
+        unknown = f"{val}, line 2, column `y`: '{cell}' is a class that was not trained on."
+        said = refusal(table(path, classes=True, val_path=val))
+        assert said.splitlines()[0] == f"val_path: {unknown}"
