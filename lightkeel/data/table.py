@@ -268,7 +268,7 @@ class TableDataModule(InMemoryDataModule):
 
     def _warn_of_unit(self) -> None:
         """Say if a target is far from what a network gives at first: it would learn for long."""
-        model = self.trainer and self.trainer.lightning_module
+        model = self.trainer.lightning_module if self.trainer else None
         if self.classes or self.trained_rows is not None or model is None:
             return
         if (
@@ -317,7 +317,7 @@ class TableDataModule(InMemoryDataModule):
 
 def checksum_of(arrays: Arrays) -> int:
     """Return the CRC-32 of all samples."""
-    return zlib.crc32(arrays.inputs.numpy(), zlib.crc32(arrays.targets.numpy()))
+    return zlib.crc32(arrays.inputs.numpy().data, zlib.crc32(arrays.targets.numpy().data))
 
 
 _say = rank_zero_only(warn)

@@ -233,7 +233,7 @@ def test_evaluated_on_a_table_without_the_target(
         evaluate.main,
         [str(run), "--data.test_path", str(path)],
         f"data.test_path: {path}: has no column `kind`. Available: depth, width.\n"
-        "The target is needed to evaluate; `predict` needs none.",
+        "  The target is needed to evaluate; `predict` needs none.",
         capsys,
     )
 
