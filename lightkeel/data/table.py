@@ -1,5 +1,6 @@
 """A person's own table, as features and a target."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,12 +11,14 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors.checks import warn
 from .in_memory import Arrays, InMemoryDataModule, Split
-from .table_files import TableError, find_columns, open_rows, read_names
+from .table_files import LARGEST, TableError, find_columns, open_rows, read_names
 from .table_reader import Missing, TableReader
 
+FAR = 1000  # mean or deviation of a target that is far for a network, whose outputs begin near 0
 COARSE = 0.01  # largest step between numbers of float32, as a share of a column's deviation
 
 
@@ -25,7 +28,7 @@ class Standardize(nn.Module):
     Args:
         mean: Of each column.
         scale: One over the deviation of each; 0 makes a column 0, whatever it holds.
-        fill: Take what is missing (NaN) for the mean.
+        fill: Replace what is missing (NaN) by the mean.
     """
 
     mean: Tensor
@@ -59,7 +62,7 @@ class TableDataModule(InMemoryDataModule):
         features: Columns to predict it from; where not given, all others.
         exclude: Columns that are no features.
         classes: The target is a class, by name, and no number.
-        missing: What becomes of cells that are empty, NA or NaN: refused, taken for the mean of
+        missing: What becomes of cells that are empty, NA or NaN: refused, replaced by the mean of
             the training rows, or their rows dropped.
         val_path: Table of validation.
         test_path: Table of test.
@@ -99,6 +102,8 @@ class TableDataModule(InMemoryDataModule):
         separator = "\t" if separator == r"\t" else separator  # as a command line has it
         if len(separator) != 1 or separator in f'"\r\n{decimal}':
             raise ValueError(f"separator: {separator!r} is no mark between cells, such as `;`.")
+        if features is not None and not features:
+            raise ValueError("features: [] is empty. Leave it out for all.")
         for name in features or ():
             if name == target or list(features or ()).count(name) > 1:
                 wrong = "is the target" if name == target else "is given twice"
@@ -151,11 +156,21 @@ class TableDataModule(InMemoryDataModule):
             if deviation == 0:
                 same = "is the same in all training rows (in float32), and taken for 0."
                 _say(f"data: column `{name}` {same}")
+            elif 1 / deviation > LARGEST:
+                small = f"column `{name}` has a deviation of {deviation:.3g}, too small for float32"
+                raise ValueError(
+                    f"path: {self.paths['train']}: {small}. Multiply it by a constant."
+                )
             elif step > COARSE * deviation:
                 off = f"holds `{name}` in steps of {step:g}, for a deviation of {deviation:.3g}"
                 _say(f"data: float32 {off}. Subtract a constant from it in the table.")
         scale = np.divide(1, std, out=np.zeros_like(std), where=std > 0)
         return Standardize(mean.tolist(), scale.tolist(), self.missing == "mean")
+
+    @cached_property
+    def checksum(self) -> int | None:
+        """CRC-32 of what was read of the table; None of a model whose checkpoint has none."""
+        return checksum_of(self.read("train"))
 
     def preprocessing(self) -> nn.Module:
         return Standardize(*self._scales(), self.scaling.fill)
@@ -170,7 +185,8 @@ class TableDataModule(InMemoryDataModule):
         mean, scale = self._scales()
         names, classes = self.feature_names, self.class_names
         rows = self.trained_rows or len(self.read("train").targets)
-        return {"features": names, "classes": classes, "mean": mean, "scale": scale, "rows": rows}
+        table = {"rows": rows, "crc": self.checksum}
+        return {"features": names, "classes": classes, "mean": mean, "scale": scale, **table}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.use_trained(state_dict)
@@ -189,6 +205,7 @@ class TableDataModule(InMemoryDataModule):
             raise ValueError(f"features: {list(self.features)}, {trained}")
         self.feature_names, self.scaling = names, Standardize(mean, scale, self.missing == "mean")
         self.trained_classes, self.trained_rows = classes, rows
+        self.checksum = state.get("crc")
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -201,6 +218,7 @@ class TableDataModule(InMemoryDataModule):
         super().setup(stage)
         if stage == "fit":
             _ = self.scaling
+            self._warn_of_unit()
 
     def source(self, split: Split) -> str:
         return split if split in self.paths else "train"
@@ -220,23 +238,55 @@ class TableDataModule(InMemoryDataModule):
         with self._reading(source) as path:
             table = reader.read(path)
         table = self._without_missing(path, table)
-        if source == "train" and self.trained_rows not in (None, len(table)) and self.fractions:
-            has = f"{len(table)} rows, and had {self.trained_rows} when the model was trained"
-            _say(f"data.path: {path} has {has}: other rows are in its parts.")
-        inputs, targets = table[:, 1:].contiguous(), table[:, 0].contiguous()
-        if codes is None:
-            return Arrays(inputs, targets)
-        if known is None:
+        arrays = Arrays(table[:, 1:].contiguous(), table[:, 0].contiguous())
+        if codes is not None:
+            arrays = arrays._replace(targets=self._classes_of(arrays.targets.long(), codes))
+        if source == "train" and self.trained_rows is not None and self.fractions:
+            self._compare(path, arrays)
+        return arrays
+
+    def _classes_of(self, targets: Tensor, codes: dict[str, int]) -> Tensor:
+        """Number classes in the order of their names, which are learned if there are none yet."""
+        if self.trained_classes is None:
+            if len(codes) == 1:
+                only = f"holds one class only, {min(codes)}"
+                raise ValueError(f"target: column `{self.target}` {only}.")
             self.trained_classes = sorted(codes)
             order = {name: code for code, name in enumerate(self.trained_classes)}
-            return Arrays(inputs, torch.tensor([order[name] for name in codes])[targets.long()])
-        return Arrays(inputs, targets.long())
+            return torch.tensor([order[name] for name in codes])[targets]
+        return targets
+
+    def _compare(self, path: Path, arrays: Arrays) -> None:
+        """Say if a table that is split is not the one that was split in training."""
+        trained = "when the model was trained"
+        if (rows := len(arrays.targets)) != self.trained_rows:
+            has = f"{rows} rows, and had {self.trained_rows} {trained}"
+            _say(f"data.path: {path} has {has}: other rows are in its parts.")
+        elif self.checksum not in (None, checksum_of(arrays)):
+            has = f"other values, or rows in another order, than {trained}"
+            _say(f"data.path: {path} has {has}: rows of training may be in other parts.")
+
+    def _warn_of_unit(self) -> None:
+        """Say if a target is far from what a network gives at first: it would learn for long."""
+        model = self.trainer.lightning_module if self.trainer else None
+        if self.classes or self.trained_rows is not None or model is None:
+            return
+        if (
+            sum(is_lazy(weights) or weights.ndim > 1 for weights in model.parameters()) < 2
+        ):  # any scale is as easy
+            return
+        targets = self.datasets["train"].arrays.targets[self.datasets["train"].rows].double()
+        mean, std = float(targets.mean()), float(targets.std(correction=0))
+        if max(abs(mean), std) > FAR:
+            far = f"`{self.target}` is {mean:.3g} ± {std:.3g}, far from 0 ± 1, where networks begin"
+            _say(f"data.target: {far}. Write it in another unit, such as thousands.")
 
     def _without_missing(self, path: Path, table: Tensor) -> Tensor:
         """Drop the rows in which a cell is missing, or say how many cells are filled."""
         missing = table.isnan()
         if self.missing == "mean" and (count := int(missing.sum())):
-            _say(f"data.missing: {count} cells of {path} are taken for the mean of their column.")
+            cells = f"{count} cells of {path} are" if count > 1 else f"1 cell of {path} is"
+            _say(f"data.missing: {cells} replaced by the mean of their column.")
         whole = ~missing.any(1)
         if self.missing != "drop" or whole.all():
             return table
@@ -255,10 +305,19 @@ class TableDataModule(InMemoryDataModule):
         except OSError as error:
             raise type(error)(f"{option}: {path}: cannot be read ({error.strerror}).") from None
         except TableError as error:
-            raise ValueError(f"{option}: {error}") from error.__cause__
+            lacks_target = f"has no column `{self.target}`" in str(error)
+            running = self.trainer and self.trainer.state.fn
+            evaluates = lacks_target and running in ("validate", "test")
+            hint = "\nThe target is needed to evaluate; `predict` needs none." if evaluates else ""
+            raise ValueError(f"{option}: {error}{hint}") from error.__cause__
 
     def _scales(self) -> tuple[list[float], list[float]]:
         return self.scaling.mean.tolist(), self.scaling.scale.tolist()
+
+
+def checksum_of(arrays: Arrays) -> int:
+    """Return the CRC-32 of all samples."""
+    return zlib.crc32(arrays.inputs.numpy().data, zlib.crc32(arrays.targets.numpy().data))
 
 
 _say = rank_zero_only(warn)

@@ -17,6 +17,7 @@ LARGEST = float(np.finfo(np.float32).max)
 NAMED = (".npz", ".parquet", ".pq")  # files whose columns have names; all others are CSV
 CHUNK_ROWS = 4096
 Row = Sequence[Any] | str  # its cells: text, or what a Parquet or npz file holds; or why it is none
+UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")  # how such a file begins, where it is read as UTF-8
 SEPARATORS = ";\t|,"  # that a table may have by mistake
 
 
@@ -53,7 +54,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
     place, width = Path("/dev/stdin" if str(path) == "-" else path), 0
     # Bytes that are no UTF-8 are found where they stand, and harmless in columns that are not read.
     with place.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.reader(file, delimiter=separator)
+        reader = csv.reader(file, delimiter=separator, strict=True)
         while True:
             line = reader.line_num + 1
             try:
@@ -61,7 +62,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield line, str(error)
+                yield line, f"{error} in line {reader.line_num} (is a quote not closed?)"
                 continue
             width = width or len(cells)
             if len(cells) == width and cells:
@@ -72,7 +73,7 @@ def _scan_csv(path: Path, separator: str) -> Iterator[tuple[int, Row]]:
 
 def _uneven(cells: list[str], width: int) -> str:
     lines = 1 + "".join(cells).count("\n")
-    quote = f" in {lines} lines: is a quote not closed?" if lines > 1 else ""
+    quote = f" in {lines} lines (is a quote not closed?)" if lines > 1 else ""
     few = "few" if len(cells) < width else "many"
     return f"it has {len(cells)} columns, too {few}: the first row has {width}{quote}"
 
@@ -106,7 +107,7 @@ def _read_npz(path: Path) -> Iterator[Row]:
             wrong = "holds pickled objects, which could run code" if is_pickled else str(error)
             raise TableError(f"{path}: is no npz file of arrays ({wrong}).") from None
     for name, array in arrays.items():
-        parts = array.reshape(len(array), -1).T
+        parts = array.reshape(len(array), math.prod(array.shape[1:])).T
         named = [name] if array.ndim == 1 else [f"{name}[{place}]" for place in range(len(parts))]
         columns |= dict(zip(named, parts, strict=True))
     lengths = {name: len(column) for name, column in columns.items()}
@@ -129,6 +130,8 @@ def read_names(path: Path, rows: Iterator[Row]) -> list[str]:
     if first is None or isinstance(first, str):
         raise TableError(f"{path}: is {f'no CSV ({first})' if first else 'empty'}.")
     names = [str(cell).strip() for cell in first]
+    if "".join(names[:1]).startswith(UTF_16):
+        raise TableError(f"{path}: is UTF-16. Save it as UTF-8.")
     if odd := next((name for name in names if not is_text(name)), None):
         raise TableError(f"{path}: its column {quoted(odd)} is no UTF-8. Save it as UTF-8.")
     return names
@@ -139,8 +142,12 @@ def is_text(cell: str) -> bool:
     return cell.isascii() or not any("\ud800" <= mark <= "\udfff" for mark in cell)
 
 
-def find_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+def find_columns(
+    path: Path, wanted: Sequence[str], names: Sequence[str], remedy: str = "Set data.separator."
+) -> list[int]:
     """Return the places of columns among the names of a file's.
+
+    ``remedy`` is for a file that has another separator.
 
     Raises:
         TableError: There is none of a name, or several.
@@ -148,7 +155,7 @@ def find_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> lis
     for name in wanted:
         if name not in names:
             mark = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
-            fix = f"Is it separated by {mark!r}, unlike data.separator?" if mark else ""
+            fix = f"Is it separated by {mark!r}? {remedy}" if mark else ""
             raise TableError(f"{path}: has no column `{name}`. {fix or suggest(name, names)}")
         if names.count(name) > 1:
             many = f"has {names.count(name)} columns named `{name}`"

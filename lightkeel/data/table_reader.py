@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors.checks import suggest
 from .table_files import (
     CHUNK_ROWS,
+    MISSING,
     TableError,
     find_columns,
     is_text,
@@ -113,12 +114,15 @@ class TableReader:
     def _code(self, name: str, cell: Any) -> float:
         assert self.codes is not None
         label = "" if cell is None else str(cell).strip()
-        if not label:
+        if label.casefold() in MISSING:
             return self._missing(name, cell)
         if not is_text(label):
             raise CellError(f"{quoted(label)} is no UTF-8.\nSave the file as UTF-8.")
         if self.is_learning:
             return self.codes.setdefault(label, len(self.codes))
+        whole = label.removesuffix(".0")  # as a column of whole numbers is written with a gap in it
+        if label not in self.codes and whole.lstrip("-").isdecimal() and whole in self.codes:
+            return self.codes[whole]
         if label not in self.codes:
             unknown = f"{quoted(label)} is a class that was not trained on"
             raise CellError(f"{unknown}.\n{suggest(label, list(self.codes)[:MOST_NAMED])}")

@@ -135,7 +135,8 @@ def check_kept(files: Sequence[Path], tables: Sequence[TableSamples]) -> list[st
             raise InputError(f"INPUT {path}: {has}. Name those that all have.")
     if names := dict.fromkeys(name for table in tables for name in table.passed_over):
         listed = ", ".join(list(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-        warn(f"INPUT: passed over {len(names)} columns: {listed}. To copy them: --keep all")
+        number = f"{len(names)} column{'s' if len(names) > 1 else ''}"
+        warn(f"INPUT: passed over {number}: {listed}. To copy them: --keep all")
     return tables[0].kept
 
 

@@ -81,7 +81,16 @@ class Predictor(LightningModule):
         return None if self.takes_images else self.model.hparams.get("num_features")
 
     def read(self, file: str | Path) -> Tensor:
-        """Read an image file as the run's data would: (H, W, 3) uint8."""
+        """Read an image file as the run's data would: (H, W, 3) uint8.
+
+        Raises:
+            ValueError: It cannot be read, or the model takes rows.
+        """
+        if not self.takes_images:
+            rows = f"({', '.join(['N', str(self.num_features or '...')])}) float32"
+            order = " in the order of predictor.data.feature_names"
+            order = order if hasattr(self.data, "feature_names") else ""
+            raise ValueError(f"read: is for images. Call predictor(rows) with rows {rows}{order}.")
         return self.data.read_image(Path(file))  # type: ignore[no-any-return]
 
     def random_samples(self, number: int, seed: int = 0) -> Tensor:

@@ -122,8 +122,9 @@ def choose_columns(
 ) -> list[tuple[int, str]]:
     """Return the places of the features, in their order, and what to call each in an error."""
     trained = getattr(predictor.data, "feature_names", ())
-    if trained and table.has_names and chosen is None:
-        places = find_columns(path, trained, table.names)
+    if trained and table.has_names and (chosen is None or sorted(chosen) == sorted(trained)):
+        remedy = f"Save it with `{getattr(predictor.data, 'separator', ',')}`."
+        places = find_columns(path, trained, table.names, remedy)
         return [(place, f"column `{table.names[place]}`: ") for place in places]
     check_names(path, table, "columns", chosen or [])
     everything = range(len(table.names))  # names may be there twice
@@ -174,7 +175,8 @@ def read_row(
         except ValueError as error:
             return ReadSample(origin, None, f"{label}{error}")
         if math.isnan(numbers[-1]) and not fills:
-            return ReadSample(origin, None, f"{label}{quoted(cell)} is no finite number")
+            text = f"{quoted(cell)} " if cell else ""
+            return ReadSample(origin, None, f"{label}{text}is missing")
     return ReadSample(origin, torch.tensor(numbers))
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lightkeel.use.predictor import load
-from lightkeel.use.samples import open_table
+from lightkeel.use.samples import open_table, read_row
 from src import evaluate, export, predict
 from src.data import TableDataModule
 from src.models import MLP
@@ -131,6 +131,14 @@ def test_columns_by_their_names(
         others = [name for name in names if name not in ("width", "depth")]
         said = f"passed over 2 columns: {', '.join(others)}. To copy them: --keep all"
         assert errors == (f"warning: INPUT: {said}\n" if others else "")
+    # Chosen are those of training, by name; other names stand for them in the order given.
+    path = write(tmp_path / "t.csv", table, ["depth", "width"])
+    for chosen in ("depth,width", "width,depth"):
+        found, _ = predicted([str(run), str(path), "--columns", chosen], capsys)
+        assert [row["label"] for row in found] == labels
+    path.write_text(path.read_text().replace("depth,width", "d,w"))
+    found, _ = predicted([str(run), str(path), "--columns", "w,d"], capsys)
+    assert [row["label"] for row in found] == labels
     plain = tmp_path / "plain.csv"
     plain.write_text("".join(f"{row[0]},{row[1]}\n" for row in table))
     found, _ = predicted([str(run), str(plain)], capsys)
@@ -162,7 +170,7 @@ def test_columns_that_are_kept(
     given = [str(run), str(path), "--keep", "kind, width"]
     found, errors = predicted(given, capsys)
     assert [[row["kind"], float(row["width"])] for row in found] == [[r[3], r[0]] for r in table]
-    assert errors == "warning: INPUT: passed over 1 columns: note. To copy them: --keep all\n"
+    assert errors == "warning: INPUT: passed over 1 column: note. To copy them: --keep all\n"
     hint = "Did you mean `kind`? Available: depth, kind, note, width."
     wrong = f"--keep kin: {path} has none. {hint}"
     fails(predict.main, [str(run), str(path), "--keep", "kin"], wrong, capsys)
@@ -194,7 +202,7 @@ def test_rows_that_cannot_be_read(
     wrong = f"INPUT {path}: has no column `width`. Did you mean `with`?"
     fails(predict.main, [str(run), str(path)], wrong, capsys)
     path.write_text("depth;width\n0.02;1\n")
-    wrong = f"INPUT {path}: has no column `width`. Is it separated by ';', unlike data.separator?"
+    wrong = f"INPUT {path}: has no column `width`. Is it separated by ';'? Save it with `,`."
     fails(predict.main, [str(run), str(path)], wrong, capsys)
 
 
@@ -215,6 +223,39 @@ def test_evaluated_on_another_table(run: Path, tmp_path: Path) -> None:
     assert "test/acc/bolt" not in found
     assert found["test/acc"] == pytest.approx(sum(map(sum, right.values())) / len(table))
     assert found["test/acc"] > 0.8
+
+
+def test_evaluated_on_a_table_without_the_target(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "t.csv", rows(3), ["depth", "width"])
+    fails(
+        evaluate.main,
+        [str(run), "--data.test_path", str(path)],
+        f"data.test_path: {path}: has no column `kind`. Available: depth, width.\n"
+        "  The target is needed to evaluate; `predict` needs none.",
+        capsys,
+    )
+
+
+def test_a_model_of_rows_reads_no_files(run: Path) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load(run).read("new.csv")
+    order = "(N, 2) float32 in the order of predictor.data.feature_names"
+    assert str(error.value) == f"read: is for images. Call predictor(rows) with rows {order}."
+
+
+def test_missing_cells_where_training_had_none() -> None:
+    """They are said to be missing, with what was written for it."""
+    places = [(0, "column `a`: "), (1, "")]
+    for row, error in (
+        (["", 1], "column `a`: is missing"),
+        ([None, 1], "column `a`: is missing"),
+        (["NA", 1], "column `a`: 'NA' is missing"),
+        ([1, ""], "is missing"),
+    ):
+        assert read_row(places, [], SimpleNamespace(), [], row).error == error
+    assert read_row(places, [], SimpleNamespace(missing="mean"), [], ["", 1]).error == ""
 
 
 def exported(run: Path, folder: Path, format_: str, suffix: str) -> Path:

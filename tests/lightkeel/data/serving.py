@@ -30,6 +30,7 @@ def trainer(
         world_size=devices,
         global_rank=rank,
         overfit_batches=0,
+        lightning_module=None,
         strategy=SimpleNamespace(root_device=torch.device(device)),
         precision_plugin=Precision(),
     )

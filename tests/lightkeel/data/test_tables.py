@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lightkeel.data.table import TableDataModule
-from tests.lightkeel.data.serving import SPLITS, serve, targets
+from tests.lightkeel.data.serving import SPLITS, serve, targets, trainer
 
 ROWS = [[1, 10, 5], [2, 30, 6], [3, 20, 7], [4, 40, 8], [5, 50, 9]]  # a, b, y
 PLAIN = "a,b,y\n" + "".join(f"{a},{b},{y}\n" for a, b, y in ROWS)
@@ -95,7 +96,7 @@ def test_classes_by_name(tmp_path: Path) -> None:
 
 def test_missing_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "t.csv", "a,b,y\n1,,5\n2, NaN ,6\nn/a,20,7\n3,40,8\n")
-    val = write(tmp_path / "v.csv", "a,b,y\n,,5\n3,40,5\n")
+    val = write(tmp_path / "v.csv", "a,b,y\n0,,5\n3,40,5\n")
     own = {"val_path": val, "test_path": val}
     data = table(path, missing="mean", **own)
     assert values(data) == [
@@ -104,9 +105,9 @@ def test_missing_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         pytest.approx([0, -1]),
         pytest.approx([1.2247449, 1]),
     ]
-    assert values(data, "val") == [[0, 0], pytest.approx([1.2247449, 1])]
-    said = "warning: data.missing: {} cells of {} are taken for the mean of their column.\n"
-    said = said.format(3, path) + said.format(2, val) + said.format(2, val)
+    assert values(data, "val") == [[pytest.approx(-2.4494898), 0], pytest.approx([1.2247449, 1])]
+    said = "warning: data.missing: {} of {} {} replaced by the mean of their column.\n"
+    said = said.format("3 cells", path, "are") + said.format("1 cell", val, "is") * 2
     assert capsys.readouterr().err == said
     data = table(path, missing="drop", **own)
     assert targets(serve(data)) == [[8.0]]
@@ -134,13 +135,14 @@ def test_what_was_trained_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = write(tmp_path / "t.csv", CLASSES)
     data = table(path, classes=True, test_fraction=0.3)
     wanted = values(data, "test")
-    state = data.state_dict()
+    state, inputs = data.state_dict(), np.arange(1, 7, dtype="<f4").tobytes()
     assert state == {
         "features": ["a"],
         "classes": ["10", "2", "a", "b", "c"],
         "mean": [2.0],  # of 1, 2, 3
         "scale": [pytest.approx(1.5**0.5)],
         "rows": 6,
+        "crc": zlib.crc32(np.array([3, 2, 4, 0, 3, 1], "<i8").tobytes() + inputs),
     }
     write(tmp_path / "t.csv", CLASSES.replace("a,2", "a,200") + "d,7\n")
     again = table(path, classes=True, test_fraction=0.3)
@@ -317,12 +319,12 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "semicolons": (
         "a;b;y\n1;2;3\n",
         {},
-        ": has no column `y`. Is it separated by ';', unlike data.separator?",
+        ": has no column `y`. Is it separated by ';'? Set data.separator.",
     ),
     "tabs": (
         "a\tb\ty\n1\t2\t3\n",
         {},
-        ": has no column `y`. Is it separated by '\\t', unlike data.separator?",
+        ": has no column `y`. Is it separated by '\\t'? Set data.separator.",
     ),
     "too few": (
         "a,b,y\n1,2,3\n\n1,2\n",
@@ -337,8 +339,18 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "open quote": (
         'a,b,y\n1,"2,3\n4,5,6\n7,8,9\n',
         {},
-        ", line 2: it has 2 columns, too few: the first row has 3 in 4 lines: "
-        "is a quote not closed?.",
+        ", line 2: unexpected end of data in line 4 (is a quote not closed?).",
+    ),
+    "quotes that swallow": (
+        'a,b,y,t\n1,2,3,"5 inch\n1,2,3,ok\n1,2,3,"7 inch\n1,2,3,ok\n',
+        {"exclude": ["t"]},
+        ", line 2: ',' expected after '\"' in line 4 (is a quote not closed?).",
+    ),
+    "cell of lines": (
+        'a,b,y\n1,"2\n3"\n',
+        {},
+        ", line 2: it has 2 columns, too few: the first row has 3 in 2 lines "
+        "(is a quote not closed?).",
     ),
     "after a line break": (
         'a,b,y,t\n1,2,3,"x\n\ny"\r\n1,2,z,t\r\n',
@@ -360,7 +372,7 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "UTF-16": (
         "a,b,y\n1,2,3\n".encode("utf-16"),
         {},
-        ": its column '\\udcff\\udcfea\\x00' is no UTF-8. Save it as UTF-8.",
+        ": is UTF-16. Save it as UTF-8.",
     ),
     "class of bytes": (
         b"a,b,y\n1,2,caf\xe9\n",
@@ -377,8 +389,18 @@ FILES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         {"missing": "mean"},
         ", line 2, column `y`: is missing.\nFill it in, or set data.missing to drop.",
     ),
+    "class NA": (
+        "a,b,y\n1,2,c\n1,2,d\n1,2, NA\n",
+        {"classes": True},
+        ", line 4, column `y`: ' NA' is missing.\nFill it in, or set data.missing to drop.",
+    ),
+    "one class": ("a,b,y\n1,2,cat\n4,5,cat\n", {"classes": True}, ""),
     "none left": ("a,b,y\n1,2,\n", {"missing": "drop"}, ""),
-    "long": (f"a,b,y\n1,2,{LONG}\n", {}, ", line 2: field larger than field limit (131072)."),
+    "long": (
+        f"a,b,y\n1,2,{LONG}\n",
+        {},
+        ", line 2: field larger than field limit (131072) in line 2 (is a quote not closed?).",
+    ),
     "column missing": (
         "a,b,y\n1,,5\n2,,6\n3,,7\n",
         {"missing": "mean"},
@@ -394,6 +416,7 @@ def test_hostile_files(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", content)
     others = {
         "none left": f"missing: drop leaves none of the rows of {path}.",
+        "one class": "target: column `y` holds one class only, cat.",
         "two rows": "val and test: would take all of the 2 samples.",
     }
     assert refusal(table(path, **settings)) == others.get(name, f"path: {path}{message}")
@@ -412,6 +435,11 @@ ARCHIVES = {
     "cut off": (
         npz(a=[1, 2], y=[1, 2])[:-30],
         "is no npz file of arrays (File is not a zip file).",
+    ),
+    "empty": (npz(a=[], y=[]), "has no rows below the names of its columns."),
+    "empty of two axes": (
+        npz(a=np.zeros((0, 2)), y=[]),
+        "has no rows below the names of its columns.",
     ),
     "nothing": (npz(), "has no column `y`. Available: none."),
 }
@@ -446,6 +474,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ),
         ({"val_fraction": 0}, "val_fraction: 0 is not in (0, 1)."),
         ({"val_fraction": 0.8}, "val_fraction: 0.8 with test_fraction leaves no training."),
+        ({"features": []}, "features: [] is empty. Leave it out for all."),
         ({"features": ["a", "y"]}, "features: `y` is the target. Leave it out."),
         ({"features": ["a", "a"]}, "features: `a` is given twice. Leave it out."),
     ],
@@ -472,3 +501,94 @@ def test_line_of_a_cell_far_down(tmp_path: Path) -> None:
     assert "line 5002, column `b`: 'x'" in refusal(table(path))
     write(tmp_path / "t.csv", "a,b,y\n" + "1,2,3\n" * 5000)
     assert table(path).read("train").inputs.shape == (5000, 2)
+
+
+def test_quotes_within_cells(tmp_path: Path) -> None:
+    """Doubled ones, and those amid an unquoted cell, are text."""
+    path = write(tmp_path / "t.csv", 'y,a\n"5"" disk",1\n5" disk,2\n"a, ""b""",3\n')
+    data = table(path, classes=True)
+    assert data.class_names == ['5" disk', 'a, "b"']
+    assert data.read("train").targets.tolist() == [0, 0, 1]
+
+
+def test_classes_that_are_missing(tmp_path: Path) -> None:
+    """Whatever they are written as they are no classes, and dropped."""
+    path = write(tmp_path / "t.csv", "y,a\nb,1\nNA,2\nnone,3\nc,4\n Null,5\nNaN,6\n,7\nn/a,8\n")
+    data = table(path, classes=True, missing="drop")
+    assert data.class_names == ["b", "c"]
+    assert data.read("train").targets.tolist() == [0, 1]
+    np.savez(tmp_path / "t.npz", y=[1, np.nan, 0], a=[1, 2, 3])
+    data = table(str(tmp_path / "t.npz"), classes=True, missing="drop")
+    assert data.class_names == ["0.0", "1.0"]
+    assert data.read("train").inputs.tolist() == [[1], [3]]
+
+
+def test_a_table_that_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many rows in another order are said, other columns are not; old states have no sum."""
+    names, *rows = CLASSES.split()
+    path = write(tmp_path / "t.csv", CLASSES)
+    state = table(path, classes=True).state_dict()
+    old = {name: value for name, value in state.items() if name != "crc"}
+    has = "has other values, or rows in another order, than when the model was trained: "
+    warning = f"warning: data.path: {path} {has}rows of training may be in other parts.\n"
+    swapped = [",x,".join(row.split(",")[::-1]) for row in rows]
+    for first, table_rows, known, said in (
+        (names, rows, state, ""),
+        ("a,n,y", swapped, state, ""),
+        (names, rows[::-1], state, warning),
+        ("a,n,y", [*swapped[:-1], "6.5,x,2"], state, warning),
+        (names, rows[::-1], old, ""),
+    ):
+        write(tmp_path / "t.csv", "\n".join([first, *table_rows]))
+        data = table(path, classes=True)
+        data.load_state_dict(known)
+        serve(data, "test")
+        assert capsys.readouterr().err == said
+        assert data.state_dict() == {**known, "crc": known.get("crc")}
+
+
+def test_deviations_too_small_for_float32(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "a,y\n0,1\n2e-39,1\n0,1\n2e-39,1\n")
+    small = "column `a` has a deviation of 1e-39, too small for float32. Multiply it by a constant."
+    data = table(path, val_path=path, test_path=path)
+    assert refusal(data) == f"path: {path}: {small}"
+
+
+def test_targets_far_from_unit_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said of a network, once: of a linear model each scale is as easy, and a trained one knows."""
+    path = write(tmp_path / "t.csv", "a,y\n1,299000\n2,301000\n3,299000\n4,301000\n")
+    near = write(tmp_path / "n.csv", "a,y\n1,-900\n2,900\n3,-900\n4,900\n")
+    wide = write(tmp_path / "w.csv", "a,y\n1,-1e4\n2,1e4\n3,-1e4\n4,1e4\n")
+    linear = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    network = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.LazyLinear(1))
+    state = table(path, val_path=path, test_path=path).state_dict()
+    far = "warning: data.target: `y` is {}, far from 0 ± 1, where networks begin. Write it in "
+    far += "another unit, such as thousands.\n"
+    for source, model, known, said in (
+        (path, network, {}, far.format("3e+05 ± 1e+03")),
+        (wide, network, {}, far.format("0 ± 1e+04")),
+        (near, network, {}, ""),
+        (path, linear, {}, ""),
+        (path, network, state, ""),
+    ):
+        data = table(source, val_path=source, test_path=source)
+        data.trainer = trainer()
+        data.trainer.lightning_module = model  # type: ignore[misc]
+        if known:
+            data.load_state_dict(known)
+        data.setup("fit")
+        assert capsys.readouterr().err == said
+
+
+def test_classes_that_are_whole_numbers(tmp_path: Path) -> None:
+    """A trained class `1` is meant by `1.0` too, unless that is a class of its own."""
+    path = write(tmp_path / "t.csv", "y,a\n-1,1\n1,2\n2,3\n2.0,4\n1,5\nno,6\n")
+    val = write(tmp_path / "v.csv", "y,a\n1.0,1\n-1.0,2\n2.0,3\n2,3\n")
+    data = table(path, classes=True, val_path=val)
+    assert data.class_names == ["-1", "1", "2", "2.0", "no"]
+    assert data.read("val").targets.tolist() == [1, 0, 3, 2]
+    for cell in ("1.5", "no.0", "3.0"):
+        write(tmp_path / "v.csv", f"y,a\n{cell},1\n")
+        unknown = f"{val}, line 2, column `y`: '{cell}' is a class that was not trained on."
+        said = refusal(table(path, classes=True, val_path=val))
+        assert said.splitlines()[0] == f"val_path: {unknown}"
