@@ -200,7 +200,7 @@ def test_predictor_tells_its_modules_where_they_are(
 
 def test_checkpoints_read_weights_at_once(gpu: PretendedGPU | None, tmp_path: Path) -> None:
     if gpu is None:
-        pytest.skip("only a pretended GPU tells when the host waits")
+        pytest.skip("a real GPU does not tell when the host waits; the pretended one does")
     assert nonfinite_weights(torch.nn.Linear(3, 3).to("cuda")) is None
     assert len(gpu.waits) == 1
 
@@ -209,7 +209,7 @@ def test_progress_reads_values_where_a_row_is_read(
     gpu: PretendedGPU | None, tmp_path: Path
 ) -> None:
     if gpu is None:
-        pytest.skip("only a pretended GPU tells when the host waits")
+        pytest.skip("a real GPU does not tell when the host waits; the pretended one does")
     found, waits = list[int](), gpu.waits
 
     class Count(Callback):

@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from lightkeel.data.dataset import DatasetDataModule
 from lightkeel.data.random_streams import RandomStreams
-from tests.lightkeel.data.serving import trainer
+from tests.lightkeel.data.serving import STAGES, trainer
 
 Draws = tuple[int, float, float, float]
 # Of 20 samples, by the seed 5, and what sample 3 of another draws in epoch 0.
@@ -59,7 +59,7 @@ def served(
     """All batches of an epoch, as a rank's loader gives them."""
     data.trainer = trainer(split, epoch, devices, rank)
     data.prepare_data()
-    data.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+    data.setup(STAGES[split])
     loader: Any = getattr(data, f"{split}_dataloader")()
     loader.sampler.set_epoch(epoch)
     if batches_done:

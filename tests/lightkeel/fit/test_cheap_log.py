@@ -491,7 +491,7 @@ def test_a_value_costs_little(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_nothing_waits_for_the_device(gpu: Any, tmp_path: Path) -> None:
     if gpu is None:
-        pytest.skip("a pretended GPU notes what waits")
+        pytest.skip("a real GPU does not tell when the host waits; the pretended one does")
 
     def call(model: Logs, value: Tensor, index: int) -> None:
         # Which copies from the host: the pretended GPU does not see that as waiting.
@@ -513,7 +513,7 @@ def test_nothing_waits_for_the_device(gpu: Any, tmp_path: Path) -> None:
 
 def test_a_row_is_read_at_once(gpu: Any) -> None:
     if gpu is None:
-        pytest.skip("a pretended GPU notes what waits")
+        pytest.skip("a real GPU does not tell when the host waits; the pretended one does")
     values: dict[str, Any] = {name: torch.ones((), device="cuda") for name in "abcd"}
     before = len(gpu.waits)
     assert fastpath.numbers({**values, "e": 2, "f": 0.1}) == {
