@@ -42,7 +42,7 @@ def test_accumulated_gradients_are_clipped_together(tmp_path: Path) -> None:
         ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
         (
             {"max_norm": 1.0, "max_value": 2.0},
-            "max_norm: 1.0, with max_value 2.0. Set one of them to null.",
+            "max_norm: 1.0, with max_value 2.0. Set one to null.",
         ),
     ],
 )

@@ -8,9 +8,7 @@ from lightkeel import Checkpoint as LibraryCheckpoint
 class Checkpoint(LibraryCheckpoint):
     """Write ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` in the folder of the run.
 
-    A checkpoint holds weights, optimizers, schedules, callbacks and what a run needs to be resumed.
-    ``--resume`` starts from ``last.ckpt``; ``evaluate``, ``predict`` and ``export`` take
-    ``best.ckpt``.
+    ``--resume`` starts from ``last.ckpt``; ``evaluate`` and the others take ``best.ckpt``.
     """
 
     def after_step(self, trainer: Trainer) -> None:

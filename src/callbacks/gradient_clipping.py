@@ -28,9 +28,7 @@ class GradientClipping(Callback):
         if max_norm is None and max_value is None:
             raise ValueError("max_norm: null, as max_value is. Give one of them.")
         if max_norm is not None and max_value is not None:
-            raise ValueError(
-                f"max_norm: {max_norm}, with max_value {max_value}. Set one of them to null."
-            )
+            raise ValueError(f"max_norm: {max_norm}, with max_value {max_value}. Set one to null.")
         for name, limit in {"max_norm": max_norm, "max_value": max_value}.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name}: {limit} is not positive.")
@@ -51,10 +49,8 @@ class GradientClipping(Callback):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = size = torch.tensor(torch.nan)  # of a step that is left out
         limit = self.max_norm or self.max_value or torch.inf
-        if gradients:
-            norm = size = get_total_norm(gradients)
+        norm = size = get_total_norm(gradients) if gradients else torch.tensor(torch.nan)
         if gradients and self.max_norm is not None:
             clip_grads_with_norm_(parameters, limit, norm)
         elif gradients:

@@ -227,7 +227,7 @@ CASES: list[tuple[str, list[str], str]] = [
     (
         "two ways to clip",
         ["--callbacks.gradient_clipping.max_value", "2"],
-        "callbacks.gradient_clipping.max_norm: 1.0, with max_value 2.0. Set one of them to null.",
+        "callbacks.gradient_clipping.max_norm: 1.0, with max_value 2.0. Set one to null.",
     ),
     (
         "best of a metric that is never logged",

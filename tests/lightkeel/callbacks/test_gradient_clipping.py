@@ -117,7 +117,7 @@ def test_step_that_another_callback_leaves_out(tmp_path: Path) -> None:
         ),
         (
             {"max_norm": 1.0, "max_value": 2.0},
-            "max_norm: 1.0, with max_value 2.0. Set one of them to null.",
+            "max_norm: 1.0, with max_value 2.0. Set one to null.",
         ),
         ({"max_norm": 0.0}, "max_norm: 0.0 is not positive."),
         ({"max_value": -1.0}, "max_value: -1.0 is not positive."),
