@@ -39,12 +39,18 @@ from .run_files import RunFiles
 
 
 @explained()
-def train(args: Sequence[str]) -> None:
-    """Make the run that the arguments ask for: its folder, a fit, a test, and what came out."""
+def train(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+    """Make the run that the arguments ask for: its folder, a fit, a test, and what came out.
+
+    Args:
+        args: Arguments of the command.
+        callbacks: Further ones, which come first and are no part of its configuration.
+    """
     # Other processes end at once, also where they wait for the first and Python answers no signal.
     exits = exits_at_signals() if is_rank_zero() else nullcontext()
     with ending_with_first(), exits, writing_aside(), Claim() as claim:
-        cli = ProjectCLI(args, claim=claim, first_callbacks=first_callbacks)
+        first = partial(first_callbacks, callbacks)
+        cli = ProjectCLI(args, claim=claim, first_callbacks=first)
         assert cli.folder is not None
         dry: bool = cli.trainer.fast_dev_run  # type: ignore[attr-defined]
         is_first = is_rank_zero()
@@ -68,11 +74,12 @@ def train(args: Sequence[str]) -> None:
     leave_at_exit(cli.trainer)
 
 
-def first_callbacks(cli: ProjectCLI) -> list[Callback]:
-    """Make the callbacks that every run has."""
+def first_callbacks(further: Sequence[Callback], cli: ProjectCLI) -> list[Callback]:
+    """Make the callbacks that every run has, after further ones."""
     assert cli.folder is not None
     seed = int(os.environ["PL_GLOBAL_SEED"])
-    return [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
+    every = [RunFiles(cli.folder, cli.dumped), ExactResume(seed), GracefulStop(), MonitorCheck()]
+    return [*further, *every]
 
 
 def said(error: BaseException) -> str | None:
