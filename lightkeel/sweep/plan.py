@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
@@ -69,15 +70,6 @@ class Sweep:
     max_time_s: float | None
     seeds: int
     seed: int
-
-
-class Numbers(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as the parser of options reads it, and not text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-        first: [("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")), *others]
-        for first, others in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,16 +169,15 @@ def check(sweep: Sweep) -> None:
     if sweep.sampler == "grid":
         spaces.points(sweep.space)
         if sweep.num_trials is not None:
-            text = "of a grid it is the number of points. Leave it out, or use another sampler."
-            raise InputError(f"num_trials: {sweep.num_trials}, but {text}")
+            how = "Leave it out, or use another sampler."
+            raise InputError(f"num_trials: {sweep.num_trials}, but a grid has its own. {how}")
     elif not sweep.space:
         raise InputError(f"space: empty. Give options, as in `{spaces.EXAMPLE}`.")
     elif sweep.num_trials is None and sweep.max_time_s is None:
         raise InputError("num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).")
     check_options([*_configs(sweep), *sweep.options], [*KEYS, "grid", "name", "workers"])
-    for name, parameter in sweep.space.items():
-        for value in parameter.values:
-            check_options([*args_of(sweep, {}), *spaces.tokens({name: value})])
+    for point in spaces.each_value(sweep.space):
+        check_options(args_of(sweep, point))
 
 
 def args_of(sweep: Sweep, point: Mapping[str, Any]) -> list[str]:
@@ -230,14 +221,10 @@ def sweep_names() -> list[str]:
 def _read_file(name: str) -> dict[str, Any]:
     path = find_sweep(name)
     try:
-        content = safe_yaml.load(path.read_text(encoding="utf-8"), Numbers)
-    except (OSError, safe_yaml.ContentError) as error:
+        content = _yaml(f"SWEEP {path}", path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"SWEEP {path}: cannot be read ({why}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, problem = (getattr(error, key, None) for key in ("problem_mark", "problem"))
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"SWEEP {path}: is no valid YAML{where}: {problem or error}.") from None
     if not isinstance(content, dict):
         raise InputError(f"SWEEP {path}: holds no settings. Begin with `space:`, for example.")
     for key in [key for key in content if key not in KEYS]:
@@ -260,10 +247,14 @@ def _grid_option(given: str) -> tuple[str, Any]:
 
 
 def _yaml(key: str, value: str) -> Any:
+    """Read YAML as the parser of options does, to which 1e-4 is a number."""
     try:
-        return safe_yaml.load(value, Numbers)
+        safe_yaml.check(value)
+        return get_loader("yaml")(value)
     except (yaml.YAMLError, safe_yaml.ContentError) as error:
-        raise InputError(f"{key}: {value} cannot be read ({str(error).splitlines()[0]}).") from None
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{key}: is no valid YAML{where}: {problem or error}.") from None
 
 
 def _plain(key: str, value: Any) -> Any:

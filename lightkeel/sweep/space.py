@@ -11,6 +11,7 @@ import yaml
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest as nearest
 
+EXAMPLE = "model.optimizer.lr: {low: 0.001, high: 0.1, log: true}"
 RANGE = ("low", "high", "step", "log", "when")
 CHOICES = ("choices", "when")
 MOST_POINTS = 10_000  # of a grid: more than anybody trains
@@ -89,10 +90,13 @@ def read_space(content: Any) -> Space:
     if not isinstance(content, dict):
         raise InputError(f"space: {content!r} is no mapping. Give options, as in `{EXAMPLE}`.")
     space = {str(name): _read(f"space.{name}", value) for name, value in content.items()}
-    return {name: _with_condition(space, name) for name in _in_order(space)}
-
-
-EXAMPLE = "model.optimizer.lr: {low: 0.001, high: 0.1, log: true}"
+    space = {name: _with_condition(space, name) for name in _in_order(space)}
+    for name in space:
+        for other, values in _conditions(space, name).items():
+            if not values:
+                wrong = f"space.{name}.when: never holds, as {other} would need two values at once."
+                raise InputError(f"{wrong} Leave a condition out.")
+    return space
 
 
 def _read(key: str, value: Any) -> Parameter:
@@ -206,6 +210,28 @@ def _with_condition(space: Space, name: str) -> Parameter:
 def is_active(parameter: Parameter, point: Mapping[str, Any]) -> bool:
     """Tell whether the conditions of a parameter hold, given what comes before it in the space."""
     return all(name in point and point[name] in values for name, values in parameter.when.items())
+
+
+def _conditions(space: Space, name: str) -> dict[str, tuple[Any, ...]]:
+    """Collect the values that all options must have on which a parameter depends."""
+    allowed: dict[str, tuple[Any, ...]] = {}
+    for other, values in space[name].when.items():
+        for above, some in {other: values, **_conditions(space, other)}.items():
+            allowed[above] = tuple(value for value in some if value in allowed.get(above, some))
+    return allowed
+
+
+def each_value(space: Space) -> list[dict[str, Any]]:
+    """List points of the space, few of them, in which each choice and each end of a range occurs."""
+    found = [next(_points([*space.items()], {}))]
+    for name, parameter in space.items():
+        values, allowed = parameter.values, _conditions(space, name)
+        for value in values if isinstance(parameter, Choice) else (values[0], values[-1]):
+            chosen = {**allowed, name: (value,)}
+            restricted = {n: Choice(chosen.get(n, p.values), p.when) for n, p in space.items()}
+            point = next(_points([*restricted.items()], {}))
+            found += [point] if point not in found else []
+    return found
 
 
 def points(space: Space) -> list[dict[str, Any]]:

@@ -1,0 +1,130 @@
+"""A look at the experiment before the first trial, in a process of its own.
+
+Each value of the space is read by the parser of the experiment's options, which makes the model,
+the data and the trainer with it; then one batch is trained, to learn which metrics there are.
+"""
+
+from contextlib import redirect_stdout
+from io import StringIO
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+
+from ..callbacks.direction import find_mode
+from ..callbacks.monitor_check import OF_VALIDATION
+from ..callbacks.readings import is_result
+from ..errors.bad_input import InputError
+from ..errors.checks import suggest
+from ..fit.fit import train
+from ..options.cli import ProjectCLI
+from ..options.configs import resolve_configs
+from ..project import Project
+from ..runs.safe_yaml import flatten
+from .plan import Sweep, args_of
+from .space import Range, Space, each_value
+
+# Of one batch, on one device, of which nothing is left; also where the experiment says otherwise.
+BRIEF = ("fast_dev_run=1", "devices=1", "num_nodes=1", "strategy=auto", "overfit_batches=0")
+
+
+class Probed(NamedTuple):
+    """What an experiment says of itself.
+
+    Attributes:
+        metric: What is searched for: the sweep's, or what the experiment's checkpoint monitors.
+        mode: ``min`` or ``max``.
+        num_gpus: GPUs to be dealt out to runs; 0 where the experiment uses none.
+        experiment: Name of the experiment, and so of the folder that its runs are in.
+        seed: The experiment's ``seed_everything``.
+    """
+
+    metric: str
+    mode: str
+    num_gpus: int
+    experiment: str
+    seed: int
+
+
+class Watch(Callback):
+    """Note what is logged in training and validation, and what the checkpoint monitors."""
+
+    def __init__(self) -> None:
+        self.logged: list[str] = []
+        self.monitor: str | None = None
+        self.mode: str | None = None
+        self.modes: dict[str, str | None] = {}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = trainer.callback_metrics
+        self.logged = [n for n in logged if is_result(n) and not n.endswith("_step")]
+        self.modes = {name: find_mode(name, pl_module) for name in self.logged}
+        checkpoint: Any = trainer.checkpoint_callback
+        if monitor := getattr(checkpoint, "monitor", None):
+            self.monitor, self.modes = monitor, {**self.modes, monitor: checkpoint.mode}
+
+
+def look(project: Project, sweep: Sweep) -> Probed:
+    """Find out what an experiment logs, and whether it takes every value of the space.
+
+    Raises:
+        InputError: A value that does not fit, a metric that is never logged, or what a run of the
+            first point refuses.
+    """
+    project.use()
+    first, *others = each_value(sweep.space)
+    cli = ProjectCLI(args_of(sweep, first), training=False)
+    trainer, seed = cli.trainer, cli.config.seed_everything
+    for point in others:
+        arguments, _ = resolve_configs(args_of(sweep, point))
+        cli.parse_arguments(cli.parser, arguments)
+        check_whole(sweep.space, cli.config.as_dict())
+        cli.instantiate_classes()
+    if seed is True or seed + sweep.seeds > 2**32:
+        raise InputError(f"seed_everything: {seed} leaves no {sweep.seeds} seeds. Give a number.")
+    watch = Watch()
+    with TemporaryDirectory() as place, redirect_stdout(StringIO()):
+        brief = [f"--trainer.{setting}" for setting in BRIEF]
+        train([*args_of(sweep, first), *brief, "--runs_dir", place], [watch])
+    metric = choose_metric(sweep, watch, trainer)
+    is_on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    num_gpus = torch.cuda.device_count() if is_on_gpu else 0
+    return Probed(metric, choose_mode(sweep, watch, metric), num_gpus, cli.experiment, seed)
+
+
+def choose_metric(sweep: Sweep, watch: Watch, trainer: Trainer) -> str:
+    """Return the metric to be searched for, which must be one that runs log as they train."""
+    metric = sweep.metric or watch.monitor
+    hint = suggest(metric or "", watch.logged, True)
+    if metric is None:
+        raise InputError(f"metric: missing, as the experiment's checkpoint monitors none. {hint}")
+    if metric not in watch.logged:
+        raise InputError(f"metric: `{metric}` is never logged in training or validation. {hint}")
+    if OF_VALIDATION.match(metric) and not trainer.limit_val_batches:
+        why = "is never logged without validation (trainer.limit_val_batches: 0)."
+        raise InputError(f"metric: `{metric}` {why} Choose a metric of training.")
+    return metric
+
+
+def choose_mode(sweep: Sweep, watch: Watch, metric: str) -> str:
+    """Return whether less or more is better: as it is said, as the checkpoint has it, by name."""
+    mode = sweep.mode or watch.modes[metric]
+    if mode is None:
+        why = f"missing, and `{metric}` does not tell whether less or more is better."
+        raise InputError(f"mode: {why} Give min or max.")
+    return mode
+
+
+def check_whole(space: Space, config: dict[str, Any]) -> None:
+    """Raise ``InputError`` for a range of whole numbers where the option takes any number."""
+    values = {name.replace(".init_args", ""): value for name, value in flatten(config).items()}
+    for name, made in space.items():
+        is_whole = isinstance(made, Range) and made.is_whole and not made.step
+        if is_whole and isinstance(values.get(name), float):
+            low, high = made.values
+            raise InputError(
+                f"space.{name}: {low} to {high} are whole numbers, and it takes any. Write "
+                f"{low}.0 to {high}.0, or add step: 1."
+            )
