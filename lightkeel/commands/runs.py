@@ -1,4 +1,4 @@
-"""List runs, newest first: state, metrics, what differs in their configs, duration."""
+"""List runs, newest first: state, metrics, what differs in their configs, duration; and sweeps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from ..project import Project
 from ..runs.files import to_json
 from ..runs.listing import ListedRun, find_runs, group_seeds, sort
 from ..runs.output import write_out
+from ..runs.sweeps import find_sweeps
 from ..runs.tables import print_runs
 from . import command
 
@@ -17,7 +18,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
     """Run ``python -m PACKAGE.runs`` with ``args`` (default: the process's)."""
     with command(project, args) as given:
         known = Arguments(prog=project.command("runs"), description=__doc__)
-        where = "folder of all runs (default: runs), of an experiment's or of one"
+        where = "folder of all runs (default: runs), of an experiment's, a sweep's, or of one"
         known.add_argument("dir", metavar="DIR", nargs="?", default="runs", help=where)
         known.add_argument("--sort", metavar="NAME", help="a column; -NAME: the largest first")
         known.add_argument("--json", action="store_true", help="write JSON")
@@ -25,13 +26,14 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         tokens = "\0".join(given).replace("--sort\0-", "--sort=-").split("\0")
         options = known.parse_args(tokens if given else [])
         runs = find_runs(Path(options.dir))
-        groups = group_seeds(runs)
+        groups, sweeps = group_seeds(runs), find_sweeps(Path(options.dir))
         if options.sort is not None:
             runs = sort(runs, options.sort)
         if options.json:
-            write_out(to_json({"runs": [_as_json(run) for run in runs], "groups": groups}))
+            found = {"runs": [_as_json(run) for run in runs], "groups": groups}
+            write_out(to_json({**found, "sweeps": [sweep.as_json() for sweep in sweeps]}))
         else:
-            print_runs(runs, groups, (options.sort or "").removeprefix("-"))
+            print_runs(runs, groups, sweeps, (options.sort or "").removeprefix("-"))
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
 from ..project import current
+from .sweeps import experiment_of_best
 
 CHECKPOINTS = "checkpoints"
 FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
@@ -57,7 +58,7 @@ def experiment_name(config: Path) -> str:
     """Name the experiment of a configuration: its file's, or its run's if a run saved it."""
     if (config.parent / "environment.json").exists():
         return config.resolve().parent.parent.name
-    return config.stem
+    return experiment_of_best(config) or config.stem
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

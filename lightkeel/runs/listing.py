@@ -14,12 +14,19 @@ import yaml
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
-from . import safe_yaml, status
+from . import safe_yaml, status, sweeps
 from .files import read_json, read_text
 from .find import FILES, exists, expand_home
 
 NAMES_OF_A_RUN = {"runs_dir", "run_name", "resume"}
 SEEDS = ("seed_everything", "data.seed")
+# What only names, shows or logs, and changes no result.
+SHOWN = (
+    *("trainer.logger", "trainer.default_root_dir", "trainer.log_every_n_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
+    *("callbacks.progress", "callbacks.plots", "callbacks.throughput", "callbacks.lr_monitor"),
+    *("callbacks.image_summaries", "callbacks.gradient_norms"),
+)
 
 
 class ListedRun(NamedTuple):
@@ -38,15 +45,18 @@ class ListedRun(NamedTuple):
 
 
 def find_runs(folder: Path) -> list[ListedRun]:
-    """Read the runs in a folder of all runs, of an experiment or of one run, newest first."""
+    """Read the runs in a folder of all runs, of an experiment or of one run, newest first.
+
+    Those of sweeps are only in the folders of these.
+    """
     folder = expand_home(folder)
     is_there = exists(folder) and folder.is_dir()
     places = [folder, *folder.glob("*"), *folder.glob("*/*")] if is_there else []
     found = [place for place in places if any(os.path.lexists(place / name) for name in FILES)]
-    if not found:
+    if not found and not sweeps.find_sweeps(folder):
         wrong = "holds no run" if is_there else "no such folder"
         raise InputError(f"DIR {folder}: {wrong}. Train first, or name the folder of runs.")
-    runs = [_read_run(place) for place in (found[:1] if found[0] == folder else found)]
+    runs = [_read_run(place) for place in (found[:1] if found[:1] == [folder] else found)]
     configs: dict[str, list[dict[str, Any]]] = {run.experiment: [] for run in runs}
     for run in runs:
         configs[run.experiment] += [run.config] if run.config else []
@@ -66,7 +76,10 @@ def _read_run(folder: Path) -> ListedRun:
             with suppress(TypeError, ValueError, OverflowError):  # no number
                 metrics[printable(name)] = float(value)
     name, config = printable(f"{path.parent.name}/{path.name}"), _read_config(folder / FILES[0])
-    return ListedRun(name, folder, status.look(folder), metrics, config, {})
+    state = status.look(folder)
+    if state.state == "stopped" and sweeps.is_pruned(path):
+        state = state._replace(state="pruned")
+    return ListedRun(name, folder, state, metrics, config, {})
 
 
 def _last_values(path: Path) -> dict[str, str]:
@@ -105,14 +118,14 @@ def _differing(configs: list[dict[str, Any]]) -> list[str]:
 
 
 def group_seeds(runs: list[ListedRun]) -> list[dict[str, Any]]:
-    """Summarize runs, newest first, that are done and differ in their seeds alone.
+    """Summarize runs, newest first, that are done and differ in seeds, and what is shown, alone.
 
     Of several with one seed the newest counts. ``sd`` is of the sample, and None of one value.
     """
     found: dict[str, dict[str, ListedRun]] = {}
     for run in reversed(runs):
         if run.state.state == "done" and run.config:
-            shared = {key: value for key, value in run.config.items() if key not in SEEDS}
+            shared = _results_of(run.config)
             seeds = text_of([run.config.get(key) for key in SEEDS])
             found.setdefault(text_of([run.experiment, shared]), {})[seeds] = run
     return [_summary([*group.values()]) for group in [*found.values()][::-1] if len(group) > 1]
@@ -125,9 +138,14 @@ def _summary(runs: list[ListedRun]) -> dict[str, Any]:
         if values := [value for value in found if math.isfinite(value)]:
             deviation = statistics.stdev(values) if len(values) > 1 else None
             metrics[name] = {"mean": statistics.fmean(values), "sd": deviation, "n": len(values)}
-    config = {key: value for key, value in runs[0].differs.items() if key not in SEEDS}
-    names = [run.name for run in runs]
+    config, names = _results_of(runs[0].differs), [run.name for run in runs]
     return {"experiment": runs[0].experiment, "config": config, "runs": names, "metrics": metrics}
+
+
+def _results_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out seeds, and what changes no result."""
+    shown = tuple(f"{name}." for name in (*SEEDS, *SHOWN))
+    return {key: value for key, value in config.items() if not f"{key}.".startswith(shown)}
 
 
 def sort(runs: list[ListedRun], given: str) -> list[ListedRun]:

@@ -11,13 +11,19 @@ from rich.text import Text
 from . import status
 from .listing import ListedRun, printable, text_of
 from .output import drawing
+from .sweeps import ListedSweep
 
 KINDS = ("test/", "val/")  # of metrics that come first
 DIFFERS = "differs in"
 
 
-def print_runs(runs: list[ListedRun], groups: list[dict[str, Any]], first: str | None) -> None:
-    """Print runs in this order, and below them groups; ``first`` is a column to be shown."""
+def print_runs(
+    runs: list[ListedRun],
+    groups: list[dict[str, Any]],
+    sweeps: list[ListedSweep],
+    first: str | None,
+) -> None:
+    """Print runs in this order, below them groups and sweeps; ``first`` is a column to be shown."""
     rows, means = [], []
     for run in runs:
         state, error, seconds, _ = run.state
@@ -33,13 +39,26 @@ def print_runs(runs: list[ListedRun], groups: list[dict[str, Any]], first: str |
             cells[name] = f"{_number(found['mean'])}{spread} ({found['n']})"
         means.append(cells)
     with drawing() as console:
-        _draw(console, rows, ["run", "state"], [DIFFERS, "duration"], first)
+        if rows:
+            _draw(console, rows, ["run", "state"], [DIFFERS, "duration"], first)
         for run in runs:
             if run.state.error not in (None, status.KILLED):
                 console.print(Text(f"{run.name}: {printable(str(run.state.error))}"))
         if means:
             console.print(Text("\nMean ± standard deviation over seeds (number of runs)"))
             _draw(console, means, ["experiment"], [DIFFERS], first)
+        if sweeps:
+            console.print()
+            _draw(console, [*map(_sweep, sweeps)], ["sweep", "trials"], ["best"], None)
+
+
+def _sweep(sweep: ListedSweep) -> dict[str, str]:
+    counts = ", ".join(f"{number} {state}" for state, number in sweep.states.items())
+    best = ""
+    if sweep.best:
+        best = f"{sweep.metric} {_number(float(sweep.best['value']))} ({sweep.best['run']})"
+    cells = {"sweep": sweep.name, "trials": counts, "best": best.lstrip()}
+    return {name: printable(text) for name, text in cells.items()}
 
 
 def _draw(
