@@ -1,0 +1,56 @@
+"""Find out before the first trial whether a sampler and a pruner can do what they are for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+
+from ..errors.bad_input import InputError
+from .space import Space, suggest
+
+NUM_STARTUP = 10  # trials that most samplers draw at random first, where nothing else is said
+# What Optuna raises where a class does not take its arguments, or the space.
+REFUSALS = (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError)
+
+
+def try_out(
+    space: Space,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner,
+    num_startup: int = NUM_STARTUP,
+) -> None:
+    """Have a sampler and a pruner work through some trials with made-up values.
+
+    Args:
+        space: The space of the sweep.
+        sampler: Is used, so not to be used again.
+        pruner: The pruner.
+        num_startup: Trials after which the sampler begins to make use of them.
+
+    Raises:
+        InputError: One of them refuses the space or its arguments, or lacks a package.
+    """
+    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    for number in range(num_startup + 2):
+        with _said_of("sampler", sampler):
+            trial = study.ask()
+            suggest(space, trial)
+        with _said_of("pruner", pruner):
+            for step in range(3):
+                trial.report(float(number), step)
+                trial.should_prune()
+        study.tell(trial, float(number))
+
+
+@contextmanager
+def _said_of(key: str, engine: object) -> Iterator[None]:
+    name = type(engine).__name__
+    try:
+        yield
+    except ImportError as error:
+        package = str(error.name).partition(".")[0]
+        text = f"{key}: {name} needs the package {package}, which is not installed."
+        raise InputError(f"{text} Install it.") from None
+    except REFUSALS as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{key}: {name} refuses its settings or the space: {text}") from None
