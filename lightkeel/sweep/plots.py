@@ -19,7 +19,7 @@ LONGEST_NAME = 20  # of an option below its axis; longer ones are smaller
 LONGEST_LABEL = 24  # of a choice; more is cut
 MOST_UPRIGHT = 16  # letters of all choices of an option that are not tilted
 # What Optuna says to programmers of parts whose interface may change, and of few trials.
-NEEDLESS_WARNINGS = (r".*is experimental", r"Some regimes for parameter")
+NEEDLESS_WARNINGS = (r".*is experimental", r"Some regimes for parameter", r"Glyph .* missing")
 
 
 def draw(study: "Study", sweep: Sweep, folder: Path) -> None:
@@ -47,7 +47,9 @@ def draw(study: "Study", sweep: Sweep, folder: Path) -> None:
             pictures["history"] = lambda: drawn.plot_optimization_history(shown, **about)
         if varied:
             pictures["slice"] = lambda: drawn.plot_slice(shown, varied, **about)
-        if len(varied) > 1 and len({trial.value for trial in complete}) > 1:
+        values = sorted({trial.value or 0.0 for trial in complete})
+        is_log = len(values) > 1 and 0 < 100 * values[0] < values[-1]
+        if len(varied) > 1 and len(values) > 1:
             pictures["importances"] = lambda: drawn.plot_param_importances(
                 shown, params=varied, **about
             )
@@ -56,7 +58,7 @@ def draw(study: "Study", sweep: Sweep, folder: Path) -> None:
                 try:
                     picture()
                     folder.mkdir(exist_ok=True)
-                    replace(folder / f"{name}.png", _png(plt.gcf()))
+                    replace(folder / f"{name}.png", _png(plt.gcf(), is_log))
                 finally:
                     plt.close()
 
@@ -85,7 +87,8 @@ def _shown(study: "Study", sweep: Sweep) -> "Study":
     return copy
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Any, is_log: bool) -> bytes:
+    """Have all labels be read, and the values, far apart, on a scale that suits them."""
     from matplotlib.ticker import LogFormatter, MaxNLocator
 
     for axes in figure.axes:
@@ -97,9 +100,11 @@ def _png(figure: Any) -> bytes:
             axes.xaxis.set_major_formatter(LogFormatter())
             axes.xaxis.set_minor_formatter(LogFormatter())
         if axes.get_xlabel() == "Trial":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if axes.get_ylabel() == "Trial":  # a scale of colours
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        elif is_log and axes.get_ylabel() != "Hyperparameter":
+            axes.set_yscale("log")
         fitting = LONGEST_NAME / max(len(axes.get_xlabel()), LONGEST_NAME)
         axes.xaxis.label.set_size(axes.xaxis.label.get_size() * fitting)
     file = io.BytesIO()

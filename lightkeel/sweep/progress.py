@@ -14,6 +14,7 @@ from rich.text import Text
 from ..runs.output import format_value
 from .plan import Sweep, describe
 from .space import decode
+from .study import counts, ticket_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -47,14 +48,25 @@ class Snapshot:
 
 
 def by_ticket(study: "Study") -> dict[int, "FrozenTrial"]:
-    """Return the trial of each ticket: of one that was retried, the last."""
-    trials = study.get_trials(deepcopy=False)
-    found = {trial.user_attrs.get("ticket", trial.number): trial for trial in trials}
+    """Return the trial of each ticket: of several, what has ended on its own, or else the last."""
+    found: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        before = found.setdefault(ticket_of(trial), trial)
+        if _weight(trial) >= _weight(before):
+            found[ticket_of(trial)] = trial
     return dict(sorted(found.items()))
 
 
+def _weight(trial: "FrozenTrial") -> int:
+    if not counts(trial):
+        return 0
+    return {"WAITING": 1, "RUNNING": 2}.get(trial.state.name, 3)
+
+
 def state_of(trial: "FrozenTrial") -> str:
-    """Say how a trial gets on: done, running, waiting, pruned or failed."""
+    """Say how a trial gets on: done, running, waiting (also to be retried), pruned or failed."""
+    if trial.state.is_finished() and not counts(trial):
+        return "waiting"
     return WORDS.get(trial.state.name, trial.state.name.lower())
 
 
@@ -76,11 +88,13 @@ def snapshot(
         workers: Trials at once, for when none is running.
         seconds_to_begin: After which no trial begins; None: without a limit.
     """
-    trials = by_ticket(study)
+    trials, limit = by_ticket(study), sweep.num_trials
+    if limit is not None:  # it may have been more
+        trials = {n: t for n, t in trials.items() if n < limit or state_of(t) != "waiting"}
     states = [*map(state_of, trials.values())]
     best = next(iter(ranked(study, trials)), None)
-    is_limited = sweep.num_trials is not None or sweep.sampler == "grid"
-    over = [(n, trial) for n, trial in trials.items() if trial.state.is_finished()]
+    is_limited = limit is not None or sweep.sampler == "grid"
+    over = [(n, t) for n, t in trials.items() if state_of(t) in ("done", "pruned", "failed")]
     return Snapshot(
         done=states.count("done"),
         running=states.count("running"),
