@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import get_loader
@@ -69,6 +69,24 @@ class Sweep:
     num_trials: int | None
     max_time_s: float | None
     seeds: int
+    seed: int
+
+
+class Probed(NamedTuple):
+    """What an experiment says of itself.
+
+    Attributes:
+        metric: What is searched for: the sweep's, or what the experiment's checkpoint monitors.
+        mode: ``min`` or ``max``.
+        num_gpus: GPUs to be dealt out to runs; 0 where the experiment uses none.
+        experiment: Name of the experiment, and so of the folder that its runs are in.
+        seed: The experiment's ``seed_everything``.
+    """
+
+    metric: str
+    mode: str
+    num_gpus: int
+    experiment: str
     seed: int
 
 

@@ -7,7 +7,7 @@ the data and the trainer with it; then one batch is trained, to learn which metr
 from contextlib import redirect_stdout
 from io import StringIO
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,29 +23,11 @@ from ..options.cli import ProjectCLI
 from ..options.configs import resolve_configs
 from ..project import Project
 from ..runs.safe_yaml import flatten
-from .plan import Sweep, args_of
+from .plan import Probed, Sweep, args_of
 from .space import Range, Space, each_value
 
 # Of one batch, on one device, of which nothing is left; also where the experiment says otherwise.
 BRIEF = ("fast_dev_run=1", "devices=1", "num_nodes=1", "strategy=auto", "overfit_batches=0")
-
-
-class Probed(NamedTuple):
-    """What an experiment says of itself.
-
-    Attributes:
-        metric: What is searched for: the sweep's, or what the experiment's checkpoint monitors.
-        mode: ``min`` or ``max``.
-        num_gpus: GPUs to be dealt out to runs; 0 where the experiment uses none.
-        experiment: Name of the experiment, and so of the folder that its runs are in.
-        seed: The experiment's ``seed_everything``.
-    """
-
-    metric: str
-    mode: str
-    num_gpus: int
-    experiment: str
-    seed: int
 
 
 class Watch(Callback):

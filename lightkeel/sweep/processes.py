@@ -72,6 +72,7 @@ class RunProcess:
         self.connection, theirs = multiprocessing.Pipe()
         self.process = _started(_run, theirs, project, [*args], metric, log, dict(environment))
         self.sentinel = self.process.sentinel
+        self._is_stopped = False
 
     def reports(self) -> Iterator[tuple[int, float, bool]]:
         """Yield what has come in: epoch, value, and whether it was the last."""
@@ -85,7 +86,9 @@ class RunProcess:
 
     def stop(self) -> None:
         """Have it save and end; it does so once, however often it is asked to."""
-        self._send(STOP)
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._send(STOP)
 
     def kill(self) -> None:
         """End it at once, with all processes that it has started."""

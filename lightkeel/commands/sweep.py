@@ -1,0 +1,106 @@
+"""Search the options of an experiment: many runs, each a process of its own, with Optuna."""
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from ..errors.bad_input import Arguments, InputError
+from ..project import Project
+from ..runs import lock
+from ..runs.files import write_whole
+from ..runs.find import expand_home
+from ..runs.sweeps import PLAN, SWEEPS
+from ..sweep import plan
+from . import command
+
+
+def main(project: Project, args: Sequence[str] | None = None) -> int:
+    """Run ``python -m PACKAGE.sweep`` with ``args`` (default: the process's)."""
+    with command(project, args) as given:
+        known = Arguments(prog=project.command("sweep"), description=__doc__)
+        known.epilog = f"All other options are those of {project.command('train')}."
+        plan.add_arguments(known)
+        known.add_argument("--workers", metavar="N", default=1, type=int, help="runs at once")
+        storage = "address of a database that several commands share, as postgresql://user@host/db"
+        known.add_argument("--storage", metavar="URL", help=f"{storage} (default: a file)")
+        known.add_argument("--runs_dir", default="runs", help="folder of all runs (default: runs)")
+        own, passed = plan.split(known, given)
+        options = known.parse_args(own)
+        if options.workers < 1:
+            raise InputError(f"--workers {options.workers}: is not at least 1.")
+        if (options.storage or "").startswith("sqlite"):
+            text = (
+                "is a file, which several commands cannot share. Leave it out, or use PostgreSQL."
+            )
+            raise InputError(f"--storage {options.storage}: {text}")
+        sweep = plan.read_sweep(options, passed)
+        if find_spec("optuna") is None:
+            raise InputError(
+                "sweep: needs the package optuna, which is not installed.\n"
+                "Install it: make setup ADD=sweep"
+            )
+        folder = expand_home(options.runs_dir) / SWEEPS / sweep.name
+        status = _search(project, sweep, folder, options.storage, options.workers)
+        if status:
+            resume = f"resume: {project.command('sweep')} {shlex.join(given)}"
+            print(f"stopped: {folder}\n{resume}", file=sys.stderr, flush=True)
+    return status
+
+
+def _search(
+    project: Project, sweep: plan.Sweep, folder: Path, url: str | None, workers: int
+) -> int:
+    """Run a sweep in its folder, which is locked unless a database is shared; return the status."""
+    from ..sweep import study as studies, supervise  # Optuna: half a second
+    from ..sweep.engines import try_out
+    from ..sweep.progress import Progress
+    from ..sweep.results import report, write_results
+
+    try_out(sweep.space, studies.sampler_of(sweep, 0), studies.pruner_of(sweep))
+    probed = supervise.look(project, sweep)
+    sweep = replace(sweep, metric=probed.metric, mode=probed.mode)
+    folder.mkdir(parents=True, exist_ok=True)
+    with nullcontext() if url else _locked(folder):
+        study = studies.SweepStudy(sweep, url or f"sqlite:///{folder / 'study.db'}", not url)
+        write_whole(folder / PLAN, _as_yaml(sweep))
+        with Progress(sweep) as progress:
+            supervisor = supervise.Supervisor(
+                project, sweep, probed, folder, study, workers, progress
+            )
+            status = supervisor.run()
+        if status != 1:
+            write_results(study.study, sweep, folder)
+            report(study.study, sweep, folder, url)
+    return status
+
+
+def _as_yaml(sweep: plan.Sweep) -> str:
+    """Write down what is searched, and how."""
+    engine = {
+        "sampler": {"name": sweep.sampler, **sweep.sampler_args},
+        "pruner": {"name": sweep.pruner, **sweep.pruner_args} if sweep.pruner else None,
+        "num_trials": sweep.num_trials,
+        "max_time_s": sweep.max_time_s,
+    }
+    return yaml.safe_dump({**plan.identity(sweep), **engine}, sort_keys=False)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        held = lock.take(folder)
+    except BlockingIOError:
+        raise InputError(
+            f"--name {folder.name}: {folder} is in use ({lock.holder(folder)}).\n"
+            "Several commands share a sweep with --storage postgresql://user@host/name."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release(folder, held)
