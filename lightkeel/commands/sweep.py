@@ -16,7 +16,7 @@ from ..runs import lock
 from ..runs.files import write_whole
 from ..runs.find import expand_home
 from ..runs.sweeps import PLAN, SWEEPS
-from ..sweep import plan
+from ..sweep import arguments, plan
 from . import command
 
 
@@ -25,12 +25,12 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
     with command(project, args) as given:
         known = Arguments(prog=project.command("sweep"), description=__doc__)
         known.epilog = f"All other options are those of {project.command('train')}."
-        plan.add_arguments(known)
+        arguments.add_arguments(known)
         known.add_argument("--workers", metavar="N", default=1, type=int, help="runs at once")
         storage = "address of a database that several commands share, as postgresql://user@host/db"
         known.add_argument("--storage", metavar="URL", help=f"{storage} (default: a file)")
         known.add_argument("--runs_dir", default="runs", help="folder of all runs (default: runs)")
-        own, passed = plan.split(known, given)
+        own, passed = arguments.split(known, given)
         options = known.parse_args(own)
         if options.workers < 1:
             raise InputError(f"--workers {options.workers}: is not at least 1.")
@@ -39,7 +39,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
                 "is a file, which several commands cannot share. Leave it out, or use PostgreSQL."
             )
             raise InputError(f"--storage {options.storage}: {text}")
-        sweep = plan.read_sweep(options, passed)
+        sweep = arguments.read_sweep(options, passed)
         if find_spec("optuna") is None:
             raise InputError(
                 "sweep: needs the package optuna, which is not installed.\n"
@@ -62,6 +62,7 @@ def _search(
     from ..sweep.progress import Progress
     from ..sweep.results import report, write_results
 
+    studies.quiet()
     try_out(sweep.space, studies.sampler_of(sweep, 0), studies.pruner_of(sweep))
     probed = supervise.look(project, sweep)
     sweep = replace(sweep, metric=probed.metric, mode=probed.mode)
