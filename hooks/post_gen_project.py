@@ -20,7 +20,7 @@ Answers = dict[str, str]
 COPIED = [
     *("src", "lightkeel", "tests", "configs", "scripts", "Makefile", "pyproject.toml"),
     *("requirements.lock", "locks/export.lock", "locks/litdata.lock", "locks/paddle.lock"),
-    "locks/table.lock",
+    *("locks/sweep.lock", "locks/table.lock"),
     *(".gitattributes", ".gitignore", ".pre-commit-config.yaml"),
 ]
 NOT_COPIED = ["tests/lightkeel", "tests/template"]
@@ -31,9 +31,11 @@ EXAMPLES = {
         *("src/data/synthetic_regression.py", "tests/test_linear_regression.py"),
         *("tests/test_synthetic_regression.py", "src/models/mlp.py"),
         *("configs/table.yaml", "configs/table_mlp.yaml", "configs/diabetes.csv"),
+        "configs/sweeps/linear_regression.yaml",
     ],
     "vision": [
         *(f"configs/cifar10{kind}.yaml" for kind in ("", "_fast", "_synthetic")),
+        "configs/sweeps/cifar10.yaml",
         *(f"src/data/{name}.py" for name in ("augment", "cifar10", "synthetic_images")),
         *(f"src/models/{name}.py" for name in ("fast_cnn", "simple_cnn")),
         *(f"tests/test_{name}.py" for name in ("augment", "simple_cnn", "synthetic_images")),

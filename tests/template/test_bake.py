@@ -69,7 +69,7 @@ VISION = re.compile(
 def expected_files(case: dict[str, str]) -> set[str]:
     kept = {"Makefile", "pyproject.toml", "requirements.lock", ".gitignore", ".gitattributes"}
     kept |= {".pre-commit-config.yaml", "README.md"}
-    kept |= {f"locks/{name}.lock" for name in ("export", "litdata", "paddle", "table")}
+    kept |= {f"locks/{name}.lock" for name in ("export", "litdata", "paddle", "sweep", "table")}
     for folder in ("src", "lightkeel", "tests", "configs", "scripts"):
         kept |= {f"{folder}/{name}" for name in files(ROOT / folder) if "__pycache__" not in name}
     kept -= {name for name in kept if HOUSE.match(name)}
