@@ -58,9 +58,6 @@ class SweepStudy:
     """
 
     def __init__(self, sweep: Sweep, url: str, is_alone: bool) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings("ignore", category=ExperimentalWarning)
-        warnings.filterwarnings("ignore", "The reported value is ignored")  # of a retried trial
         self.sweep, self.is_alone = sweep, is_alone
         self.grid = points(sweep.space) if sweep.sampler == "grid" else None
         self.num_tickets = len(self.grid) if self.grid is not None else sweep.num_trials
@@ -176,7 +173,9 @@ class SweepStudy:
     def _begin(self, frozen: FrozenTrial, trial_id: int) -> Claimed:
         ticket = ticket_of(frozen)
         # A study of its own, whose sampler is a function of the seed and the ticket.
-        trial = Trial(self._loaded(ticket), trial_id)
+        study = self._loaded(ticket)
+        study.get_trials(deepcopy=False)  # or else its cache does not know the trial
+        trial = Trial(study, trial_id)
         trial.set_user_attr("error", None)
         point = suggest_point(self.sweep.space, trial)
         return Claimed(ticket, trial, trial_id, point, frozen.user_attrs.get("runs", []))
@@ -231,6 +230,13 @@ class SweepStudy:
 
     def _trial_id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+
+def quiet() -> None:
+    """Have Optuna not say what is said better, or is no news."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    warnings.filterwarnings("ignore", "The reported value is ignored")  # of a retried trial
 
 
 def sampler_of(sweep: Sweep, ticket: int) -> samplers.BaseSampler:
