@@ -116,17 +116,27 @@ def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = Non
 
 
 def _table(best: list["FrozenTrial"], sweep: Sweep, width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("run", str(sweep.metric), "settings"):
-        is_number = name == sweep.metric
-        table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
-    names, taken = plots.short(sweep.space), len(str(sweep.metric))
+    """Make a table of trials, with their settings beside the run, or below it to be whole."""
+    names, metric = plots.short(sweep.space), str(sweep.metric)
+    cells = []
     for trial in best:
         point = decode(sweep.space, trial.params)
-        settings = [printable(describe({names[name]: point[name]})) for name in point]
-        run, value = printable(_run(trial)), _value(trial)
-        rest = width - len(run) - max(len(value), taken) - 7  # between columns
-        table.add_row(*map(Text, (run, value, "\n".join(fill(settings, rest)))))
+        parts = [printable(describe({names[name]: value})) for name, value in point.items()]
+        cells.append((printable(_run(trial)), _value(trial), parts))
+    right = max(len(value) for value in (metric, *(value for _, value, _ in cells)))
+    rest = width - right - max(len(run) for run, *_ in cells) - 7  # between columns
+    is_beside = all(len(part) + 3 < rest for *_, parts in cells for part in parts)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column(Text(metric), justify="right", no_wrap=True)
+    if is_beside:
+        table.add_column("settings")
+    for run, value, parts in cells:
+        if is_beside:
+            table.add_row(Text(run), value, Text("\n".join(fill(parts, rest))))
+        else:
+            below = [f"  {line}" for line in fill(parts, width - right - 6)]
+            table.add_row(Text("\n".join([run, *below])), value)
     return table
 
 
@@ -164,11 +174,10 @@ def _repeat(trial: "FrozenTrial", sweep: Sweep, folder: Path) -> list[str]:
 
 def _value(trial: "FrozenTrial") -> str:
     """Write the value of a trial; of several seeds their mean, standard deviation and number."""
-    value = format_value(trial.value or 0.0)
-    seeds: list[float] = trial.user_attrs.get("values") or []
+    value, seeds = trial.value or 0.0, trial.user_attrs.get("values") or []
     if len(seeds) < 2:
-        return value
-    return f"{value} ± {statistics.stdev(seeds):.2g} ({len(seeds)})"
+        return format_value(value)
+    return f"{value:.5g} ± {statistics.stdev(seeds):.2g} ({len(seeds)})"
 
 
 def _run(trial: "FrozenTrial") -> str:

@@ -1,0 +1,271 @@
+"""What a sweep leaves in its folder and says of it, of trials that are made up and of real runs."""
+
+import csv
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+optuna = pytest.importorskip("optuna")
+
+from matplotlib import image, pyplot as plt  # noqa: E402
+
+from lightkeel.runs import output  # noqa: E402
+from lightkeel.runs.find import experiment_name  # noqa: E402
+from lightkeel.sweep import plots  # noqa: E402
+from lightkeel.sweep.results import report, write_results, write_trials  # noqa: E402
+from src.evaluate import main as evaluate  # noqa: E402
+from src.train import main as train  # noqa: E402
+from tests.lightkeel.commands import same  # noqa: E402
+from tests.lightkeel.conftest import TINY  # noqa: E402
+from tests.lightkeel.sweep.made import (  # noqa: E402
+    LR,
+    MOMENTUM,
+    NAME,
+    POINTS,
+    SPACE,
+    WIDTHS,
+    add,
+    study,
+    sweep,
+)
+
+pytestmark = pytest.mark.extras
+
+PICTURES = ["plots/history.png", "plots/importances.png", "plots/slice.png"]
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out.splitlines()
+
+
+def test_trials(tmp_path: Path) -> None:
+    """A row for each ticket, settings as on the command line, with all their digits."""
+    made = study()
+    add(made, 0, value=0.1 + 0.2, seconds=62.5, values=[0.1, 0.2], error=None)
+    add(made, 1, "FAIL", error="stopped")
+    add(made, 2, "FAIL", error='of "many,\nlines', params={LR: 0.01}, seconds=5)
+    add(made, 3, "WAITING", runs=[])
+    add(made, 1, "RUNNING", error="stopped", runs=["tiny/001-s4", "tiny/001-s5"])
+    write_trials(made, sweep(seeds=2), tmp_path)
+    usual = dict.fromkeys(["value", "value_0", "value_1", *SPACE, "duration_s", "run", "error"], "")
+    first = {"value": "0.30000000000000004", "value_0": "0.1", "value_1": "0.2", "run": "tiny/000"}
+    point = {LR: "0.001", NAME: "SGD", MOMENTUM: "0.5", WIDTHS: "[6]", "duration_s": "62.5"}
+    running = {LR: "0.0031622776601683794", NAME: "AdamW", WIDTHS: "[6, 12]", "run": "tiny/001-s4"}
+    failed = {LR: "0.01", "error": 'of "many,\nlines', "run": "tiny/002", "duration_s": "5.0"}
+    found = rows(tmp_path)
+    for row in found:
+        row["duration_s"] = row["duration_s"] and str(round(float(row["duration_s"]), 1))
+    assert found == [
+        {**usual, "trial": "000", "state": "done", **first, **point},
+        {**usual, "trial": "001", "state": "running", **running},
+        {**usual, "trial": "002", "state": "failed", **failed},
+        {**usual, "trial": "003", "state": "waiting"},
+    ]
+    write_trials(made, sweep(), tmp_path)
+    assert [*rows(tmp_path)[0]] == ["trial", "state", "value", *SPACE, "duration_s", "run", "error"]
+
+
+def results(folder: Path, *values: float | None, mode: str = "max", **options: Any) -> list[str]:
+    """Write the results of trials with these values, None: failed, and return the files."""
+    made = study(mode)
+    for ticket, value in enumerate(values):
+        state = "FAIL" if value is None else "COMPLETE"
+        params = options.get("params", POINTS)[ticket]
+        add(made, ticket, state, value, error="wrong" if value is None else None, params=params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_results(made, sweep(mode=mode), folder)
+    return written(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "params", "pictures"),
+    [
+        ([0.1, 0.3, 0.2, 0.4], POINTS, "history importances slice"),
+        ([0.5], POINTS, "history"),
+        ([0.5, 0.5, 0.5, 0.5], POINTS, "history slice"),
+        ([None, None], POINTS, ""),
+        ([None, 0.5, 0.75], [{LR: lr} for lr in (0.001, 0.01, 0.1)], "history slice"),
+        ([0.5, 0.75], [{LR: 0.001}] * 2, "history"),
+        ([0.5, 0.75], [{}, {}], "history"),
+        ([1e-4, 1e38, 5.0, 0.0], POINTS, "history importances slice"),
+    ],
+    ids=["all", "one", "equal", "failed", "one option", "one value", "no option", "diverged"],
+)
+def test_pictures_that_show_something(
+    values: list[Any],
+    params: Any,
+    pictures: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a warning, and nothing is printed."""
+    found = results(tmp_path, *values, params=params, mode="min")
+    assert found == [*(f"plots/{name}.png" for name in pictures.split()), "trials.csv"]
+    assert capsys.readouterr() == ("", "")
+    assert plt.get_fignums() == []
+    for name in pictures.split():
+        height, width, _ = image.imread(tmp_path / f"plots/{name}.png").shape
+        assert min(height, width) >= 400
+
+
+def test_a_picture_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As importances do without scikit-learn, which older versions of Optuna need."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ImportError("Please install scikit-learn.\nNow.")
+
+    monkeypatch.setattr(optuna.visualization.matplotlib, "plot_param_importances", fail)
+    assert results(tmp_path, 0.1, 0.2, 0.3) == [PICTURES[0], PICTURES[2], "trials.csv"]
+    assert capsys.readouterr().err == (
+        "warning: plots/importances.png failed (ImportError: Please install scikit-learn.); "
+        "nothing else depends on it.\n"
+    )
+
+
+def test_short_names() -> None:
+    assert plots.short([LR, "trainer.max_epochs", "data.a.b", "model.a.b"]) == {
+        LR: "optimizer.lr",
+        "trainer.max_epochs": "trainer.max_epochs",
+        "data.a.b": "data.a.b",
+        "model.a.b": "model.a.b",
+    }
+
+
+@pytest.fixture(scope="module")
+def best_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a sweep in which the run of trial 001 is, with its second seed, not to change."""
+    runs = tmp_path_factory.mktemp("runs")
+    where = ["--runs_dir", str(runs / "sweeps/made"), "--run_name", "001-s3"]
+    settings = [f"--{LR}=0.0031622776601683794", "--seed_everything=3"]
+    assert train([*TINY, *settings, *where]) == 0
+    return runs / "sweeps/made"
+
+
+def test_best_is_repeated_bit_for_bit(best_run: Path, tmp_path: Path) -> None:
+    """As a run of its own, of the same experiment, and not as a trial of the sweep."""
+    folder = tmp_path / "runs with a space/sweeps/made"
+    shutil.copytree(best_run, folder)
+    made = study()
+    for ticket, value in enumerate([0.5, 0.75, 0.25]):
+        add(made, ticket, value=value, runs=[f"tiny/{ticket:03}-s3", f"tiny/{ticket:03}-s4"])
+    write_results(made, sweep(seeds=2), folder)
+    text = (folder / "best.yaml").read_text()
+    assert text.startswith(
+        "# Trial 001, the best of the sweep made: val/acc 0.75\n"
+        f"# {LR}=0.003162, {NAME}=AdamW, {WIDTHS}=[6, 12]\n"
+    )
+    own = yaml.safe_load((folder / "tiny/001-s3/config.yaml").read_text())
+    assert yaml.safe_load(text) == {**own, "runs_dir": str(folder.parent.parent)}
+    assert experiment_name(folder / "best.yaml") == "tiny"
+    shutil.copy(folder / "best.yaml", tmp_path / "tuned.yaml")
+    assert experiment_name(tmp_path / "tuned.yaml") == "tuned"
+    assert train(["--config", str(folder / "best.yaml"), "--run_name", "again"]) == 0
+    again = tmp_path / "runs with a space/tiny/again"
+    assert same(again, folder / "tiny/001-s3")
+    assert evaluate([str(folder / "tiny/001-s3")]) == 0
+
+
+def test_best_is_on_another_machine(
+    best_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is here of a trial that is no longer the best goes."""
+    folder = tmp_path / "made"
+    shutil.copytree(best_run, folder)
+    made = study()
+    add(made, 1, value=0.5, runs=["tiny/001-s3"])
+    write_results(made, sweep(), folder)
+    assert (folder / "best.yaml").exists()
+    add(made, 2, value=0.75)
+    write_results(made, sweep(), folder)
+    assert not (folder / "best.yaml").exists()
+    capsys.readouterr()
+    report(made, sweep(options=("--trainer.max_epochs=3",)), folder, "postgresql://me:no@host/db")
+    settings = f"--{LR}=0.01 --{NAME}=SGD --{MOMENTUM}=0.9"
+    assert lines(capsys)[-4:] == [
+        f"Written in {folder}: trials.csv, plots/history.png, plots/importances.png, "
+        "plots/slice.png",
+        "No best.yaml: tiny/002, the run of the best trial, is not on this machine.",
+        "Repeat it: python -m src.train --config tiny --trainer.max_epochs=3 "
+        f"'--{WIDTHS}=[6, 12]' {settings}",
+        "Look at all trials: optuna-dashboard 'postgresql://me:***@host/db'",
+    ]
+
+
+def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = study()
+    for ticket, value in enumerate([0.4, 0.5, 0.6, 0.8, 0.7, 0.9]):
+        add(made, ticket, value=value, values=[value + 0.1, value - 0.1])
+    for ticket in range(6, 19):
+        add(made, ticket, "FAIL", error="CUDA out of memory")
+    add(made, 19, "FAIL", error="the loss of optimizer step 3 is nan.")
+    add(made, 20, "PRUNED", value=0.99)
+    add(made, 21, "RUNNING")
+    write_results(made, sweep(seeds=2), tmp_path)
+    report(made, sweep(seeds=2), tmp_path)
+    found = lines(capsys)
+    assert [" ".join(line.split()) for line in found[2:7]] == [
+        "tiny/005 0.9 ± 0.14 (2) optimizer.lr=0.003162, optimizer.name=AdamW, model.widths=[6, 12]",
+        "tiny/003 0.8 ± 0.14 (2) optimizer.lr=0.1, optimizer.name=AdamW, model.widths=[6]",
+        "tiny/004 0.7 ± 0.14 (2) optimizer.lr=0.001, optimizer.name=SGD, "
+        "optimizer.momentum=0.5, model.widths=[6]",
+        "tiny/002 0.6 ± 0.14 (2) optimizer.lr=0.01, optimizer.name=SGD, "
+        "optimizer.momentum=0.9, model.widths=[6, 12]",
+        "tiny/001 0.5 ± 0.14 (2) optimizer.lr=0.003162, optimizer.name=AdamW, model.widths=[6, 12]",
+    ]
+    failed = ", ".join(f"{number:03}" for number in range(6, 16))
+    assert found[7:11] == [
+        "",
+        "Trials of made: 14 failed, 6 done, 1 pruned, 1 running",
+        f"Failed ({failed}, 3 more): CUDA out of memory",
+        "Failed (019): the loss of optimizer step 3 is nan.",
+    ]
+    assert found[-1] == f"Look at all trials: optuna-dashboard sqlite:///{tmp_path}/study.db"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_table_fits(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number is cut, and no path broken in two."""
+    monkeypatch.setattr(output, "PIPE_WIDTH", width)
+    made = study()
+    run = "a_long_experiment/001-s0"
+    add(made, 2, value=1.2345678e-05, values=[1.2345678e-05, 0.0], runs=[run])
+    report(made, sweep(seeds=2), tmp_path)
+    table = lines(capsys)[:-4]
+    assert max(map(len, table)) <= width
+    text = " ".join(" ".join(table).split())
+    assert ("settings" in text) == (width == 100)
+    numbers = ("1.2346e-05 ± 8.7e-06 (2)", "optimizer.lr=0.01", "model.widths=[6, 12]")
+    assert all(part in text for part in (run, *numbers, "optimizer.momentum=0.9"))
+
+
+def test_nothing_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = study()
+    add(made, 0, "FAIL", error="\x1b[31mof\nlines")
+    write_results(made, sweep(), tmp_path)
+    report(made, sweep(), tmp_path)
+    assert lines(capsys) == [
+        "Trials of made: 1 failed",
+        "Failed (000): �[31mof�lines",
+        f"Written in {tmp_path}: trials.csv",
+        f"Look at all trials: optuna-dashboard sqlite:///{tmp_path}/study.db",
+    ]
