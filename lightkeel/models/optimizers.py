@@ -104,7 +104,8 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
             ``PER_STEP``); ``frequency``: intervals from one update to the next; ``monitor``: the
             metric ``ReduceLROnPlateau`` watches; ``warmup_steps`` (in updates) or
             ``warmup_fraction`` of the run: linear warm-up before it; the rest are the arguments of
-            the class. Horizons (see ``HORIZON``) that are left out are the length of the run.
+            the class. Horizons (see ``HORIZON``) that are left out are the length of the run, and
+            the ``max_lr`` of ``OneCycleLR`` is the optimizer's ``lr``, else of no effect.
     """
     OPTIMIZER.check(*OPTIMIZER.read(optimizer))
     multipliers = optimizer.get("lr_multipliers") or {}
@@ -122,6 +123,7 @@ def check_optimizers(optimizer: Settings, lr_scheduler: Settings | None = None) 
     cls, given = SCHEDULE.read(lr_scheduler)
     if cls.__name__ in HORIZON:
         given.setdefault(HORIZON[cls.__name__], 1009)  # prime: no share of it is one step
+    _set_peak(cls, given, tried)
     SCHEDULE.check(cls, given)
     _check_timing(lr_scheduler)
     plateau = issubclass(cls, ReduceLROnPlateau)
@@ -214,12 +216,19 @@ def _build_scheduler(optimizer: Optimizer, settings: Settings, horizon: int) -> 
     for key in PER_GROUP:
         if isinstance(value := given.get(key), (int, float)):
             given[key] = [value * group["lr_multiplier"] for group in optimizer.param_groups]
+    _set_peak(cls, given, optimizer)
     main: LRScheduler = cls(optimizer, **given)
     if warmup < 1 or isinstance(main, ReduceLROnPlateau):
         return main
     # From 1/warmup of the learning rate at the first step to all of it at step `warmup`.
     ramp = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return SequentialLR(optimizer, [ramp, main], milestones=[warmup])
+
+
+def _set_peak(cls: type, given: dict[str, Any], optimizer: Optimizer) -> None:
+    """Have one cycle go up to the optimizer's own rate, which it takes no notice of by itself."""
+    if cls.__name__ == "OneCycleLR":
+        given.setdefault("max_lr", [group["lr"] for group in optimizer.param_groups])
 
 
 def follow_validation(trainer: Trainer) -> None:

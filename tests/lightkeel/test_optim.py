@@ -71,6 +71,8 @@ LINEAR = {"name": "PolynomialLR"}  # to zero at the end of the run
     ("scheduler", "num_batches", "options", "expected"),
     [
         ({"name": "OneCycleLR", "max_lr": 1.0}, 10, {}, ONE_CYCLE_10),
+        ({"name": "OneCycleLR"}, 10, {}, ONE_CYCLE_10),  # the optimizer's own rate is 1
+        ({"name": "OneCycleLR", "max_lr": 0.5}, 10, {}, [rate / 2 for rate in ONE_CYCLE_10]),
         ({"name": "OneCycleLR", "max_lr": 1.0}, 5, {"max_epochs": 2}, ONE_CYCLE_10),
         ({"name": "OneCycleLR", "max_lr": 1.0, "total_steps": 10}, 5, {}, ONE_CYCLE_10[:5]),
         ({"name": "CosineAnnealingLR"}, 6, {}, COSINE_6),
@@ -161,10 +163,13 @@ def test_run_length_counts_accumulation(
     assert [rate for (rate,) in found] == pytest.approx(expected)
 
 
-def test_multiplied_groups_keep_their_ratio_under_one_cycle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("peak", [{"max_lr": 1.0}, {}])
+def test_multiplied_groups_keep_their_ratio_under_one_cycle(
+    tmp_path: Path, peak: dict[str, float]
+) -> None:
     found = rates(
         tmp_path,
-        {"name": "OneCycleLR", "max_lr": 1.0},
+        {"name": "OneCycleLR", **peak},
         10,
         optimizer={**SGD_1, "lr_multipliers": {"*.bias": 0.5}},
         bias=True,
@@ -353,7 +358,6 @@ STEP = {"name": "StepLR", "step_size": 1}
             "Did you mean `OneCycleLR`?",
         ),
         ({"name": "torch.optim.SGD"}, "lr_scheduler.name: `torch.optim.SGD` is no LRScheduler."),
-        ({"name": "OneCycleLR"}, "lr_scheduler.max_lr: OneCycleLR needs it."),
         ({"name": "StepLR"}, "lr_scheduler.step_size: StepLR needs it."),
         (
             {**STEP, "gama": 0.5},
