@@ -16,10 +16,10 @@ from ..options.names import check_options
 from ..project import current
 from ..runs import safe_yaml
 from ..runs.find import exists
+from ..runs.sweeps import SWEEPS
 from . import space as spaces
 from .plan import Sweep, args_of
 
-FOLDER = "sweeps"
 # Options of a run that a sweep sets itself, or that would make runs of one point differ in kind.
 OWN = {
     "config": "Put it under `config`",
@@ -154,7 +154,7 @@ def check(sweep: Sweep) -> None:
 def find_sweep(name: str) -> Path:
     """Find a sweep file: a path, or a name in ``configs`` or ``configs/sweeps``."""
     configs = current().configs
-    places = (configs / f"{name}.yaml", configs / name, configs / FOLDER / f"{name}.yaml")
+    places = (configs / f"{name}.yaml", configs / name, configs / SWEEPS / f"{name}.yaml")
     for path in (Path(name), *places):
         if exists(path) and path.is_file():
             return path
@@ -163,8 +163,7 @@ def find_sweep(name: str) -> Path:
 
 def sweep_names() -> list[str]:
     """List the project's sweep files by the names that a command line gives them."""
-    files = current().configs.glob(f"{FOLDER}/*.yaml")
-    return sorted(f"{FOLDER}/{path.stem}" for path in files)
+    return sorted(f"{SWEEPS}/{path.stem}" for path in current().configs.glob(f"{SWEEPS}/*.yaml"))
 
 
 def _read_file(name: str) -> dict[str, Any]:

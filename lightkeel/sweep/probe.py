@@ -105,7 +105,7 @@ def check_whole(space: Space, config: dict[str, Any]) -> None:
     for name, made in space.items():
         is_whole = isinstance(made, Range) and made.is_whole and not made.step
         if is_whole and isinstance(values.get(name), float):
-            low, high = made.values
+            low, high = made.ends
             raise InputError(
                 f"space.{name}: {low} to {high} are whole numbers, and it takes any. Write "
                 f"{low}.0 to {high}.0, or add step: 1."

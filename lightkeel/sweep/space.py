@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -23,6 +24,11 @@ class Choice:
 
     values: tuple[Any, ...]
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """What must fit for all to fit."""
+        return self.values
 
     def suggest(self, name: str, trial: Any) -> Any:
         """Ask an Optuna trial for a value, in Optuna's form."""
@@ -49,11 +55,19 @@ class Range:
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     @property
+    def ends(self) -> tuple[Any, ...]:
+        """What must fit for all to fit."""
+        return (self._at(0), self._at(self.num_steps)) if self.step else (self.low, self.high)
+
+    @property
     def values(self) -> tuple[Any, ...]:
-        """All numbers of a range with a step, the two ends of any other."""
-        if self.step is None:
-            return (self.low, self.high)
-        return tuple(self._at(number) for number in range(self._num_steps + 1))
+        """All numbers of a range with a step; of any other they cannot be listed: none."""
+        return tuple(map(self._at, range(self.num_steps + 1))) if self.step else ()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps from one end to the other."""
+        return int((_exact(self.high) - _exact(self.low)) / _exact(self.step))
 
     def suggest(self, name: str, trial: Any) -> Any:
         """Ask an Optuna trial for a value."""
@@ -70,10 +84,6 @@ class Range:
     def _at(self, number: int) -> Any:
         value = _exact(self.low) + number * _exact(self.step)
         return int(value) if self.is_whole else float(value)
-
-    @property
-    def _num_steps(self) -> int:
-        return int((_exact(self.high) - _exact(self.low)) / _exact(self.step))
 
 
 Parameter = Choice | Range
@@ -162,7 +172,7 @@ def _unusable(made: Range) -> str | None:
     if step is not None and step > high - low:
         return f"step {step} is larger than the range from {low} to {high}. Give a smaller one."
     if step is not None and (_exact(high) - _exact(low)) % _exact(step):
-        last = made.values[-1]
+        last = made.ends[-1]
         return f"steps of {step} from {low} end at {last}, before high {high}. Set high to {last}."
     return None
 
@@ -202,9 +212,7 @@ def _with_condition(space: Space, name: str) -> Parameter:
                 hint = nearest(text(value), map(text, parent.values), True)
                 raise InputError(f"{key}: {text(value)} is none of its values. {hint}")
         when[other] = tuple(values)
-    if isinstance(made, Choice):
-        return Choice(made.values, when)
-    return Range(made.low, made.high, made.step, made.log, when)
+    return replace(made, when=when)
 
 
 def is_active(parameter: Parameter, point: Mapping[str, Any]) -> bool:
@@ -222,14 +230,15 @@ def _conditions(space: Space, name: str) -> dict[str, tuple[Any, ...]]:
 
 
 def each_value(space: Space) -> list[dict[str, Any]]:
-    """List points of the space, few of them, in which each choice and each end of a range occurs."""
-    found = [next(_points([*space.items()], {}))]
-    for name, parameter in space.items():
-        values, allowed = parameter.values, _conditions(space, name)
-        for value in values if isinstance(parameter, Choice) else (values[0], values[-1]):
-            chosen = {**allowed, name: (value,)}
-            restricted = {n: Choice(chosen.get(n, p.values), p.when) for n, p in space.items()}
-            point = next(_points([*restricted.items()], {}))
+    """List some points of the space in which each choice and each end of a range occurs."""
+    found: list[dict[str, Any]] = []
+    for name, parameter in [("", Choice((None,))), *space.items()]:
+        allowed = _conditions(space, name) if name else {}
+        for value in parameter.ends:
+            chosen, point = {**allowed, name: (value,)}, dict[str, Any]()
+            for other, made in space.items():
+                if is_active(made, point):
+                    point[other] = chosen.get(other, made.ends)[0]
             found += [point] if point not in found else []
     return found
 
@@ -245,13 +254,11 @@ def points(space: Space) -> list[dict[str, Any]]:
             raise InputError(
                 f"space.{name}: a grid needs a step or choices. Give one, or another sampler."
             )
-    found: list[dict[str, Any]] = []
-    for point in _points([*space.items()], {}):
-        found.append(point)
-        if len(found) > MOST_POINTS:
-            raise InputError(
-                f"space: a grid of more than {MOST_POINTS:,} points. Use sampler random or tpe."
-            )
+    is_small = all(isinstance(p, Choice) or p.num_steps < MOST_POINTS for p in space.values())
+    found = [*islice(_points([*space.items()], {}), MOST_POINTS + 1)] if is_small else []
+    if len(found) in (0, MOST_POINTS + 1):
+        many = f"space: a grid of more than {MOST_POINTS:,} points."
+        raise InputError(f"{many} Use larger steps, or sampler random or tpe.")
     return found
 
 

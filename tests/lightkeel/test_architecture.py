@@ -19,6 +19,7 @@ FLOORS = [
     {"callbacks", "data", "models"},
     {"options"},
     {"fit", "use"},
+    {"sweep"},
     {"commands"},
     {"testing"},
 ]
