@@ -53,7 +53,7 @@ def find_runs(folder: Path) -> list[ListedRun]:
     is_there = exists(folder) and folder.is_dir()
     places = [folder, *folder.glob("*"), *folder.glob("*/*")] if is_there else []
     found = [place for place in places if any(os.path.lexists(place / name) for name in FILES)]
-    if not found and not sweeps.find_sweeps(folder):
+    if not found and not (is_there and sweeps.find_sweeps(folder)):
         wrong = "holds no run" if is_there else "no such folder"
         raise InputError(f"DIR {folder}: {wrong}. Train first, or name the folder of runs.")
     runs = [_read_run(place) for place in (found[:1] if found[:1] == [folder] else found)]

@@ -210,6 +210,35 @@ def test_seeds_that_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert group["metrics"] == {"acc": expected}
 
 
+def test_what_only_logs_makes_no_other_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two seeds with another logger are one group; another option of the trainer is another."""
+    shown: list[dict[str, Any]] = [
+        {"trainer": {"logger": True, "max_epochs": 3}, "callbacks": {"progress": None}},
+        {
+            "trainer": {
+                "logger": [{"class_path": "a.WandbLogger", "init_args": {"project": "p"}}],
+                "default_root_dir": "/x",
+                "enable_progress_bar": False,
+                "max_epochs": 3,
+            },
+            "callbacks": {"progress": {"class_path": "b.Progress", "init_args": {"interval_s": 9}}},
+        },
+        {"trainer": {"logger": {"class_path": "a.CSVLogger"}, "max_epochs": 3}},
+        {"trainer": {"logger": True, "max_epochs": 4}},
+    ]
+    for seed, parts in enumerate(shown):
+        folder = make(tmp_path / f"mlp/{seed}", seed, seed=seed, metrics={"acc": seed / 4})
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, **parts}))
+    found = listed(tmp_path, capsys)
+    (group,) = found["groups"]
+    assert group["runs"] == ["mlp/0", "mlp/1", "mlp/2"]
+    assert group["config"] == {"trainer.max_epochs": 3}
+    assert found["runs"][2]["config"]["trainer.default_root_dir"] == "/x"  # it differs all the same
+
+
 def test_classes_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What only one of two classes has says no more than the class; values of both do."""
     for name, model in [
@@ -597,3 +626,117 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text()
     expected = {"a": None, "b": [None, 1.5], "c": {"d": None, "e": "nan"}}
     assert json.loads(text, parse_constant=pytest.fail) == expected
+
+
+PLAN = "metric: test/acc\nmode: max\nspace: {}\n"
+TRIALS = """\
+trial,state,value,lr,duration_s,run,error
+000,done,0.75,0.1,62.5,mlp/000-s0,
+001,done,0.875,0.5,62.5,mlp/001-s0,
+002,pruned,0.9375,0.5,3.0,mlp/002-s0,
+003,failed,,2.0,,mlp/003-s0,"of ""many,
+lines"
+004,waiting,,,,,
+"""
+
+
+@pytest.fixture
+def swept(made: Path) -> Path:
+    """The runs above, and beside them the folder of a sweep with runs of its trials."""
+    folder = made / "sweeps/tuned"
+    for ticket, acc in enumerate([0.75, 0.875]):
+        for seed in (0, 1):
+            options = {"lr": ticket + 1.0, "metrics": {"test/acc": acc + seed / 16}}
+            make(folder / f"mlp/{ticket:03}-s{seed}", seed, seed=seed, **options)
+    for name in ("002-s0", "004-s0"):
+        make(folder / "mlp" / name, 9, said={"state": "stopped"})
+    make(folder / "mlp/003-s0", 9, said={"state": "failed", "error": "of many"})
+    (folder / "trials.csv").write_text(TRIALS)
+    (folder / "sweep.yaml").write_text(PLAN)
+    return made
+
+
+SWEEP = """
+sweep   trials                                                        best
+──────────────────────────────────────────────────────────────────────────
+tuned   2 done, 1 pruned, 1 failed, 1 waiting   test/acc 0.875 (trial 001)
+"""
+
+
+def test_sweeps_are_listed_in_a_line(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the runs, without their trials; also where there are no other runs."""
+    assert main([str(swept)]) == 0
+    assert capsys.readouterr().out == TABLE + SWEEP
+    found = listed(swept, capsys)
+    assert len(found["runs"]) == 5
+    row = {"trial": "001", "state": "done", "value": 0.875, "lr": "0.5", "duration_s": "62.5"}
+    expected = {
+        "sweep": "tuned",
+        "folder": str(swept / "sweeps/tuned"),
+        "states": {"done": 2, "pruned": 1, "failed": 1, "waiting": 1},
+        "metric": "test/acc",
+        "best": {**row, "run": "mlp/001-s0", "error": ""},
+    }
+    assert found["sweeps"] == [expected]
+    shutil.rmtree(swept / "mlp")
+    assert listed(swept, capsys) == {"runs": [], "groups": [], "sweeps": [expected]}
+    assert listed(swept / "sweeps", capsys)["sweeps"] == [expected]
+    assert main([str(swept)]) == 0
+    assert capsys.readouterr().out == SWEEP.removeprefix("\n")
+    (swept / "sweeps/tuned/sweep.yaml").write_text(PLAN.replace("max", "min"))
+    (sweep,) = listed(swept, capsys)["sweeps"]
+    assert sweep["best"]["trial"] == "000"
+
+
+def test_trials_of_a_sweep_are_runs(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of other seeds are grouped; pruned is another end than stopped."""
+    found = listed(swept / "sweeps/tuned", capsys)
+    states = {run["run"]: run["state"] for run in found["runs"]}
+    assert states == {
+        **{f"mlp/00{trial}-s{seed}": "done" for trial in (0, 1) for seed in (0, 1)},
+        "mlp/002-s0": "pruned",
+        "mlp/003-s0": "failed",
+        "mlp/004-s0": "stopped",
+    }
+    assert [group["metrics"]["test/acc"]["mean"] for group in found["groups"]] == [
+        0.875 + 1 / 32,
+        0.75 + 1 / 32,
+    ]
+    assert [sweep["sweep"] for sweep in found["sweeps"]] == ["tuned"]
+    (run,) = listed(swept / "sweeps/tuned/mlp/002-s0", capsys)["runs"]
+    assert run["state"] == "pruned"
+
+
+def test_last_is_no_trial_of_a_sweep(tiny_run: Path, tmp_path: Path) -> None:
+    trial = tmp_path / "sweeps/tuned/tiny/003"
+    shutil.copytree(tiny_run, trial)
+    with pytest.raises(InputError, match="there is no run in"):
+        find.find_run("last", tmp_path)
+    assert find.find_resumable("auto", tmp_path, "tiny", None) is None
+    for spec in (str(trial), "sweeps/tuned/tiny/003"):
+        assert find.find_run(spec, tmp_path).folder == trial
+
+
+@pytest.mark.parametrize(
+    "odd", [pytest.param(odd, marks=[pytest.mark.slow] * (odd == "deep")) for odd in ODD]
+)
+def test_damaged_sweeps_are_listed(
+    odd: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"sweep.yaml": PLAN, "trials.csv": TRIALS}
+    for name in files:
+        folder = tmp_path / f"sweeps/odd {name}"
+        make(folder / "mlp/002", said={"state": "stopped"})
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        (folder / name).unlink()
+        content = ODD[odd]
+        (folder / name).mkdir() if content is None else (folder / name).write_bytes(content)
+    shown = [f"odd {name}" for name in files if name != "sweep.yaml" or ODD[odd] is not None]
+    assert sorted(sweep["sweep"] for sweep in listed(tmp_path, capsys)["sweeps"]) == shown[::1]
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    printed.encode()
+    for name in files:
+        assert names(tmp_path / f"sweeps/odd {name}", capsys) == ["002"]
