@@ -34,11 +34,6 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         options = known.parse_args(own)
         if options.workers < 1:
             raise InputError(f"--workers {options.workers}: is not at least 1.")
-        if (options.storage or "").startswith("sqlite"):
-            text = (
-                "is a file, which several commands cannot share. Leave it out, or use PostgreSQL."
-            )
-            raise InputError(f"--storage {options.storage}: {text}")
         sweep = arguments.read_sweep(options, passed)
         if find_spec("optuna") is None:
             raise InputError(
@@ -46,15 +41,12 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
                 "Install it: make setup ADD=sweep"
             )
         folder = expand_home(options.runs_dir) / SWEEPS / sweep.name
-        status = _search(project, sweep, folder, options.storage, options.workers)
-        if status:
-            resume = f"resume: {project.command('sweep')} {shlex.join(given)}"
-            print(f"stopped: {folder}\n{resume}", file=sys.stderr, flush=True)
-    return status
+        resume = f"{project.command('sweep')} {shlex.join(given)}"
+        return _search(project, sweep, folder, options.storage, options.workers, resume)
 
 
 def _search(
-    project: Project, sweep: plan.Sweep, folder: Path, url: str | None, workers: int
+    project: Project, sweep: plan.Sweep, folder: Path, url: str | None, workers: int, resume: str
 ) -> int:
     """Run a sweep in its folder, which is locked unless a database is shared; return the status."""
     from ..sweep import study as studies, supervise  # Optuna: half a second
@@ -62,13 +54,14 @@ def _search(
     from ..sweep.progress import Progress
     from ..sweep.results import report, write_results
 
+    url = url and studies.address(url)
     studies.quiet()
     try_out(sweep.space, studies.sampler_of(sweep, 0), studies.pruner_of(sweep))
     probed = supervise.look(project, sweep)
     sweep = replace(sweep, metric=probed.metric, mode=probed.mode)
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if url else _locked(folder):
-        study = studies.SweepStudy(sweep, url or f"sqlite:///{folder / 'study.db'}", not url)
+        study = studies.SweepStudy(sweep, url or studies.file_address(folder), not url)
         write_whole(folder / PLAN, _as_yaml(sweep))
         with Progress(sweep) as progress:
             supervisor = supervise.Supervisor(
@@ -78,7 +71,9 @@ def _search(
         if status != 1:
             write_results(study.study, sweep, folder)
             report(study.study, sweep, folder, url)
-    return status
+    if status:
+        print(f"stopped: {folder}\nresume: {resume}", file=sys.stderr, flush=True)
+    return status or int(not study.study.get_trials(states=(studies.TrialState.COMPLETE,)))
 
 
 def _as_yaml(sweep: plan.Sweep) -> str:

@@ -10,6 +10,8 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,8 +21,8 @@ from optuna import pruners, samplers
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
@@ -31,6 +33,7 @@ from .space import encode, points, suggest as suggest_point
 OVER = (TrialState.COMPLETE, TrialState.PRUNED)
 DUE = (TrialState.WAITING, TrialState.RUNNING)
 DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
+EXHAUSTED = "exhausted"
 HEARTBEAT_S, GRACE_S = 5, 30  # a trial without a sign of life for so long is retried
 
 
@@ -146,6 +149,8 @@ class SweepStudy:
 
     def claim(self) -> Claimed | None:
         """Take the next trial that waits, and choose its point; None: none waits."""
+        if EXHAUSTED in self.study.user_attrs:
+            return None
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         limit = self.num_tickets
         due = [t for t in trials if limit is None or ticket_of(t) < limit]
@@ -173,7 +178,8 @@ class SweepStudy:
     def _begin(self, frozen: FrozenTrial, trial_id: int) -> Claimed:
         ticket = ticket_of(frozen)
         # A study of its own, whose sampler is a function of the seed and the ticket.
-        study = self._loaded(ticket)
+        study: Any = self._loaded(ticket)
+        study.stop = lambda: study.set_user_attr(EXHAUSTED, True)  # a sampler has tried all
         study.get_trials(deepcopy=False)  # or else its cache does not know the trial
         trial = Trial(study, trial_id)
         trial.set_user_attr("error", None)
@@ -223,7 +229,8 @@ class SweepStudy:
     def is_over(self) -> bool:
         """Tell whether nothing waits or runs anywhere, and add what was lost if so."""
         self._enqueue_missing()
-        trials = self.study.get_trials(deepcopy=False, states=DUE)
+        states = (TrialState.RUNNING,) if EXHAUSTED in self.study.user_attrs else DUE
+        trials = self.study.get_trials(deepcopy=False, states=states)
         return all(
             self.num_tickets is not None and ticket_of(t) >= self.num_tickets for t in trials
         )
@@ -288,22 +295,41 @@ def _made(
         raise InputError(f"{kind}: {name} cannot be made ({text}).") from None
 
 
-def _connected(url: str, retry: Any) -> RDBStorage:
-    shown = url
+def address(url: str) -> str:
+    """Complete the address of a PostgreSQL database by the driver that is installed.
+
+    Raises:
+        InputError: It is none, or of a file, which commands on several machines cannot share.
+    """
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
+        made = make_url(url)
+    except ArgumentError:
+        example = "as in postgresql://user@host/name"
+        raise InputError(f"--storage {url}: is no address of a database, {example}.") from None
+    if made.get_backend_name() == "sqlite":
+        text = "is a file, which several commands cannot share. Leave it out, or use PostgreSQL."
+        raise InputError(f"--storage {url}: {text}")
+    if made.drivername == "postgresql" and find_spec("psycopg2"):
+        made = made.set(drivername="postgresql+psycopg2")  # the default of SQLAlchemy varies
+    return made.render_as_string(hide_password=False)
+
+
+def file_address(folder: Path) -> str:
+    """Return the address of the database that is a file in a folder."""
+    return URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
+
+
+def _connected(url: str, retry: Any) -> RDBStorage:
+    shown = make_url(url).render_as_string()  # without the password
+    try:
         return RDBStorage(
             url,
             heartbeat_interval=HEARTBEAT_S,
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=retry,
         )
-    except ArgumentError:
-        raise InputError(
-            f"--storage {shown}: is no address of a database, as in postgresql://user@host/name."
-        ) from None
-    except ImportError as error:
-        needs = f"needs a package ({first_line(error)}).\nInstall it: make setup ADD=sweep"
+    except (ImportError, NoSuchModuleError):
+        needs = "needs a package for this kind of database.\nInstall it: make setup ADD=sweep"
         raise InputError(f"--storage {shown}: {needs}") from None
     except (*DATABASE_ERRORS, RuntimeError) as error:
         raise InputError(f"--storage {shown}: cannot be used ({first_line(error)}).") from None
