@@ -65,7 +65,7 @@ def test_expected_end() -> None:
     add(made, 7, "PRUNED", value=0.1, seconds=40)  # a mean of 60
 
     def left(**given: float) -> float:
-        found = snapshot(made, sweep(num_trials=8), **given).seconds_left  # type: ignore[arg-type]
+        found = snapshot(made, sweep(num_trials=9), **given).seconds_left  # type: ignore[arg-type]
         assert found is not None
         return found
 
@@ -74,6 +74,10 @@ def test_expected_end() -> None:
     assert left(seconds_to_begin=-5) == pytest.approx(60, abs=1)
     only_time = sweep(num_trials=None, max_time_s=1000.0)
     assert snapshot(made, only_time, 2, 100).seconds_left == pytest.approx(160, abs=1)
+    add(made, 8, "RUNNING", seconds=30)
+    for ticket in range(3, 6):
+        add(made, ticket, value=0.5, seconds=60)
+    assert left() == pytest.approx(60, abs=1)  # of the trial that waits, not (3 * 30 + 60) / 3
     last = study()
     add(last, 0, value=0.5, seconds=60)
     add(last, 1, "WAITING")
