@@ -9,16 +9,13 @@ import optuna
 from ..errors.bad_input import InputError
 from .space import Space, suggest
 
-NUM_STARTUP = 10  # trials that most samplers draw at random first, where nothing else is said
+NUM_TRIED = 12  # the first ten are drawn at random by most samplers
 # What Optuna raises where a class does not take its arguments, or the space.
 REFUSALS = (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError)
 
 
 def try_out(
-    space: Space,
-    sampler: optuna.samplers.BaseSampler,
-    pruner: optuna.pruners.BasePruner,
-    num_startup: int = NUM_STARTUP,
+    space: Space, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
 ) -> None:
     """Have a sampler and a pruner work through some trials with made-up values.
 
@@ -26,14 +23,13 @@ def try_out(
         space: The space of the sweep.
         sampler: Is used, so not to be used again.
         pruner: The pruner.
-        num_startup: Trials after which the sampler begins to make use of them.
 
     Raises:
         InputError: One of them refuses the space or its arguments, or lacks a package.
     """
     study: Any = optuna.create_study(sampler=sampler, pruner=pruner)
     study.stop = lambda: None  # what a sampler calls that has tried all points
-    for number in range(num_startup + 2):
+    for number in range(NUM_TRIED):
         with _said_of("sampler", sampler):
             trial = study.ask()
             suggest(space, trial)

@@ -23,7 +23,7 @@ from ..options.cli import ProjectCLI
 from ..options.configs import resolve_configs
 from ..project import Project
 from ..runs.safe_yaml import flatten
-from .plan import Probed, Sweep, args_of
+from .plan import Probed, Sweep, args_of, describe
 from .space import Range, Space, each_value
 
 # Of one batch, on one device, of which nothing is left; also where the experiment says otherwise.
@@ -35,8 +35,8 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.logged: list[str] = []
+        self.tested: list[str] = []
         self.monitor: str | None = None
-        self.mode: str | None = None
         self.modes: dict[str, str | None] = {}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,6 +47,9 @@ class Watch(Callback):
         if monitor := getattr(checkpoint, "monitor", None):
             self.monitor, self.modes = monitor, {**self.modes, monitor: checkpoint.mode}
 
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.tested = [name for name in trainer.callback_metrics if name not in self.logged]
+
 
 def look(project: Project, sweep: Sweep) -> Probed:
     """Find out what an experiment logs, and whether it takes every value of the space.
@@ -56,16 +59,12 @@ def look(project: Project, sweep: Sweep) -> Probed:
             first point refuses.
     """
     project.use()
-    first, *others = each_value(sweep.space)
-    cli = ProjectCLI(args_of(sweep, first), training=False)
+    first = each_value(sweep.space)[0]
+    cli = check_values(sweep)
     trainer, seed = cli.trainer, cli.config.seed_everything
-    for point in others:
-        arguments, _ = resolve_configs(args_of(sweep, point))
-        cli.parse_arguments(cli.parser, arguments)
-        check_whole(sweep.space, cli.config.as_dict())
-        cli.instantiate_classes()
     if seed is True or seed + sweep.seeds > 2**32:
-        raise InputError(f"seed_everything: {seed} leaves no {sweep.seeds} seeds. Give a number.")
+        wrong = f"{seed} is no number from which {sweep.seeds} seeds can count up."
+        raise InputError(f"seed_everything: {wrong} Give one.")
     watch = Watch()
     with TemporaryDirectory() as place, redirect_stdout(StringIO()):
         brief = [f"--trainer.{setting}" for setting in BRIEF]
@@ -76,12 +75,35 @@ def look(project: Project, sweep: Sweep) -> Probed:
     return Probed(metric, choose_mode(sweep, watch, metric), num_gpus, cli.experiment, seed)
 
 
+def check_values(sweep: Sweep) -> ProjectCLI:
+    """Have the parser read each choice and each end of a range, and make what comes of it.
+
+    Returns:
+        What the first point makes: model, data, and a trainer.
+    """
+    first, *others = each_value(sweep.space)
+    point = first
+    try:
+        cli = ProjectCLI(args_of(sweep, first), training=False)
+        for point in (*others, first):
+            arguments, _ = resolve_configs(args_of(sweep, point))
+            cli.parse_arguments(cli.parser, arguments)
+            check_whole(sweep.space, cli.config.as_dict())
+            cli.instantiate_classes()
+    except InputError as error:
+        raise InputError(f"{error}\nTried: {describe(point)}" if point else str(error)) from None
+    return cli
+
+
 def choose_metric(sweep: Sweep, watch: Watch, trainer: Trainer) -> str:
     """Return the metric to be searched for, which must be one that runs log as they train."""
     metric = sweep.metric or watch.monitor
     hint = suggest(metric or "", watch.logged, True)
     if metric is None:
         raise InputError(f"metric: missing, as the experiment's checkpoint monitors none. {hint}")
+    if metric in watch.tested:
+        wrong = "is of the test data, by which nothing is to be chosen."
+        raise InputError(f"metric: `{metric}` {wrong} {hint}")
     if metric not in watch.logged:
         raise InputError(f"metric: `{metric}` is never logged in training or validation. {hint}")
     if OF_VALIDATION.match(metric) and not trainer.limit_val_batches:

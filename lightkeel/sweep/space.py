@@ -230,16 +230,17 @@ def _conditions(space: Space, name: str) -> dict[str, tuple[Any, ...]]:
 
 
 def each_value(space: Space) -> list[dict[str, Any]]:
-    """List some points of the space in which each choice and each end of a range occurs."""
-    found: list[dict[str, Any]] = []
-    for name, parameter in [("", Choice((None,))), *space.items()]:
-        allowed = _conditions(space, name) if name else {}
-        for value in parameter.ends:
-            chosen, point = {**allowed, name: (value,)}, dict[str, Any]()
-            for other, made in space.items():
-                if is_active(made, point):
-                    point[other] = chosen.get(other, made.ends)[0]
-            found += [point] if point not in found else []
+    """List a few points of the space in which each choice and each end of a range occurs."""
+    left = [(name, end) for name, parameter in space.items() for end in parameter.ends]
+    found: list[dict[str, Any]] = [] if left else [{}]
+    while left:
+        allowed, point = {**_conditions(space, left[0][0]), left[0][0]: (left[0][1],)}, {}
+        for name, parameter in space.items():
+            if is_active(parameter, point):
+                ends = allowed.get(name, parameter.ends)
+                point[name] = next((end for end in ends if (name, end) in left), ends[0])
+        left = [(name, end) for name, end in left if name not in point or point[name] != end]
+        found.append(point)
     return found
 
 

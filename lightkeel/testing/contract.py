@@ -23,9 +23,13 @@ from lightning.pytorch import LightningModule
 
 from ..commands.train import main as train
 from ..data.in_memory import InMemoryDataModule
+from ..errors.bad_input import Arguments
 from ..options.cli import ProjectCLI
 from ..project import Project
 from ..runs.checkpoints import plain
+from ..runs.sweeps import SWEEPS
+from ..sweep.arguments import add_arguments, read_sweep
+from ..sweep.probe import check_values
 
 Test = Callable[..., None]
 SMALL = {"num_samples": 64, "num_val_samples": 16, "num_test_samples": 16, "val_fraction": 0.2}
@@ -79,6 +83,27 @@ def overlay_tests(project: Project) -> Test:
                 pytest.skip(str(cause))
             said.append(f"over {experiment}: {errors.getvalue()}")
         pytest.fail("\n".join(said))
+
+    return test
+
+
+def sweep_tests(project: Project) -> Test:
+    """Test that each sweep is read, and that its experiment takes every value of its space."""
+    paths = sorted(project.configs.glob(f"{SWEEPS}/*.yaml"))
+
+    @pytest.mark.parametrize("name", [path.stem for path in paths])
+    def test(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(project.root)
+        project.use()
+        parser = Arguments()
+        add_arguments(parser)
+        sweep = read_sweep(parser.parse_args([f"{SWEEPS}/{name}"]))
+        with skipped_where_absent():
+            check_values(sweep)
+        if find_spec("optuna"):
+            from ..sweep import engines, study
+
+            engines.try_out(sweep.space, study.sampler_of(sweep, 0), study.pruner_of(sweep))
 
     return test
 

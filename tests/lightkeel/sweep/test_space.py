@@ -83,8 +83,7 @@ def test_each_choice_and_end_occurs_where_its_condition_holds() -> None:
     )
     assert each_value(space) == [
         {"lr": 0.0, "name": "SGD"},
-        {"lr": 1.0, "name": "SGD"},
-        {"lr": 0.0, "name": "AdamW", "beta": 0.1},
+        {"lr": 1.0, "name": "AdamW", "beta": 0.1},
         {"lr": 0.0, "name": "AdamW", "beta": 0.9},
     ]
     assert each_value({}) == [{}]
