@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -294,22 +293,3 @@ def test_no_such_database(url: str, message: str) -> None:
         SweepStudy(planned(), studies.address(url), False)
     assert str(error.value).startswith(message)
     assert "secret" not in str(error.value)
-
-
-def test_tpe_beats_random(tmp_path: Path) -> None:
-    """The best of 30 trials, over 10 seeds."""
-    best: dict[str, list[float]] = {}
-    for seed in range(10):
-        for sampler in ("RandomSampler", "TPESampler"):
-            study = SweepStudy(
-                planned(sampler=sampler, seed=seed, num_trials=30, name=f"{sampler}{seed}"),
-                "sqlite://",
-                is_alone=True,
-            )
-            run(study)
-            best.setdefault(sampler, []).append(study.study.best_value)
-    pairs = [*zip(best["TPESampler"], best["RandomSampler"], strict=True)]
-    wins = sum(tpe < random for tpe, random in pairs)
-    assert wins >= 8, pairs
-    assert median(best["TPESampler"]) < median(best["RandomSampler"]) / 2, best
-    print(f"TPE {median(best['TPESampler']):.4f}, random {median(best['RandomSampler']):.4f}")
