@@ -31,8 +31,10 @@ SEEDED = {"seed_everything": "Give `seeds`, the number of seeds that each point 
 # Samplers and pruners by short names; any other name is that of a class of Optuna.
 SAMPLERS = {"grid": "grid", "random": "RandomSampler", "tpe": "TPESampler"}
 PRUNERS = {"median": "MedianPruner", "hyperband": "HyperbandPruner"}
-KEYS = ("config", "options", "metric", "mode", "space", "sampler", "pruner")
-KEYS += ("num_trials", "max_time", "seeds", "seed")
+KEYS = (
+    *("config", "options", "metric", "mode", "space", "sampler", "pruner"),
+    *("num_trials", "max_time", "seeds", "seed"),
+)
 ONE_SPACE = "A sweep has one space: leave either out."
 
 

@@ -23,7 +23,7 @@ class Choice:
     """One of some values; ``when``: only where other options have one of these values."""
 
     values: tuple[Any, ...]
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    when: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -47,7 +47,7 @@ class Range:
     high: float
     step: float | None = None
     log: bool = False
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    when: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
@@ -234,7 +234,8 @@ def each_value(space: Space) -> list[dict[str, Any]]:
     left = [(name, end) for name, parameter in space.items() for end in parameter.ends]
     found: list[dict[str, Any]] = [] if left else [{}]
     while left:
-        allowed, point = {**_conditions(space, left[0][0]), left[0][0]: (left[0][1],)}, {}
+        target, value = left[0]
+        allowed, point = {**_conditions(space, target), target: (value,)}, dict[str, Any]()
         for name, parameter in space.items():
             if is_active(parameter, point):
                 ends = allowed.get(name, parameter.ends)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lightkeel.errors.bad_input import InputError
-from lightkeel.options import names
+from lightkeel.options import cache
 from lightkeel.options.cli import ProjectCLI
 from lightkeel.options.parser import learn
 from lightkeel.sweep.plan import Probed
@@ -168,7 +168,7 @@ def test_names_are_checked_without_a_look(tmp_path: Path, monkeypatch: pytest.Mo
     """Once the parser's names are known, as they are after the first run."""
     cli = ProjectCLI(TINY, training=False)
     known = learn(cli.parser, cli.table)  # type: ignore[arg-type]
-    monkeypatch.setattr(names.cache, "read", lambda: known)
+    monkeypatch.setattr(cache, "read", lambda: known)
     assert plan(written(tmp_path)).space.keys() == {LR}
     path = written(tmp_path, space={"trainer.max_epoch": [1, 2]})
     with pytest.raises(InputError, match=r"^trainer.max_epoch: trainer has no such option. Did "):
