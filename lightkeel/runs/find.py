@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
 from ..project import current
-from .sweeps import experiment_of_best
+from .sweeps import experiment_of_best, read_sweep
 
 CHECKPOINTS = "checkpoints"
 FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
@@ -94,6 +94,9 @@ def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = 
     for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
         if (path / CHECKPOINTS / name).is_file():
             return Run(path, path / CHECKPOINTS / name)
+    if best := read_sweep(path).best:
+        text = f"is a sweep. Give one of its runs; the best is {path / best['run']}."
+        raise InputError(f"{option} {spec}: {text}")
     raise InputError(f"{option} {spec}: no checkpoint in {path / CHECKPOINTS}.")
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -715,6 +716,10 @@ def test_last_is_no_trial_of_a_sweep(tiny_run: Path, tmp_path: Path) -> None:
     assert find.find_resumable("auto", tmp_path, "tiny", None) is None
     for spec in (str(trial), "sweeps/tuned/tiny/003"):
         assert find.find_run(spec, tmp_path).folder == trial
+    (tmp_path / "sweeps/tuned/trials.csv").write_text("trial,state,value,run\n003,done,1,tiny/003")
+    text = f"RUN sweeps/tuned: is a sweep. Give one of its runs; the best is {trial}."
+    with pytest.raises(InputError, match=re.escape(text)):
+        find.find_run("sweeps/tuned", tmp_path)
 
 
 @pytest.mark.parametrize(
