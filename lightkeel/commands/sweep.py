@@ -8,8 +8,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
 from ..errors.bad_input import Arguments, InputError
 from ..project import Project
 from ..runs import lock
@@ -62,7 +60,7 @@ def _search(
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if url else _locked(folder):
         study = studies.SweepStudy(sweep, url or studies.file_address(folder), not url)
-        write_whole(folder / PLAN, _as_yaml(sweep))
+        write_whole(folder / PLAN, plan.as_yaml(sweep))
         with Progress(sweep) as progress:
             supervisor = supervise.Supervisor(
                 project, sweep, probed, folder, study, workers, progress
@@ -74,17 +72,6 @@ def _search(
     if status:
         print(f"stopped: {folder}\nresume: {resume}", file=sys.stderr, flush=True)
     return status or int(not study.study.get_trials(states=(studies.TrialState.COMPLETE,)))
-
-
-def _as_yaml(sweep: plan.Sweep) -> str:
-    """Write down what is searched, and how."""
-    engine = {
-        "sampler": {"name": sweep.sampler, **sweep.sampler_args},
-        "pruner": {"name": sweep.pruner, **sweep.pruner_args} if sweep.pruner else None,
-        "num_trials": sweep.num_trials,
-        "max_time_s": sweep.max_time_s,
-    }
-    return yaml.safe_dump({**plan.identity(sweep), **engine}, sort_keys=False)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from .plan import Sweep, args_of
 # Options of a run that a sweep sets itself, or that would make runs of one point differ in kind.
 OWN = {
     "config": "Put it under `config`",
+    "trainer.fast_dev_run": "Runs are to write what is searched for; see trainer.max_epochs",
     "resume": "A sweep resumes by itself",
     "run_name": "A sweep names its runs",
     "runs_dir": "Give --runs_dir to the sweep",
@@ -136,7 +137,7 @@ def check(sweep: Sweep) -> None:
         key = "space" if name in sweep.space else "options"
         taken = OWN | (SEEDED if key == "space" else {})
         if name in taken:
-            raise InputError(f"{key}.{name}: is set by the sweep itself. {taken[name]}.")
+            raise InputError(f"{key}.{name}: is not for a sweep to vary or to set. {taken[name]}.")
         if key == "space" and name in fixed:
             raise InputError(f"space.{name}: is given as an option too. Leave either out.")
     if sweep.sampler == "grid":

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import yaml
+
 from . import space as spaces
 from .space import Space, text
+
+CLOCK = ((3600, 24), (60, 60), (1, 60))  # hours, minutes and seconds: how long, and how many
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,27 @@ def identity(sweep: Sweep) -> dict[str, Any]:
         "is_grid": sweep.sampler == "grid",
         "space": {name: text(value) for name, value in spaces.as_plain(sweep.space).items()},
     }
+
+
+def as_yaml(sweep: Sweep) -> str:
+    """Write a sweep as a file that it can be read from again."""
+    given = (token.removeprefix("--").partition("=") for token in sweep.options)
+    seconds = sweep.max_time_s and int(sweep.max_time_s)
+    clock = seconds and [seconds // 86400, *(seconds // n % m for n, m in CLOCK)]
+    content: dict[str, Any] = {
+        "config": [*sweep.config],
+        "options": {name: value for name, _, value in given},
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "space": spaces.as_plain(sweep.space),
+        "sampler": {"name": sweep.sampler, **sweep.sampler_args},
+        "pruner": sweep.pruner and {"name": sweep.pruner, **sweep.pruner_args},
+        "num_trials": sweep.num_trials,
+        "max_time": clock and ":".join(f"{part:02}" for part in clock),
+        "seeds": sweep.seeds,
+        "seed": sweep.seed,
+    }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def describe(point: Mapping[str, Any]) -> str:

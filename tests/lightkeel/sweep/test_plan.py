@@ -8,7 +8,7 @@ import yaml
 
 from lightkeel.errors.bad_input import Arguments
 from lightkeel.sweep.arguments import add_arguments, read_sweep, split
-from lightkeel.sweep.plan import Sweep, args_of, describe, identity
+from lightkeel.sweep.plan import Sweep, args_of, as_yaml, describe, identity
 from lightkeel.sweep.space import Choice, Range
 from src.sweep import main
 from tests.lightkeel.commands import fails
@@ -71,6 +71,29 @@ seed: 7
         seeds=3,
         seed=7,
     )
+
+
+def test_sweep_is_read_again_as_it_was_written(tmp_path: Path) -> None:
+    space = {
+        "model.optimizer.name": ["SGD", None, [1, 2]],
+        "model.optimizer.momentum": {
+            "low": 0.0,
+            "high": 0.9,
+            "step": 0.3,
+            "when": {"model.optimizer.name": [1, 2]},
+        },
+        "trainer.precision": {"choices": [32], "when": {"model.optimizer.name": ["SGD", None]}},
+        LR: {"low": 1e-5, "high": 1, "log": True},
+    }
+    more = {"options": {"model.widths": [8], "a": "1"}, "metric": "val/acc", "mode": "max"}
+    more |= {"sampler": {"name": "tpe", "gamma": 3}, "pruner": "median", "seeds": 2}
+    first = plan(written(tmp_path, space=space, max_time="12:13:14:15", **more))
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(first))
+    assert plan(str(again), "--name", "some") == first
+    grid = plan("--config", TINY_CONFIG, "--grid", f"{LR}=[0.1,1e-2]")
+    again.write_text(as_yaml(grid))
+    assert plan(str(again), "--name", grid.name) == grid
 
 
 def test_command_line_wins(tmp_path: Path) -> None:
@@ -161,20 +184,25 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
         ),
         (
             {"options": {"run_name": "a"}},
-            "options.run_name: is set by the sweep itself. A sweep names its runs.",
+            "options.run_name: is not for a sweep to vary or to set. A sweep names its runs.",
         ),
         (
             {"options": {"resume": "auto"}},
-            "options.resume: is set by the sweep itself. A sweep resumes by itself.",
+            "options.resume: is not for a sweep to vary or to set. A sweep resumes by itself.",
+        ),
+        (
+            {"options": {"trainer.fast_dev_run": 1}},
+            "options.trainer.fast_dev_run: is not for a sweep to vary or to set. Runs are to write "
+            "what is searched for; see trainer.max_epochs.",
         ),
         (
             {"space": {"runs_dir": ["a", "b"]}},
-            "space.runs_dir: is set by the sweep itself. Give --runs_dir to the sweep.",
+            "space.runs_dir: is not for a sweep to vary or to set. Give --runs_dir to the sweep.",
         ),
         (
             {"space": {"seed_everything": [1, 2]}},
-            "space.seed_everything: is set by the sweep itself. Give `seeds`, the number of seeds "
-            "that each point is trained with.",
+            "space.seed_everything: is not for a sweep to vary or to set. Give `seeds`, the number "
+            "of seeds that each point is trained with.",
         ),
         ({"metric": 3}, "metric: 3 is no name. Give one."),
         (
