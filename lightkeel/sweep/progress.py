@@ -67,7 +67,8 @@ def state_of(trial: "FrozenTrial") -> str:
     """Say how a trial gets on: done, running, waiting (also to be retried), pruned or failed."""
     if trial.state.is_finished() and not counts(trial):
         return "waiting"
-    return WORDS.get(trial.state.name, trial.state.name.lower())
+    name: str = trial.state.name
+    return WORDS.get(name, name.lower())
 
 
 def ranked(study: "Study", trials: dict[int, "FrozenTrial"]) -> list[int]:

@@ -647,8 +647,8 @@ def swept(made: Path) -> Path:
     folder = made / "sweeps/tuned"
     for ticket, acc in enumerate([0.75, 0.875]):
         for seed in (0, 1):
-            options = {"lr": ticket + 1.0, "metrics": {"test/acc": acc + seed / 16}}
-            make(folder / f"mlp/{ticket:03}-s{seed}", seed, seed=seed, **options)
+            place, metrics = folder / f"mlp/{ticket:03}-s{seed}", {"test/acc": acc + seed / 16}
+            make(place, seed, seed=seed, lr=ticket + 1.0, metrics=metrics)
     for name in ("002-s0", "004-s0"):
         make(folder / "mlp" / name, 9, said={"state": "stopped"})
     make(folder / "mlp/003-s0", 9, said={"state": "failed", "error": "of many"})
