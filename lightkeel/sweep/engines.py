@@ -35,7 +35,7 @@ def try_out(
             suggest(space, trial)
         with _said_of("pruner", pruner):
             for step in range(3):
-                trial.report(float(number), step)
+                trial.report(float(number + step), step)
                 trial.should_prune()
         study.tell(trial, float(number))
 
