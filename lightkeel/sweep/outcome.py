@@ -32,13 +32,16 @@ def reason_of(exit_status: int, folder: Path, log: Path) -> str:
     if exit_status < 0:
         name = signal.Signals(-exit_status).name
         return f"killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")
+    if exit_status > 128:
+        return f"stopped ({signal.Signals(exit_status - 128).name})"  # from outside
     found = status.read(folder)
     if found is not None and found.error:
         return found.error
     lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
     said = [line for line in lines if line] or [f"exit status {exit_status}"]
     errors = [number for number, line in enumerate(said) if line.startswith("error: ")]
-    return " ".join(said[errors[-1] :]).removeprefix("error: ") if errors else said[-1]
+    is_input = exit_status == 2 and errors
+    return " ".join(said[errors[-1] :]).removeprefix("error: ") if is_input else said[-1]
 
 
 def is_done(folder: Path) -> bool:

@@ -118,13 +118,19 @@ def environments(
     """List what each of the workers sets for its runs: its GPU, and its share of the cores."""
     if workers == 1:
         return [{}]
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = max(1, count_cores() // workers)
     shared = {} if "OMP_NUM_THREADS" in environ else {"OMP_NUM_THREADS": str(threads)}
     given = environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = [name.strip() for name in given.split(",")] if given else [*map(str, range(num_gpus))]
     gpus = gpus[:num_gpus] or [given]
     chosen = [gpus[number % len(gpus)] for number in range(workers)]
     return [{**shared, **({"CUDA_VISIBLE_DEVICES": gpu} if num_gpus else {})} for gpu in chosen]
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use."""
+    is_known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if is_known else os.cpu_count() or 1
 
 
 def _started(function: Callable[..., None], theirs: Connection, *args: Any) -> Any:
