@@ -83,6 +83,7 @@ class SweepStudy:
             )
         except DuplicatedStudyError:
             return self._loaded(), False
+        study.set_metric_names([str(self.sweep.metric)])  # for the dashboard
         study.set_user_attr("sweep", identity(self.sweep))
         return study, True
 
