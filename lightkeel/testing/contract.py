@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
@@ -37,12 +38,13 @@ SMALL |= {"batch_size": 16, "val_batch_size": 16}
 ABSENT = (FileNotFoundError, URLError, ConnectionError)
 # Images are made for these: where they are read from.
 IMAGES = {"CIFAR10DataModule": "data_dir", "ImageFolderDataModule": "roots"}
+ON_CPU = ("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto")
 # Whatever a config says of them: one epoch of a few batches here, written nowhere else.
 QUICK = [
     *("max_epochs=1", "max_steps=-1", "min_epochs=null", "min_steps=null", "fast_dev_run=false"),
     *(f"limit_{split}_batches=4" for split in ("train", "val", "test")),
     *("val_check_interval=null", "check_val_every_n_epoch=1", "logger=null"),
-    *("accelerator=cpu", "devices=1", "num_nodes=1", "strategy=auto"),
+    *ON_CPU,
 ]
 
 
@@ -98,8 +100,9 @@ def sweep_tests(project: Project) -> Test:
         parser = Arguments()
         add_arguments(parser)
         sweep = read_sweep(parser.parse_args([f"{SWEEPS}/{name}"]))
+        on_cpu = (f"--trainer.{setting}" for setting in ON_CPU)
         with skipped_where_absent():
-            check_values(sweep)
+            check_values(replace(sweep, options=(*sweep.options, *on_cpu)))
         if find_spec("optuna"):
             from ..sweep import engines, study
 

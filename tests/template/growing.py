@@ -77,7 +77,10 @@ DELETED: dict[str, tuple[list[str], dict[str, str]]] = {
         {"src/models/__init__.py": "fast_cnn"},
     ),
     "dataset": (
-        ["src/data/cifar10.py", "configs/cifar10.yaml", "configs/cifar10_fast.yaml"],
+        [
+            *("src/data/cifar10.py", "configs/cifar10.yaml", "configs/cifar10_fast.yaml"),
+            "configs/sweeps/cifar10.yaml",
+        ],
         {"src/data/__init__.py": "cifar10"},
     ),
     "command": (["src/export.py"], {}),
