@@ -140,6 +140,31 @@ def test_a_picture_that_fails_costs_no_other(
     )
 
 
+def test_scales_suit_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values far apart are drawn by their logarithm, whole numbers of trials, 0.01 as 1e-02."""
+    drawn: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda: drawn.append(plt.gcf()))
+        results(tmp_path, 1e-4, 5.0, 0.25, 0.125, mode="min")
+    history, slices, bars = drawn
+    plt.close("all")
+    assert history.axes[0].get_yscale() == "log"
+    assert [axes.get_yscale() for axes in slices.axes] == ["log"] * 4 + ["linear"]
+    assert {tick % 1 for tick in history.axes[0].get_xticks()} == {0}
+    assert [axes.get_xlabel() for axes in slices.axes[:4]] == [
+        "model.widths",
+        "optimizer.lr",
+        "optimizer.momentum",
+        "optimizer.name",
+    ]
+    labels = {
+        label.get_text().replace("\N{MINUS SIGN}", "-")
+        for label in slices.axes[1].get_xticklabels()
+    }
+    assert {"1e-03", "1e-02", "1e-01"} <= labels
+    assert bars.axes[0].get_yscale() == "linear"
+
+
 def test_short_names() -> None:
     assert plots.short([LR, "trainer.max_epochs", "data.a.b", "model.a.b"]) == {
         LR: "optimizer.lr",
