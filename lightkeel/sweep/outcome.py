@@ -32,7 +32,7 @@ def reason_of(exit_status: int, folder: Path, log: Path) -> str:
     if exit_status < 0:
         name = signal.Signals(-exit_status).name
         return f"killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")
-    if exit_status > 128:
+    if exit_status - 128 in {*signal.Signals}:
         return f"stopped ({signal.Signals(exit_status - 128).name})"  # from outside
     found = status.read(folder)
     if found is not None and found.error:

@@ -176,9 +176,11 @@ def _begin() -> None:
 def _answer(theirs: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     _begin()
     try:
-        theirs.send(function(*args))
+        answer = function(*args)
     except InputError as error:
-        theirs.send(InputError(str(error)))  # without what cannot be pickled
+        answer = InputError(str(error))  # without what cannot be pickled
+    with suppress(OSError):  # whoever has asked is gone
+        theirs.send(answer)
 
 
 def _run(

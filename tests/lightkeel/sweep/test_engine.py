@@ -124,6 +124,7 @@ def test_reasons_of_failures(tmp_path: Path) -> None:
     assert outcome.reason_of(-11, tmp_path, log) == "killed (SIGSEGV)"
     assert outcome.reason_of(143, tmp_path, log) == "stopped (SIGTERM)"
     assert outcome.reason_of(1, tmp_path, log) == "RuntimeError: it broke"
+    assert outcome.reason_of(255, tmp_path, log) == "RuntimeError: it broke"
     with pytest.raises(ValueError, match="it broke"), status.recorded(tmp_path, str):
         fails(tmp_path)
     assert outcome.reason_of(1, tmp_path, log) == "it broke"
