@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from lightkeel import Project
 from lightkeel.errors.bad_input import InputError
 from lightkeel.options import cache
 from lightkeel.options.cli import ProjectCLI
 from lightkeel.options.parser import learn
 from lightkeel.sweep.plan import Probed
 from lightkeel.sweep.probe import Watch, choose_metric, choose_mode, look
+from lightkeel.testing.contract import sweep_tests
 from src import PROJECT
 from tests.lightkeel.conftest import TINY
+from tests.lightkeel.places import PACKAGE
 from tests.lightkeel.sweep.test_plan import LR, TINY_CONFIG, plan, written
 
 MODEL = "tests.lightkeel.tiny.TinyModel"
@@ -161,6 +164,26 @@ def test_sweeps_that_are_refused(tmp_path: Path, changes: dict[str, Any], messag
     with pytest.raises(InputError) as caught:
         look(PROJECT, plan(written(tmp_path, **changes)))
     assert str(caught.value) == message
+
+
+@pytest.mark.slow
+def test_sweep_that_does_not_fit_fails_the_config_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``tests/test_configs.py`` of each project has it, for each file in ``configs/sweeps``."""
+    (tmp_path / PACKAGE.name).symlink_to(PACKAGE)
+    (tmp_path / "configs/sweeps").mkdir(parents=True)
+    written(tmp_path / "configs/sweeps")
+    bad = written(tmp_path, space={"model.widths": [[8], "wide"]})
+    Path(bad).rename(tmp_path / "configs/sweeps/bad.yaml")
+    try:
+        test: Any = sweep_tests(Project(PROJECT.package, root=tmp_path))
+        assert test.pytestmark[0].args == ("name", ["bad", "some"])
+        test("some", monkeypatch)
+        with pytest.raises(InputError, match=r"^model.widths: `wide` has the wrong type"):
+            test("bad", monkeypatch)
+    finally:
+        PROJECT.use()
 
 
 @pytest.mark.slow
