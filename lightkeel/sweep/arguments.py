@@ -81,7 +81,7 @@ def split(
     return own, passed
 
 
-def read_sweep(options: argparse.Namespace, passed: Mapping[str, str] | None = None) -> Sweep:
+def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
     """Read a sweep from its file and the command line, which wins.
 
     Args:
@@ -99,7 +99,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str] | None = N
         if "space" not in content:
             raise InputError(f"space: missing in {options.sweep}. Give `{spaces.EXAMPLE}`.")
     else:
-        content = {"space": dict(map(_grid_option, options.grid)), "sampler": "grid"}
+        content = {"space": _grid(options.grid), "sampler": "grid"}
         if not options.grid and options.seeds is None:
             raise InputError(
                 f"SWEEP: missing. {suggest('', sweep_names(), True)}\n"
@@ -115,7 +115,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str] | None = N
     made = Sweep(
         name=_name(options, config, content["space"]),
         config=config,
-        options=tuple(spaces.tokens({**fixed, **(passed or {})})),
+        options=tuple(spaces.tokens({**{str(name): fixed[name] for name in fixed}, **passed})),
         metric=_text("metric", content.get("metric")),
         mode=_choice("mode", content.get("mode"), ("min", "max")),
         space=spaces.read_space(content["space"]),
@@ -186,15 +186,18 @@ def _read_file(name: str) -> dict[str, Any]:
     return content
 
 
-def _grid_option(given: str) -> tuple[str, Any]:
-    name, equals, value = given.partition("=")
+def _grid(given: Sequence[str]) -> dict[str, Any]:
+    """Read each ``--grid KEY=[...]``."""
     example = "Give an option and its values, as in --grid model.optimizer.lr=[0.001,0.01]"
-    if not (name and equals):
-        raise InputError(f"--grid {given}: has no values. {example}")
-    values = _yaml(f"--grid {name}", value)
-    if not isinstance(values, list):
-        raise InputError(f"--grid {name}: {value} is no list. {example}")
-    return name.removeprefix("--"), values
+    space: dict[str, Any] = {}
+    for name, equals, value in (text.partition("=") for text in given):
+        values = _yaml(f"--grid {name}", value) if name and equals else None
+        if not isinstance(values, list):
+            raise InputError(f"--grid {name}: {value or 'it'} is no list. {example}")
+        if name in space:
+            raise InputError(f"--grid {name}: is given twice. Give all its values at once.")
+        space[name] = values
+    return space
 
 
 def _yaml(key: str, value: str) -> Any:
@@ -235,8 +238,8 @@ def _name(options: argparse.Namespace, config: Sequence[str], space: Any) -> str
         name = find_sweep(options.sweep).stem
     elif name is None:
         arguments = [token for value in config for token in ("--config", value)]
-        names = spaces.leaves(space) or ["seeds"]
-        name = "-".join([resolve_configs(arguments)[1], *names])
+        leaves = [name.rpartition(".")[2] for name in space] or ["seeds"]
+        name = "-".join([resolve_configs(arguments)[1], *leaves])
     if name in ("", ".", "..") or {*name} & {"/", "\0"}:
         raise InputError(f"--name {name!r}: is not the name of a folder.")
     return str(name)

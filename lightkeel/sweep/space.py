@@ -1,7 +1,7 @@
 """The space of a sweep: options of the experiment, and the values that each may take."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
@@ -322,11 +322,6 @@ def as_plain(space: Space) -> dict[str, Any]:
             own = {key: getattr(parameter, key) for key in ("low", "high", "step", "log")}
         found[name] = {**own, "when": when} if when else own
     return found
-
-
-def leaves(names: Iterable[str]) -> list[str]:
-    """Return the last parts of dotted names."""
-    return [name.rpartition(".")[2] for name in names]
 
 
 def _encoded(value: Any) -> Any:

@@ -99,7 +99,7 @@ def sweep_tests(project: Project) -> Test:
         project.use()
         parser = Arguments()
         add_arguments(parser)
-        sweep = read_sweep(parser.parse_args([f"{SWEEPS}/{name}"]))
+        sweep = read_sweep(parser.parse_args([f"{SWEEPS}/{name}"]), {})
         on_cpu = (f"--trainer.{setting}" for setting in ON_CPU)
         with skipped_where_absent():
             check_values(replace(sweep, options=(*sweep.options, *on_cpu)))

@@ -178,6 +178,7 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
         ),
         ({"config": 3}, "config: 3 is no name. Give one."),
         ({"options": [1]}, "options: [1] is no mapping. Give option: value."),
+        ({"space": {1: [2]}, "options": {1: 3}}, "space.1: is given as an option too. Leave …"),
         (
             {"options": {LR: 1}},
             f"space.{LR}: is given as an option too. Leave either out.",
@@ -287,10 +288,14 @@ def test_texts_that_are_refused(
         ),
         (
             ["--grid", LR],
-            f"--grid {LR}: has no values. Give an option and its values, as in --grid "
+            f"--grid {LR}: it is no list. Give an option and its values, as in --grid "
             f"{LR}=[0.001,0.01]",
         ),
         (["--grid", f"{LR}=[1"], f"--grid {LR}: is no valid YAML, line …"),
+        (
+            ["--grid", f"{LR}=[1]", "--grid", f"{LR}=[2]"],
+            f"--grid {LR}: is given twice. Give all its values at once.",
+        ),
         (
             ["--grid", f"{LR}=[1]", "--trainer.max_epochs", "1", "--trainer.max_epochs=2"],
             "--trainer.max_epochs: is given twice, first as 1. Give it once.",
