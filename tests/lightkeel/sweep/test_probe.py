@@ -26,8 +26,9 @@ AVAILABLE = f"Available: {', '.join(sorted(LOGGED))}."
 
 def test_look_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep = plan("--config", TINY_CONFIG, "--seeds", "2", "--seed_everything", "7")
-    assert look(PROJECT, sweep) == Probed("val/acc", "max", 0, "tiny", 7)
+    options = ["--seed_everything", "7", "--callbacks.checkpoint.mode", "min"]
+    sweep = plan("--config", TINY_CONFIG, "--seeds", "2", *options)
+    assert look(PROJECT, sweep) == Probed("val/acc", "min", 0, "tiny", 7)
     assert [*tmp_path.iterdir()] == []
 
 

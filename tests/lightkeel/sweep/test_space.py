@@ -112,6 +112,20 @@ def test_points_are_written_as_the_parser_reads_them() -> None:
     ]
 
 
+def test_optuna_holds_plain_values() -> None:
+    values = (None, [1, 2], {"a": 1}, "SGD", 3, 0.5, False)
+    held = ["null", "[1, 2]", "{a: 1}", "SGD", 3, 0.5, False]
+    assert [encode({"x": value})["x"] for value in values] == held
+    assert [decode({"x": Choice(values)}, {"x": value})["x"] for value in held] == [*values]
+
+
+def test_steps_of_optuna_are_made_exact() -> None:
+    sums = [0.1 + number * 0.1 for number in range(7)]
+    assert sums[2] != 0.3
+    found = [decode({"x": Range(0.1, 0.7, step=0.1)}, {"x": value})["x"] for value in sums]
+    assert found == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+
+
 @pytest.mark.extras
 def test_points_go_through_optuna_and_back() -> None:
     optuna = pytest.importorskip("optuna")
