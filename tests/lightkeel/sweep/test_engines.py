@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from lightkeel.errors.bad_input import InputError
-from lightkeel.sweep.space import Choice, Range
+from lightkeel.sweep.space import Choice, Range, Space
 
 optuna = pytest.importorskip("optuna")
 pytestmark = [
     pytest.mark.extras,
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
-SPACE = {
+SPACE: Space = {
     "lr": Range(0.001, 0.1, log=True),
     "name": Choice(("SGD", "AdamW")),
     "momentum": Range(0, 9, when={"name": ("SGD",)}),

@@ -85,7 +85,11 @@ def test_sweep_is_read_again_as_it_was_written(tmp_path: Path) -> None:
         "trainer.precision": {"choices": [32], "when": {"model.optimizer.name": ["SGD", None]}},
         LR: {"low": 1e-5, "high": 1, "log": True},
     }
-    more = {"options": {"model.widths": [8], "a": "1"}, "metric": "val/acc", "mode": "max"}
+    more: dict[str, Any] = {
+        "options": {"model.widths": [8], "a": "1"},
+        "metric": "val/acc",
+        "mode": "max",
+    }
     more |= {"sampler": {"name": "tpe", "gamma": 3}, "pruner": "median", "seeds": 2}
     first = plan(written(tmp_path, space=space, max_time="12:13:14:15", **more))
     again = tmp_path / "again.yaml"
