@@ -21,7 +21,7 @@ from ..runs.output import streams_that_last
 
 # Of the library alone: what a project's own modules raise is to be said by a run. None may touch
 # a GPU, as no forked process could use one then.
-PRELOADED = [f"{__name__.partition('.')[0]}.fit.fit", "torchvision.transforms.v2"]
+PRELOADED = [f"{__name__.partition('.')[0]}.fit.fit", "torch.utils.tensorboard"]
 SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GO_ON, STOP = "go on", "stop"
 
