@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from lightkeel.errors.bad_input import Arguments
+from lightkeel.options import cache
 from lightkeel.sweep.arguments import add_arguments, read_sweep, split
 from lightkeel.sweep.plan import Sweep, args_of, as_yaml, describe, identity
 from lightkeel.sweep.space import Choice, Range
@@ -18,6 +19,12 @@ from tests.lightkeel.places import DEFAULT_CONFIG
 TINY_CONFIG = TINY[1]
 LR = "model.optimizer.lr"
 MINIMAL: dict[str, Any] = {"config": TINY_CONFIG, "space": {LR: [0.1, 0.2]}, "num_trials": 3}
+
+
+@pytest.fixture(autouse=True)
+def names_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before the first run of all; else unknown names would be refused without a look."""
+    monkeypatch.setattr(cache, "read", lambda: None)
 
 
 def plan(*args: str) -> Sweep:

@@ -17,7 +17,13 @@ from lightkeel.testing.contract import sweep_tests
 from src import PROJECT
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.places import PACKAGE
-from tests.lightkeel.sweep.test_plan import LR, TINY_CONFIG, plan, written
+from tests.lightkeel.sweep.test_plan import (
+    LR,
+    TINY_CONFIG,
+    names_are_not_known as names_are_not_known,
+    plan,
+    written,
+)
 
 MODEL = "tests.lightkeel.tiny.TinyModel"
 LOGGED = ["train/acc", "train/loss", "val/acc", "val/loss", "val/gain"]
