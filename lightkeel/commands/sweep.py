@@ -71,7 +71,7 @@ def _search(
             report(study.study, sweep, folder, url)
     if status:
         print(f"stopped: {folder}\nresume: {resume}", file=sys.stderr, flush=True)
-    return status or int(not study.study.get_trials(states=(studies.TrialState.COMPLETE,)))
+    return status or int(not study.has_value())
 
 
 @contextmanager

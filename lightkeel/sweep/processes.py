@@ -216,7 +216,7 @@ def _write_to(log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         os.dup2(file, number)
-        stream.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.close(file)
 
 
@@ -243,9 +243,9 @@ class Answers:
 
     def ask(self, epoch: int, value: float, is_last: bool) -> None:
         """Report a value, and wait for the answer."""
+        with suppress(OSError):  # nobody is there, as the other thread is about to notice
+            self.connection.send((epoch, value, is_last))
         if not self._stops:
-            with suppress(OSError):  # nobody is there, as the other thread is about to notice
-                self.connection.send((epoch, value, is_last))
             self._answers.get()
 
     def _listen(self) -> None:

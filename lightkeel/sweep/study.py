@@ -236,8 +236,12 @@ class SweepStudy:
             self.num_tickets is not None and ticket_of(t) >= self.num_tickets for t in trials
         )
 
+    def has_value(self) -> bool:
+        """Tell whether a trial is complete."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
     def _trial_id(self, number: int) -> int:
-        return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+        return int(self.storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
 
 def quiet() -> None:
@@ -312,12 +316,12 @@ def address(url: str) -> str:
         raise InputError(f"--storage {url}: {text}")
     if made.drivername == "postgresql" and find_spec("psycopg2"):
         made = made.set(drivername="postgresql+psycopg2")  # the default of SQLAlchemy varies
-    return made.render_as_string(hide_password=False)
+    return str(made.render_as_string(hide_password=False))
 
 
 def file_address(folder: Path) -> str:
     """Return the address of the database that is a file in a folder."""
-    return URL.create("sqlite", database=str(folder / "study.db")).render_as_string()
+    return str(URL.create("sqlite", database=str(folder / "study.db")).render_as_string())
 
 
 def _connected(url: str, retry: Any) -> RDBStorage:

@@ -192,19 +192,21 @@ class Supervisor:
             for process in processes:
                 process.stop()
         for (work, seed), process in zip(runs, processes, strict=True):
+            is_alive = process.process.is_alive()  # or else it may still report, and end
             for report in process.reports():
                 self._answer(work, seed, process, *report)
-            if not process.process.is_alive():
+            if not is_alive:
                 self._ended(work, seed)
 
     def _answer(
         self, work: Work, seed: int, process: RunProcess, epoch: int, value: float, is_last: bool
     ) -> None:
         """Answer a report; the first seed's are those that a trial is pruned by."""
-        if seed == self.probed.seed and not work.is_decided and not self.status:
+        if seed == self.probed.seed and not work.is_decided:
             try:
                 work.claimed.trial.report(value, epoch)
-                work.is_pruned = not is_last and work.claimed.trial.should_prune()
+                prunes = not is_last and not self.status
+                work.is_pruned = prunes and work.claimed.trial.should_prune()
             except UpdateFinishedTrialError:
                 work.is_lost = True
         if work.is_decided:

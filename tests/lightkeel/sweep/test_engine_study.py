@@ -14,6 +14,7 @@ from lightkeel.sweep.space import Choice, Range
 pytestmark = pytest.mark.extras
 pytest.importorskip("optuna", reason="needs optuna")
 
+from optuna.exceptions import UpdateFinishedTrialError  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
 from lightkeel.sweep import study as studies  # noqa: E402
@@ -208,7 +209,7 @@ def test_slept_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert again is not None
     assert again.ticket == 0
     assert not one.is_running(claimed)
-    with pytest.raises(studies.UpdateFinishedTrialError):
+    with pytest.raises(UpdateFinishedTrialError):
         one.complete(claimed, [1.0])
     two.complete(again, [2.0])
     assert two.study.best_value == 2.0
@@ -268,7 +269,7 @@ def test_other_samplers_do_not_repeat_points(name: str, tmp_path: Path) -> None:
 
 def test_sampler_that_has_tried_all(tmp_path: Path) -> None:
     space = {"x": Range(0.0, 2.0, step=1.0), "z": Choice(("a", "b"))}
-    settings = {"sampler": "BruteForceSampler", "space": space, "num_trials": 9}
+    settings: dict[str, Any] = {"sampler": "BruteForceSampler", "space": space, "num_trials": 9}
     study = opened(tmp_path, **settings)
     points = run(study)
     assert len({str(point) for point in points.values()}) == len(points) == 6

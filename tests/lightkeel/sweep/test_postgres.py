@@ -104,7 +104,7 @@ def test_two_commands_one_of_which_is_killed(server: Server, tmp_path: Path) -> 
     assert (lost.state.name, lost.user_attrs["runs"]) == ("FAIL", [f"linear_regression/{run.name}"])
     (again,) = [t for t in done if t.user_attrs["ticket"] == lost.user_attrs["ticket"]]
     assert again.params == lost.params
-    assert again.intermediate_values.keys() == {*range(20)}
+    assert len(again.intermediate_values) >= 19  # one may have been lost by the kill
     log = (run.parents[1] / f"logs/{run.name}.log").read_text()
     assert "the sweep is gone: stopping" in log
     assert log.count("resume: python -m src.train") == 1
@@ -128,3 +128,22 @@ def test_database_that_is_gone(server: Server, tmp_path: Path) -> None:
     done = trials(server.url.replace("postgresql:", "postgresql+psycopg2:"), "shared")
     tickets = [t.user_attrs["ticket"] for t in done if t.state.name == "COMPLETE"]
     assert sorted(tickets) == [0, 1, 2, 3]
+
+
+def test_command_that_slept(server: Server, tmp_path: Path) -> None:
+    """Its trial is taken by another command, which waits for its run to end, and resumes it."""
+    args = [*LINE, "--grid=model.optimizer.lr=[0.01]", "--name=shared"]
+    args += ["--storage", server.url, "--runs_dir", str(tmp_path)]
+    asleep = start(*args, module="tests.lightkeel.sweep.hasty")
+    run = until(lambda: at_work(tmp_path, asleep))
+    os.kill(asleep.pid, signal.SIGSTOP)
+    other = start(*args, module="tests.lightkeel.sweep.hasty")
+    assert other.stderr is not None
+    said = other.stderr.readline()
+    assert said.startswith(f"warning: waiting for the run in {run} to end (process ")
+    os.kill(asleep.pid, signal.SIGCONT)
+    assert "warning: trial 000 was taken for dead, and is run again." in finish(asleep)
+    finish(other)
+    found = trials(server.url.replace("postgresql:", "postgresql+psycopg2:"), "shared")
+    assert [t.state.name for t in found] == ["FAIL", "COMPLETE"]
+    assert len(found[1].intermediate_values) >= 19  # one came too late

@@ -66,4 +66,4 @@ def trials(url: str, name: str) -> list[Any]:
     """Read the trials of a study."""
     import optuna
 
-    return optuna.load_study(study_name=name, storage=url).trials
+    return [*optuna.load_study(study_name=name, storage=url).trials]
