@@ -10,8 +10,8 @@ class SweepReport(Callback):
 
     Args:
         metric: Name of the metric; an epoch without it is not reported.
-        report: Takes the number of the epoch, the value, and whether no epoch follows. If it sends
-            SIGTERM, ``GracefulStop``, later in the list of callbacks, ends the run before the next.
+        report: Takes the number of the epoch, the value, and whether no epoch follows. Where it
+            sends a signal, ``GracefulStop``, later in the list of callbacks, ends the run then.
     """
 
     def __init__(self, metric: str, report: Callable[[int, float, bool], None]) -> None:

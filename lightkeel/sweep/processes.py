@@ -22,7 +22,8 @@ from ..runs.output import streams_that_last
 # Of the library alone: what a project's own modules raise is to be said by a run. None may touch
 # a GPU, as no forked process could use one then.
 PRELOADED = [f"{__name__.partition('.')[0]}.fit.fit", "torch.utils.tensorboard"]
-SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Signals that a terminal or a job sends to all processes, to the exit statuses of the command.
+STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 GO_ON, STOP = "go on", "stop"
 
 
@@ -158,7 +159,7 @@ def _without_main() -> Iterator[None]:
 @contextmanager
 def _shielded() -> Iterator[None]:
     """Have the process that forks ignore the signals that a terminal or a job sends to all."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in SHIELDED}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STATUSES}
     try:
         yield
     finally:
@@ -169,8 +170,9 @@ def _shielded() -> Iterator[None]:
 def _begin() -> None:
     """Be in a group of its own, which Ctrl-C does not reach, and heed signals as usual."""
     os.setpgid(0, 0)
+    for number in STATUSES:
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _answer(theirs: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -231,8 +233,8 @@ def _be_command(project: Project, args: list[str]) -> None:
 class Answers:
     """What a sweep answers to the reports of a run.
 
-    Where it says to stop, or is gone, this process sends itself SIGTERM, and never twice: the
-    second one would end it before it has saved.
+    Where it says to stop, or is gone, this process sends itself SIGHUP, and never twice: the second
+    signal of a kind ends it before it has saved. A job may send the others to all processes.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -255,5 +257,5 @@ class Answers:
         except (EOFError, OSError):
             print("the sweep is gone: stopping", file=sys.stderr, flush=True)
         self._stops = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
         self._answers.put(STOP)

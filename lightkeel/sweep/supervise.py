@@ -22,11 +22,12 @@ from ..project import Project
 from ..runs import lock
 from . import outcome, study as studies
 from .plan import Probed, Sweep, args_of
-from .processes import SHIELDED, RunProcess, call, environments
+from .processes import STATUSES, RunProcess, call, environments
 from .progress import Progress, snapshot
 from .results import write_trials
 
 LOOK_EVERY_S = 0.5  # for a lock that the run of a killed command still holds
+STOPPED_EARLY = (-signal.SIGHUP, -signal.SIGTERM)  # before it heeded signals
 TOLD = b"stopping: the runs are saved; once more to stop at once\n"
 
 
@@ -221,7 +222,7 @@ class Supervisor:
         folder, log = self.folder / self.probed.experiment / name, self.folder / f"logs/{name}.log"
         if status == 0:
             self._read(work, seed, folder)
-        elif (status > 128 or status == -signal.SIGTERM) and (self.status or work.is_decided):
+        elif (status > 128 or status in STOPPED_EARLY) and (self.status or work.is_decided):
             work.seeds.insert(0, seed)  # to be resumed, where that is asked for
         elif not work.is_decided:
             work.error = outcome.reason_of(status, folder, log)
@@ -274,8 +275,8 @@ class Supervisor:
 
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in SHIELDED}
-        for number in SHIELDED:
+        before = {number: signal.getsignal(number) for number in STATUSES}
+        for number in STATUSES:
             if before[number] is not signal.SIG_IGN:  # as SIGHUP is under nohup
                 signal.signal(number, self._receive)
         try:
@@ -289,7 +290,7 @@ class Supervisor:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.status:
             sys.exit(self.status)
-        self.status = 128 + number
+        self.status = STATUSES[signal.Signals(number)]
         os.write(2, TOLD)
         os.write(self.waker, b"!")
 

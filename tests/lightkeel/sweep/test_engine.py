@@ -55,7 +55,7 @@ def reports(folder: Path, model: LightningModule, metric: str, stop_at: int = -1
     def report(*values: Any) -> None:
         found.append(values)
         if values[0] == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
 
     callbacks = [SweepReport(metric, report), GracefulStop()]
     fit(folder, model, noisy_line(8, batch_size=4), *callbacks, max_epochs=3)
@@ -72,7 +72,7 @@ def test_stopped_before_the_next_epoch(tmp_path: Path) -> None:
     model = LoggedLate(2)
     with pytest.raises(SystemExit) as stop:
         reports(tmp_path, model, "late", stop_at=1)
-    assert stop.value.code == 143
+    assert stop.value.code == 129
     assert model.global_step == 4  # of two epochs
 
 
@@ -91,7 +91,7 @@ def test_answers_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not asking.is_alive()
     answers.ask(1, 2.5, True)  # nobody answers any more
     assert ours.recv() == (1, 2.5, True)
-    assert sent == [signal.SIGTERM]
+    assert sent == [signal.SIGHUP]
 
 
 def test_sweep_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
