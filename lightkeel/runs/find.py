@@ -44,14 +44,14 @@ def exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, option: str = "--config") -> Path:
     """Find the file that ``--config NAME`` means: a path, or a name in ``configs/``."""
     configs = current().configs
     for path in (Path(name), Path(name, "config.yaml"), configs / f"{name}.yaml", configs / name):
         if exists(path) and path.is_file():
             return path
     known = sorted(str(p.relative_to(configs).with_suffix("")) for p in configs.rglob("*.yaml"))
-    raise InputError(f"--config {name}: no such config. {suggest(name, known, True)}")
+    raise InputError(f"{option} {name}: no such config. {suggest(name, known, True)}")
 
 
 def experiment_name(config: Path) -> str:

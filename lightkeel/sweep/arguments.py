@@ -3,22 +3,21 @@
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader
 
-from ..errors.bad_input import InputError
+from ..errors.bad_input import Arguments, InputError
 from ..errors.checks import suggest
 from ..options.configs import resolve_configs
 from ..options.names import check_options
-from ..project import current
 from ..runs import safe_yaml
-from ..runs.find import exists
-from ..runs.sweeps import SWEEPS
-from . import space as spaces
+from ..runs.files import read_text
+from ..runs.find import find_config
 from .plan import Sweep, args_of
+from .space import each_value, mapping, points, read_space, tokens
 
 # Options of a run that a sweep sets itself, or that would make runs of one point differ in kind.
 OWN = {
@@ -30,13 +29,16 @@ OWN = {
 }
 SEEDED = {"seed_everything": "Give `seeds`, the number of seeds that each point is trained with"}
 # Samplers and pruners by short names; any other name is that of a class of Optuna.
-SAMPLERS = {"grid": "grid", "random": "RandomSampler", "tpe": "TPESampler"}
-PRUNERS = {"median": "MedianPruner", "hyperband": "HyperbandPruner"}
-KEYS = (
-    *("config", "options", "metric", "mode", "space", "sampler", "pruner"),
-    *("num_trials", "max_time", "seeds", "seed"),
-)
-ONE_SPACE = "A sweep has one space: leave either out."
+SHORT = {
+    "grid": "grid",
+    "random": "RandomSampler",
+    "tpe": "TPESampler",
+    "median": "MedianPruner",
+    "hyperband": "HyperbandPruner",
+}
+# Settings of a sweep file that are options of the command line too.
+SETTINGS = ("metric", "mode", "sampler", "pruner", "num_trials", "max_time", "seeds", "seed")
+KEYS = ("config", "options", "space", *SETTINGS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grid", metavar="KEY=[...]", action="append", default=[], help=grid)
     add("--metric", help="what is best (default: what the experiment's checkpoint monitors)")
     add("--mode", choices=("min", "max"), help="(default: that of the checkpoint)")
-    add("--num_trials", metavar="N", help="of a grid: its size, not to be given")
-    add("--max_time", metavar="DD:HH:MM:SS", help="after which no trial begins")
-    add("--seeds", metavar="N", help="runs of each point, the mean of which counts (default: 1)")
-    add("--seed", metavar="N", help="of the sampler (default: 0)")
-    add("--sampler", metavar="NAME", help="grid, random, tpe (default), or a class of Optuna")
-    add("--pruner", metavar="NAME", help="median, hyperband, or a class of Optuna (default: none)")
+    trials = "of a grid: its size, not to be given"
+    add("--num_trials", metavar="N", type=partial(_whole, "num_trials", 1), help=trials)
+    time = "after which no trial begins"
+    add("--max_time", metavar="DD:HH:MM:SS", type=_seconds, help=time)
+    seeds = "runs of each point, the mean of which counts (default: 1)"
+    add("--seeds", metavar="N", type=partial(_whole, "seeds", 1), help=seeds)
+    seed = "of the sampler (default: 0)"
+    add("--seed", metavar="N", type=partial(_whole, "seed", 0), help=seed)
+    sampler = "grid, random, tpe (default), or a class of Optuna"
+    add("--sampler", metavar="NAME", type=partial(_engine, "sampler"), help=sampler)
+    pruner = "median, hyperband, or a class of Optuna (default: none)"
+    add("--pruner", metavar="NAME", type=partial(_engine, "pruner"), help=pruner)
     add("--name", help="of the sweep's folder (default: that of SWEEP)")
 
 
@@ -62,22 +70,16 @@ def split(
     parser: argparse.ArgumentParser, given: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """Part a command line into what is the sweep's, and the options that each run is to have."""
-    own, passed = list[str](), dict[str, str]()
+    own, passed, rest = list[str](), dict[str, str](), [*given]
     known = {name for action in parser._actions for name in action.option_strings}
-    rest = [*given]
     while rest:
         token = rest.pop(0)
         option, equals, value = token.partition("=")
         following = [rest.pop(0)] if not equals and option.startswith("-") and rest else []
         if option in known or not option.startswith("--"):
             own += [token, *following]
-            continue
-        name, value = option.removeprefix("--"), following[0] if following else value
-        if name in passed:
-            raise InputError(f"{option}: is given twice, first as {passed[name]}. Give it once.")
-        if not equals and (not following or value.startswith("--")):
-            raise InputError(f"{option}: has no value. Give one, as in {option} 1.")
-        passed[name] = value
+        else:
+            passed[option.removeprefix("--")] = following[0] if following else value
     return own, passed
 
 
@@ -91,40 +93,40 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
     Raises:
         InputError: What can be known to fail without the parser of the experiment's options.
     """
-    content: dict[str, Any] = {}
+    if options.sweep is not None and options.grid:
+        only_one = f"with SWEEP {options.sweep}. A sweep has one space: leave either out."
+        raise InputError(f"--grid {options.grid[0]}: {only_one}")
+    if options.sweep is None and not options.grid and options.seeds is None:
+        given = "Give one, as sweeps/NAME, or --grid KEY=[...], or --seeds N."
+        raise InputError(f"SWEEP: missing. {given}")
+    content = {"space": _grid(options.grid), "sampler": "grid"}
     if options.sweep is not None:
         content = _read_file(options.sweep)
-        if options.grid:
-            raise InputError(f"--grid {options.grid[0]}: with SWEEP {options.sweep}. {ONE_SPACE}")
-        if "space" not in content:
-            raise InputError(f"space: missing in {options.sweep}. Give `{spaces.EXAMPLE}`.")
-    else:
-        content = {"space": _grid(options.grid), "sampler": "grid"}
-        if not options.grid and options.seeds is None:
-            raise InputError(
-                f"SWEEP: missing. {suggest('', sweep_names(), True)}\n"
-                "Or give --grid KEY=[...], or --seeds N, with the --config of an experiment."
-            )
-    given = {key: getattr(options, key) for key in KEYS if hasattr(options, key)}
-    given = {key: value for key, value in given.items() if value is not None and key != "config"}
-    content |= {key: _plain(key, value) for key, value in given.items()}
-    config = (*_texts("config", content.get("config") or []), *options.config)
-    fixed = content.get("options") or {}
-    if not isinstance(fixed, dict):
-        raise InputError(f"options: {fixed!r} is no mapping. Give option: value.")
+    parser = Arguments(prog="sweep")
+    add_arguments(parser)
+    settings = {key: content[key] for key in SETTINGS if content.get(key) is not None}
+    found = vars(parser.parse_args(tokens(settings)))
+    found |= {key: value for key, value in vars(options).items() if value is not None}
+    config = content.get("config") or []
+    config = (*(config if isinstance(config, list) else [str(config)]), *options.config)
+    fixed = mapping("options", content.get("options") or {})
+    sampler, sampler_args = found["sampler"] or (SHORT["tpe"], {})
+    pruner, pruner_args = found["pruner"] or (None, {})
     made = Sweep(
-        name=_name(options, config, content["space"]),
+        name=_name(options, config, content.get("space") or {}),
         config=config,
-        options=tuple(spaces.tokens({**{str(name): fixed[name] for name in fixed}, **passed})),
-        metric=_text("metric", content.get("metric")),
-        mode=_choice("mode", content.get("mode"), ("min", "max")),
-        space=spaces.read_space(content["space"]),
-        **_engine(content, "sampler", "tpe", SAMPLERS),
-        **_engine(content, "pruner", None, PRUNERS),
-        num_trials=_whole("num_trials", content.get("num_trials"), 1),
-        max_time_s=_seconds(content.get("max_time")),
-        seeds=_whole("seeds", content.get("seeds", 1), 1) or 1,
-        seed=_whole("seed", content.get("seed", 0), 0) or 0,
+        options=tuple(tokens({**{str(name): fixed[name] for name in fixed}, **passed})),
+        metric=found["metric"],
+        mode=found["mode"],
+        space=read_space(content.get("space")),
+        sampler=sampler,
+        sampler_args=sampler_args,
+        pruner=pruner,
+        pruner_args=pruner_args,
+        num_trials=found["num_trials"],
+        max_time_s=found["max_time"],
+        seeds=found["seeds"] or 1,
+        seed=found["seed"] or 0,
     )
     check(made)
     return made
@@ -133,56 +135,29 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
 def check(sweep: Sweep) -> None:
     """Raise ``InputError`` for parts of a plan that do not fit each other, or no option at all."""
     fixed = {token.partition("=")[0].removeprefix("--") for token in sweep.options}
-    for name in [*sweep.space, *sorted(fixed)]:
-        key = "space" if name in sweep.space else "options"
-        taken = OWN | (SEEDED if key == "space" else {})
-        if name in taken:
+    for key, names, taken in (("options", fixed, OWN), ("space", sweep.space, OWN | SEEDED)):
+        for name in sorted(taken.keys() & names):
             raise InputError(f"{key}.{name}: is not for a sweep to vary or to set. {taken[name]}.")
-        if key == "space" and name in fixed:
-            raise InputError(f"space.{name}: is given as an option too. Leave either out.")
+    for name in sorted(fixed & sweep.space.keys()):
+        raise InputError(f"space.{name}: is given as an option too. Leave either out.")
     if sweep.sampler == "grid":
-        spaces.points(sweep.space)
-        if sweep.num_trials is not None:
-            how = "Leave it out, or use another sampler."
-            raise InputError(f"num_trials: {sweep.num_trials}, but a grid has its own. {how}")
+        points(sweep.space)
+        if sweep.num_trials is not None or sweep.sampler_args:
+            how = "Leave num_trials and arguments out, or use another sampler."
+            raise InputError(f"sampler: a grid has its own trials. {how}")
     elif not sweep.space:
-        raise InputError(f"space: empty. Give options, as in `{spaces.EXAMPLE}`.")
+        raise InputError("space: empty. Give options, or sampler grid.")
     elif sweep.num_trials is None and sweep.max_time_s is None:
         raise InputError("num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).")
-    check_options(args_of(sweep, {}), [*KEYS, "grid", "name", "workers"])
-    for point in spaces.each_value(sweep.space):
-        check_options(args_of(sweep, point))
-
-
-def find_sweep(name: str) -> Path:
-    """Find a sweep file: a path, or a name in ``configs`` or ``configs/sweeps``."""
-    configs = current().configs
-    places = (configs / f"{name}.yaml", configs / name, configs / SWEEPS / f"{name}.yaml")
-    for path in (Path(name), *places):
-        if exists(path) and path.is_file():
-            return path
-    raise InputError(f"SWEEP {name}: no such file. {suggest(name, sweep_names(), True)}")
-
-
-def sweep_names() -> list[str]:
-    """List the project's sweep files by the names that a command line gives them."""
-    return sorted(f"{SWEEPS}/{path.stem}" for path in current().configs.glob(f"{SWEEPS}/*.yaml"))
+    for point in ({}, *each_value(sweep.space)):
+        check_options(args_of(sweep, point), [*KEYS, "grid", "name", "workers"])
 
 
 def _read_file(name: str) -> dict[str, Any]:
-    path = find_sweep(name)
-    try:
-        content = _yaml(f"SWEEP {path}", path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"SWEEP {path}: cannot be read ({why}).") from None
-    if not isinstance(content, dict):
-        raise InputError(f"SWEEP {path}: holds no settings. Begin with `space:`, for example.")
-    for key in [key for key in content if key not in KEYS]:
-        hint = suggest(str(key), KEYS)
-        if key in ("model", "data", "trainer", "callbacks"):
-            hint = f"This is an experiment: name it in `config`, or put {key} under `options`."
-        raise InputError(f"{key}: a sweep file has no such setting. {hint}")
+    path = find_config(name, "SWEEP")
+    content = mapping(f"SWEEP {path}", _yaml(f"SWEEP {path}", read_text(path)))
+    for key in [str(key) for key in content if key not in KEYS]:
+        raise InputError(f"{key}: a sweep file has no such setting. {suggest(key, KEYS)}")
     return content
 
 
@@ -211,31 +186,20 @@ def _yaml(key: str, value: str) -> Any:
         raise InputError(f"{key}: is no valid YAML{where}: {problem or error}.") from None
 
 
-def _plain(key: str, value: Any) -> Any:
-    """Read the value of an option of the command line as a sweep file would have it."""
-    is_text = key in ("metric", "mode", "max_time") or not isinstance(value, str)
-    return value if is_text else _yaml(f"--{key}", value)
-
-
-def _engine(
-    content: dict[str, Any], key: str, default: str | None, short: dict[str, str]
-) -> dict[str, Any]:
+def _engine(key: str, value: str) -> tuple[str | None, dict[str, Any]]:
     """Read a sampler or a pruner: its name, or a mapping of ``name`` and arguments."""
-    given = content.get(key, default)
+    given = _yaml(key, value)
     arguments = dict(given) if isinstance(given, dict) else {"name": given}
     name = arguments.pop("name", None)
-    if not isinstance(name, str) and (name is not None or arguments or key == "sampler"):
-        choices = suggest("", short, True)
-        raise InputError(f"{key}: {given!r} has no name. {choices} Or a class of Optuna.")
-    if key == "sampler" and name == "grid" and arguments:
-        raise InputError(f"sampler.{min(arguments)}: a grid takes no arguments. Leave it out.")
-    return {key: None if name is None else short.get(name, name), f"{key}_args": arguments}
+    if given is not None and not isinstance(name, str):
+        raise InputError(f"{key}: {value} has no name. Give that of a class of Optuna.")
+    return SHORT.get(name, name), arguments
 
 
-def _name(options: argparse.Namespace, config: Sequence[str], space: Any) -> str:
+def _name(options: argparse.Namespace, config: Sequence[str], space: Mapping[str, Any]) -> str:
     name = options.name
     if name is None and options.sweep is not None:
-        name = find_sweep(options.sweep).stem
+        name = find_config(options.sweep, "SWEEP").stem
     elif name is None:
         arguments = [token for value in config for token in ("--config", value)]
         leaves = [name.rpartition(".")[2] for name in space] or ["seeds"]
@@ -245,38 +209,17 @@ def _name(options: argparse.Namespace, config: Sequence[str], space: Any) -> str
     return str(name)
 
 
-def _texts(key: str, value: Any) -> list[str]:
-    found = value if isinstance(value, list) else [value]
-    return [_text(key, part) or "" for part in found]
+def _whole(key: str, least: int, value: str) -> int:
+    if not value.isdecimal() or int(value) < least:
+        raise InputError(f"{key}: {value} is no whole number of at least {least}. Give one.")
+    return int(value)
 
 
-def _text(key: str, value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value):
-        raise InputError(f"{key}: {value!r} is no name. Give one.")
-    return value
-
-
-def _choice(key: str, value: Any, choices: Sequence[str]) -> str | None:
-    if value is not None and value not in choices:
-        raise InputError(f"{key}: {value!r} is no choice. {suggest(str(value), choices, True)}")
-    return None if value is None else str(value)
-
-
-def _whole(key: str, value: Any, least: int) -> int | None:
-    if value is not None and (type(value) is not int or value < least):
-        raise InputError(f"{key}: {value!r} is no whole number of at least {least}. Give one.")
-    return value
-
-
-def _seconds(value: Any) -> float | None:
+def _seconds(value: str) -> float:
     """Read a time as Lightning's ``Timer`` does."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value) if isinstance(value, str) else None
-    if not found:
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value)
+    days, hours, minutes, seconds = map(float, found.groups() if found else (0, 0, 0, 0))
+    if not days + hours + minutes + seconds:
         form = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an hour).'
-        raise InputError(f"max_time: {value!r} is no time. {form}")
-    seconds = sum(int(n) * s for n, s in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
-    if not seconds:
-        raise InputError(f"max_time: {value} is no time. Give at least a second.")
-    return float(seconds)
+        raise InputError(f"max_time: {value} is no time. {form}")
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -1,15 +1,13 @@
 """The plan of a sweep: what is searched, and how."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import yaml
 
-from . import space as spaces
-from .space import Space, text
-
-CLOCK = ((3600, 24), (60, 60), (1, 60))  # hours, minutes and seconds: how long, and how many
+from .space import Space, text, tokens
 
 
 @dataclass(frozen=True)
@@ -68,39 +66,35 @@ class Probed(NamedTuple):
 def args_of(sweep: Sweep, point: Mapping[str, Any]) -> list[str]:
     """List the arguments of ``train`` for a point, without folder, name and seed of the run."""
     configs = [token for name in sweep.config for token in ("--config", name)]
-    return [*configs, *sweep.options, *spaces.tokens(point)]
+    return [*configs, *sweep.options, *tokens(point)]
 
 
 def identity(sweep: Sweep) -> dict[str, Any]:
     """Return what must not change when a sweep is resumed, as plain values."""
-    names = ("config", "options", "metric", "mode", "seeds", "seed")
-    own = {name: getattr(sweep, name) for name in names}
-    return {
-        **{name: [*value] if isinstance(value, tuple) else value for name, value in own.items()},
-        "is_grid": sweep.sampler == "grid",
-        "space": {name: text(value) for name, value in spaces.as_plain(sweep.space).items()},
-    }
+    names = ("config", "options", "metric", "mode", "seeds", "seed", "space")
+    plain = _plain(sweep)
+    return {**{name: plain[name] for name in names}, "is_grid": sweep.sampler == "grid"}
 
 
 def as_yaml(sweep: Sweep) -> str:
     """Write a sweep as a file that it can be read from again."""
+    content = _plain(sweep)
     given = (token.removeprefix("--").partition("=") for token in sweep.options)
-    seconds = sweep.max_time_s and int(sweep.max_time_s)
-    clock = seconds and [seconds // 86400, *(seconds // n % m for n, m in CLOCK)]
-    content: dict[str, Any] = {
-        "config": [*sweep.config],
-        "options": {name: value for name, _, value in given},
-        "metric": sweep.metric,
-        "mode": sweep.mode,
-        "space": spaces.as_plain(sweep.space),
-        "sampler": {"name": sweep.sampler, **sweep.sampler_args},
-        "pruner": sweep.pruner and {"name": sweep.pruner, **sweep.pruner_args},
-        "num_trials": sweep.num_trials,
-        "max_time": clock and ":".join(f"{part:02}" for part in clock),
-        "seeds": sweep.seeds,
-        "seed": sweep.seed,
-    }
+    content["options"] = {name: value for name, _, value in given}
+    content["sampler"] = {"name": sweep.sampler, **content.pop("sampler_args")}
+    pruner_args = content.pop("pruner_args")
+    content["pruner"] = sweep.pruner and {"name": sweep.pruner, **pruner_args}
+    if seconds := int(content.pop("max_time_s") or 0):
+        parts = (seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60)
+        content["max_time"] = ":".join(f"{part:02}" for part in parts)
+    del content["name"]
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _plain(sweep: Sweep) -> dict[str, Any]:
+    """Return a sweep as mappings and lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(sweep), default=str))
+    return plain
 
 
 def describe(point: Mapping[str, Any]) -> str:

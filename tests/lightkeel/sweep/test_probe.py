@@ -105,8 +105,8 @@ def test_metrics_that_are_refused(
 def test_whatever_the_parser_takes_is_taken(tmp_path: Path) -> None:
     """Classes with their own options, mappings, callbacks that are off."""
     space = {
-        "model.dropout": {"low": 0.0, "high": 0.5, "when": {"model": MODEL}},
         "model": [MODEL, "LinearRegression"],
+        "model.dropout": {"low": 0.0, "high": 0.5, "when": {"model": MODEL}},
         "model.num_features": {"choices": [4], "when": {"model": "LinearRegression"}},
         "model.optimizer": [{"name": "SGD", "lr": 0.1}, {"name": "AdamW"}],
         "callbacks.early_stopping": [None, {"monitor": "val/loss"}],
