@@ -109,8 +109,8 @@ class SweepStudy:
                 )
 
     def _await(self, attribute: str) -> None:
-        """Wait for what the command sets that has made the study, as long as it gets on."""
-        seen, since = -1, time.monotonic()
+        """Wait for what the command sets that has made the study, as long as it may."""
+        seen, since = -1, time.monotonic() - GRACE_S * self.is_alone
         while attribute not in self.study.user_attrs and time.monotonic() < since + GRACE_S:
             number = len(self.study.get_trials(deepcopy=False))
             seen, since = number, since if number == seen else time.monotonic()
