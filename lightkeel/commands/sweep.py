@@ -61,7 +61,7 @@ def _search(
     with nullcontext() if url else _locked(folder):
         study = studies.SweepStudy(sweep, url or studies.file_address(folder), not url)
         write_whole(folder / PLAN, plan.as_yaml(sweep))
-        with Progress(sweep) as progress:
+        with Progress() as progress:
             supervisor = supervise.Supervisor(
                 project, sweep, probed, folder, study, workers, progress
             )

@@ -1,11 +1,10 @@
 """How a sweep gets on: counted from Optuna's trials, those of other machines too, and shown."""
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
 from datetime import datetime, timedelta
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -23,26 +22,20 @@ if TYPE_CHECKING:
 WORDS = {"COMPLETE": "done", "FAIL": "failed"}  # as the states of runs; others as Optuna has them
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """How a sweep gets on at a moment.
 
     Attributes:
-        done: Trials that are complete; ``running``, ``pruned`` and ``failed`` are beside them.
+        states: How many trials are done, running, pruned, failed, waiting.
         total: Trials in all; None: as many as there is time for.
-        best_ticket: Ticket of the best trial, None where there is none yet.
+        best: What is said of the best trial; None where there is none yet.
         seconds_left: Expected; None: not known yet.
         finished: What is said of each trial that is over, by its number.
     """
 
-    done: int
-    running: int
-    pruned: int
-    failed: int
+    states: Counter[str]
     total: int | None
-    best_value: float | None
-    best_point: dict[str, Any]
-    best_ticket: int | None
+    best: str | None
     seconds_left: float | None
     finished: dict[int, str]
 
@@ -92,19 +85,13 @@ def snapshot(
     trials, limit = by_ticket(study), sweep.num_trials
     if limit is not None:  # it may have been more
         trials = {n: t for n, t in trials.items() if n < limit or state_of(t) != "waiting"}
-    states = [*map(state_of, trials.values())]
-    best = next(iter(ranked(study, trials)), None)
     is_limited = limit is not None or sweep.sampler == "grid"
+    best = next(iter(ranked(study, trials)), None)
     over = [(n, t) for n, t in trials.items() if state_of(t) in ("done", "pruned", "failed")]
     return Snapshot(
-        done=states.count("done"),
-        running=states.count("running"),
-        pruned=states.count("pruned"),
-        failed=states.count("failed"),
+        states=Counter(map(state_of, trials.values())),
         total=len(trials) if is_limited else None,
-        best_value=None if best is None else trials[best].value,
-        best_point={} if best is None else decode(sweep.space, trials[best].params),
-        best_ticket=best,
+        best=None if best is None else _line(best, trials[best], sweep),
         seconds_left=_seconds_left([*trials.values()], is_limited, workers, seconds_to_begin),
         finished={trial.number: _line(ticket, trial, sweep) for ticket, trial in over},
     )
@@ -119,14 +106,10 @@ def _seconds_left(
         return None
     each, now = fmean(spent), datetime.now()  # Optuna's times are local ones
     begun = [t.datetime_start or now for t in trials if state_of(t) == "running"]
-    rests = [each - min(max((now - start).total_seconds(), 0.0), each) for start in begun]
-    last = max(seconds_to_begin, 0.0) + each if seconds_to_begin is not None else float("inf")
-    if not is_limited:
-        return last
-    num_waiting = sum(state_of(t) == "waiting" for t in trials)
-    at_once = len(begun) or min(workers, num_waiting) or 1
-    longest = each if num_waiting else max(rests, default=0.0)
-    return min(max((sum(rests) + num_waiting * each) / at_once, longest), last)
+    rests = [max(each - (now - start).total_seconds(), 0.0) for start in begun]
+    rests += [each] * sum(state_of(t) == "waiting" for t in trials)
+    last = float("inf") if seconds_to_begin is None else max(seconds_to_begin, 0.0) + each
+    return min(sum(rests) / (len(begun) or workers), last) if is_limited else last
 
 
 def _line(ticket: int, trial: "FrozenTrial", sweep: Sweep) -> str:
@@ -145,8 +128,7 @@ class Progress:
     What is over at the first update has been said by the command that was resumed.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
+    def __init__(self) -> None:
         self._live: Live | None = None
         self._said: set[int] | None = None
 
@@ -165,39 +147,18 @@ class Progress:
         said = now.finished.keys() if self._said is None else self._said
         self._said = {*now.finished}
         if self._live:
-            lines = live_lines(now, self.sweep, self._live.console.width)
-            self._live.update(Text("\n".join(lines), overflow="fold"), refresh=True)
+            self._live.update(Text(live_text(now), overflow="fold"), refresh=True)
             return
         of = "" if now.total is None else f" of {now.total}"
         for number in sorted(self._said.difference(said)):
             print(f"{now.finished[number]}  ({len(self._said)}{of})", flush=True)
 
 
-def live_lines(now: Snapshot, sweep: Sweep, width: int) -> list[str]:
-    """Write a snapshot in lines of a width, which break between two numbers or settings."""
-    counts = [f"{getattr(now, name)} {name}" for name in ("done", "running", "pruned", "failed")]
-    counts[-1] += "" if now.total is None else f" of {now.total} trials"
-    left = now.seconds_left
-    if left is None:
-        counts.append("end not known yet")
-    elif left:
-        counts.append(f"ends in {timedelta(seconds=round(left))}")
-    lines = fill(counts, width)
-    if now.best_value is not None:
-        best = f"best {sweep.metric} {format_value(now.best_value)}"
-        settings = [describe({name: value}) for name, value in now.best_point.items()]
-        lines += fill([best, f"trial {now.best_ticket:03}", *settings], width)
-    return lines
-
-
-def fill(parts: Iterable[str], width: int) -> list[str]:
-    """Join parts by commas to lines of a width, each part whole; further lines are indented."""
-    lines = [""]
-    for part in parts:
-        joined = f"{lines[-1]}, {part}" if lines[-1].strip() else f"{lines[-1]}{part}"
-        if len(joined) < width or not lines[-1].strip():  # there is room for a comma
-            lines[-1] = joined
-        else:
-            lines[-1] += ","
-            lines.append(f"  {part}")
-    return lines
+def live_text(now: Snapshot) -> str:
+    """Write a snapshot in a line, and the best trial in another."""
+    of = "" if now.total is None else f" of {now.total} trials"
+    counts = [f"{now.states[name]} {name}" for name in ("done", "running", "pruned", "failed")]
+    end = "end not known yet"
+    if now.seconds_left is not None:
+        end = f"ends in {timedelta(seconds=round(now.seconds_left))}"
+    return ", ".join(counts) + f"{of}, {end}" + (f"\nbest: {now.best}" if now.best else "")

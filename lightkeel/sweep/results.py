@@ -21,8 +21,8 @@ from ..runs.listing import printable
 from ..runs.output import drawing, format_value, tolerated
 from ..runs.sweeps import BEST, TRIALS
 from . import plots
-from .plan import Sweep, args_of, describe
-from .progress import by_ticket, fill, ranked, state_of
+from .plan import Sweep, describe
+from .progress import by_ticket, ranked, state_of
 from .space import decode, text
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 MOST_SHOWN = 5
-MOST_NAMED = 10  # trials that failed for one reason
 
 
 def write_results(study: "Study", sweep: Sweep, folder: Path) -> None:
@@ -98,78 +97,41 @@ def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = Non
         storage: Address of the database; None: the file in ``folder``.
     """
     trials = by_ticket(study)
-    order = ranked(study, trials)
-    states = Counter(map(state_of, trials.values()))
+    best = [trials[ticket] for ticket in ranked(study, trials)[:MOST_SHOWN]]
+    counts = Counter(map(state_of, trials.values())).most_common()
+    reasons = Counter(filter(None, map(_error, trials.values()))).most_common()
+    files = [folder / TRIALS, folder / BEST, *sorted(folder.glob("plots/*.png"))]
+    written = [str(file.relative_to(folder)) for file in files if file.is_file()]
+    lines = [
+        "",
+        f"Trials of {sweep.name}: {', '.join(f'{number} {state}' for state, number in counts)}",
+        *(f"{number} failed: {reason}" for reason, number in reasons),
+        f"Written in {folder}: {', '.join(written)}",
+    ]
+    if BEST in written:
+        path = shlex.quote(str(folder / BEST))
+        lines.append(f"Repeat the best: {current().command('train')} --config {path}")
+    elif best:
+        run = _run(best[0])
+        lines.append(f"No {BEST}: {run}, the run of the best trial, is not on this machine.")
+    url = make_url(storage or f"sqlite:///{folder / 'study.db'}").render_as_string()
+    lines.append(f"Look at all trials: optuna-dashboard {shlex.quote(url)}")  # no password
     with drawing() as console:
-        if order:
-            console.print(
-                _table([trials[ticket] for ticket in order[:MOST_SHOWN]], sweep, console.width)
-            )
-        counts = ", ".join(f"{number} {state}" for state, number in states.most_common())
-        lines = ["", f"Trials of {sweep.name}: {counts}", *_failures(trials), _written(folder)]
-        for ticket in order[:1]:
-            lines += _repeat(trials[ticket], sweep, folder)
-        url = make_url(storage or f"sqlite:///{folder / 'study.db'}").render_as_string()
-        lines.append(f"Look at all trials: optuna-dashboard {shlex.quote(url)}")  # no password
+        if best:
+            console.print(_table(best, sweep))
         for line in lines:
             console.print(Text(printable(line)), soft_wrap=True)  # no path is broken in two
 
 
-def _table(best: list["FrozenTrial"], sweep: Sweep, width: int) -> Table:
-    """Make a table of trials, with their settings beside the run, or below it to be whole."""
-    names, metric = plots.short(sweep.space), str(sweep.metric)
-    cells = []
-    for trial in best:
-        point = decode(sweep.space, trial.params)
-        parts = [printable(describe({names[name]: value})) for name, value in point.items()]
-        cells.append((printable(_run(trial)), _value(trial), parts))
-    right = max(len(value) for value in (metric, *(value for _, value, _ in cells)))
-    rest = width - right - max(len(run) for run, *_ in cells) - 7  # between columns
-    is_beside = all(len(part) + 3 < rest for *_, parts in cells for part in parts)
+def _table(best: list["FrozenTrial"], sweep: Sweep) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("run", overflow="fold")
-    table.add_column(Text(metric), justify="right", no_wrap=True)
-    if is_beside:
-        table.add_column("settings")
-    for run, value, parts in cells:
-        if is_beside:
-            table.add_row(Text(run), value, Text("\n".join(fill(parts, rest))))
-        else:
-            below = [f"  {line}" for line in fill(parts, width - right - 6)]
-            table.add_row(Text("\n".join([run, *below])), value)
+    table.add_column(Text(str(sweep.metric)), justify="right", no_wrap=True)
+    table.add_column("settings", overflow="fold")
+    for trial in best:
+        settings = describe(decode(sweep.space, trial.params))
+        table.add_row(Text(printable(_run(trial))), _value(trial), Text(printable(settings)))
     return table
-
-
-def _failures(trials: dict[int, "FrozenTrial"]) -> list[str]:
-    """Say each reason once, with the trials that failed for it."""
-    found: dict[str, list[str]] = {}
-    for ticket, trial in trials.items():
-        if reason := _error(trial):
-            found.setdefault(reason, []).append(f"{ticket:03}")
-    return [f"Failed ({_some(tickets)}): {reason}" for reason, tickets in found.items()]
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join([*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])])
-
-
-def _written(folder: Path) -> str:
-    files = [folder / TRIALS, folder / BEST, *sorted(folder.glob("plots/*.png"))]
-    names = [str(file.relative_to(folder)) for file in files if file.is_file()]
-    return f"Written in {folder}: {', '.join(names)}"
-
-
-def _repeat(trial: "FrozenTrial", sweep: Sweep, folder: Path) -> list[str]:
-    """Say how the best trial is repeated: by its own configuration, if its run is here."""
-    train = current().command("train")
-    if (folder / BEST).is_file():
-        return [f"Repeat the best: {train} --config {shlex.quote(str(folder / BEST))}"]
-    command = shlex.join(args_of(sweep, decode(sweep.space, trial.params)))
-    return [
-        f"No {BEST}: {_run(trial)}, the run of the best trial, is not on this machine.",
-        f"Repeat it: {train} {command}",
-    ]
 
 
 def _value(trial: "FrozenTrial") -> str:
