@@ -10,12 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
 from . import safe_yaml, status, sweeps
-from .files import read_json, read_text
+from .files import read_json
 from .find import FILES, exists, expand_home
 
 NAMES_OF_A_RUN = {"runs_dir", "run_name", "resume"}
@@ -76,10 +74,7 @@ def _read_run(folder: Path) -> ListedRun:
             with suppress(TypeError, ValueError, OverflowError):  # no number
                 metrics[printable(name)] = float(value)
     name, config = printable(f"{path.parent.name}/{path.name}"), _read_config(folder / FILES[0])
-    state = status.look(folder)
-    if state.state == "stopped" and sweeps.is_pruned(path):
-        state = state._replace(state="pruned")
-    return ListedRun(name, folder, state, metrics, config, {})
+    return ListedRun(name, folder, status.look(folder), metrics, config, {})
 
 
 def _last_values(path: Path) -> dict[str, str]:
@@ -95,9 +90,9 @@ def _last_values(path: Path) -> dict[str, str]:
 def _read_config(path: Path) -> dict[str, Any]:
     """Flatten a config, with keys as they are on the command line and short names of classes."""
     try:
-        content = safe_yaml.load(read_text(path), safe_yaml.WithoutAliases)
-        flat = json.loads(json.dumps(safe_yaml.flatten(content), default=str))
-    except (yaml.YAMLError, safe_yaml.ContentError, RecursionError, TypeError, ValueError):
+        content = safe_yaml.flatten(safe_yaml.read_mapping(path))
+        flat = json.loads(json.dumps(content, default=str))
+    except (RecursionError, TypeError, ValueError):
         return {}
     config = {}
     for key, value in flat.items():

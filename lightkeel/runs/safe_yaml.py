@@ -1,9 +1,12 @@
 """Read YAML of plain values, in which no key is given twice."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from .files import read_text
 
 
 class ContentError(Exception):
@@ -31,6 +34,15 @@ def load(text: str, loader_class: type[yaml.SafeLoader] = yaml.SafeLoader) -> An
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # such as `!!int x`
         problem = next(iter(str(error).splitlines()), "a value has a wrong tag")
         raise yaml.MarkedYAMLError(problem=problem) from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a small file that holds a mapping; of any other, nothing is left."""
+    try:
+        content = load(read_text(path), WithoutAliases)
+    except (yaml.YAMLError, ContentError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check(text: str) -> None:

@@ -3,13 +3,12 @@
 import csv
 import math
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from . import safe_yaml
 from .files import read_text
+from .safe_yaml import read_mapping
 
 SWEEPS = "sweeps"  # folder of all of them, in that of all runs
 PLAN, TRIALS, BEST = "sweep.yaml", "trials.csv", "best.yaml"
@@ -21,7 +20,7 @@ class ListedSweep(NamedTuple):
     folder: Path
     states: dict[str, int]
     metric: str
-    best: dict[str, str]  # the row of the best trial, empty where there is none
+    best: dict[str, Any]  # the row of the best trial, empty where there is none
 
     @property
     def name(self) -> str:
@@ -29,8 +28,8 @@ class ListedSweep(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return what is known as plain values."""
-        best = {**self.best, "value": _value(self.best)} if self.best else None
-        return {"sweep": self.name, **self._asdict(), "folder": str(self.folder), "best": best}
+        own = {"sweep": self.name, "folder": str(self.folder), "best": self.best or None}
+        return {**self._asdict(), **own}
 
 
 def find_sweeps(folder: Path) -> list[ListedSweep]:
@@ -42,10 +41,14 @@ def find_sweeps(folder: Path) -> list[ListedSweep]:
 
 def read_sweep(folder: Path) -> ListedSweep:
     """Read how a sweep gets on, as far as it has been written."""
-    rows, plan = read_trials(folder), _read_plan(folder / PLAN)
-    sign = -1 if plan.get("mode") == "max" else 1
-    done = [row for row in rows if row["state"] == "done" and math.isfinite(_value(row))]
-    best = min(done, key=lambda row: sign * _value(row), default={})
+    rows, plan = read_trials(folder), read_mapping(folder / PLAN)
+    done = []
+    for row in rows:
+        with suppress(ValueError):  # damaged
+            if row["state"] == "done" and math.isfinite(value := float(row["value"])):
+                done.append({**row, "value": value})
+    choose = max if plan.get("mode") == "max" else min
+    best = choose(done, key=lambda row: row["value"], default={})
     states = Counter(row["state"] for row in rows)
     return ListedSweep(folder, dict(states.most_common()), str(plan.get("metric") or ""), best)
 
@@ -60,31 +63,7 @@ def read_trials(folder: Path) -> list[dict[str, str]]:
     return [row for row in rows if all(isinstance(row.get(name), str) for name in columns)]
 
 
-def is_pruned(run: Path) -> bool:
-    """Tell whether a run belongs to a trial of a sweep that was pruned."""
-    folder = run.absolute().parent.parent
-    if not (folder / PLAN).is_file():
-        return False
-    ticket = run.absolute().name.partition("-s")[0]
-    return any(row["trial"] == ticket and row["state"] == "pruned" for row in read_trials(folder))
-
-
 def experiment_of_best(config: Path) -> str | None:
     """Name the experiment of a sweep's ``best.yaml``; None: it is another file."""
     rows = read_trials(config.parent) if config.name == BEST else []
     return next((row["run"].partition("/")[0] for row in rows if row["run"]), None)
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        content = safe_yaml.load(read_text(path), safe_yaml.WithoutAliases)
-    except (yaml.YAMLError, safe_yaml.ContentError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _value(row: dict[str, str]) -> float:
-    try:
-        return float(row["value"])
-    except ValueError:
-        return math.nan

@@ -55,10 +55,8 @@ def print_runs(
 def _sweep(sweep: ListedSweep) -> dict[str, str]:
     counts = ", ".join(f"{number} {state}" for state, number in sweep.states.items())
     best = ""
-    if sweep.best:
-        row = sweep.best
-        value = _number(float(row["value"]))
-        best = f"{sweep.metric} {value} (trial {row['trial']})"
+    if row := sweep.best:
+        best = f"{sweep.metric} {_number(row['value'])} (trial {row['trial']})"
     cells = {"sweep": sweep.name, "trials": counts, "best": best.lstrip()}
     return {name: printable(text) for name, text in cells.items()}
 

@@ -11,7 +11,7 @@ from .space import Space, suggest
 
 NUM_TRIED = 12  # the first ten are drawn at random by most samplers
 # What Optuna raises where a class does not take its arguments, or the space.
-REFUSALS = (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError)
+REFUSALS = (ValueError, TypeError, AttributeError, RuntimeError, ImportError)
 
 
 def try_out(
@@ -45,10 +45,6 @@ def _said_of(key: str, engine: object) -> Iterator[None]:
     name = type(engine).__name__
     try:
         yield
-    except ImportError as error:
-        package = str(error.name).partition(".")[0]
-        text = f"{key}: {name} needs the package {package}, which is not installed."
-        raise InputError(f"{text} Install it.") from None
     except REFUSALS as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{key}: {name} refuses its settings or the space: {text}") from None

@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from ..callbacks.direction import find_mode
-from ..callbacks.monitor_check import OF_VALIDATION
 from ..callbacks.readings import is_result
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
@@ -35,7 +34,6 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.logged: list[str] = []
-        self.tested: list[str] = []
         self.monitor: str | None = None
         self.modes: dict[str, str | None] = {}
 
@@ -46,9 +44,6 @@ class Watch(Callback):
         checkpoint: Any = trainer.checkpoint_callback
         if monitor := getattr(checkpoint, "monitor", None):
             self.monitor, self.modes = monitor, {**self.modes, monitor: checkpoint.mode}
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.tested = [name for name in trainer.callback_metrics if name not in self.logged]
 
 
 def look(project: Project, sweep: Sweep) -> Probed:
@@ -61,18 +56,17 @@ def look(project: Project, sweep: Sweep) -> Probed:
     project.use()
     first = each_value(sweep.space)[0]
     cli = check_values(sweep)
-    trainer, seed = cli.trainer, cli.config.seed_everything
-    if seed is True or seed + sweep.seeds > 2**32:
-        wrong = f"{seed} is no number from which {sweep.seeds} seeds can count up."
-        raise InputError(f"seed_everything: {wrong} Give one.")
+    seed = cli.config.seed_everything
+    if seed is True:
+        raise InputError("seed_everything: true is no number. Give one, for seeds to count up.")
     watch = Watch()
     with TemporaryDirectory() as place, redirect_stdout(StringIO()):
         brief = [f"--trainer.{setting}" for setting in BRIEF]
         train([*args_of(sweep, first), *brief, "--runs_dir", place], [watch])
-    metric = choose_metric(sweep, watch, trainer)
-    is_on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    metric, mode = choose_metric(sweep, watch)
+    is_on_gpu = isinstance(cli.trainer.accelerator, CUDAAccelerator)
     num_gpus = torch.cuda.device_count() if is_on_gpu else 0
-    return Probed(metric, choose_mode(sweep, watch, metric), num_gpus, cli.experiment, seed)
+    return Probed(metric, mode, num_gpus, cli.experiment, seed)
 
 
 def check_values(sweep: Sweep) -> ProjectCLI:
@@ -95,30 +89,21 @@ def check_values(sweep: Sweep) -> ProjectCLI:
     return cli
 
 
-def choose_metric(sweep: Sweep, watch: Watch, trainer: Trainer) -> str:
-    """Return the metric to be searched for, which must be one that runs log as they train."""
+def choose_metric(sweep: Sweep, watch: Watch) -> tuple[str, str]:
+    """Return the metric to be searched for, which runs log as they train, and its mode.
+
+    Each as the sweep says, or as the checkpoint has it; a mode by the metric's name, too.
+    """
     metric = sweep.metric or watch.monitor
-    hint = suggest(metric or "", watch.logged, True)
-    if metric is None:
-        raise InputError(f"metric: missing, as the experiment's checkpoint monitors none. {hint}")
-    if metric in watch.tested:
-        wrong = "is of the test data, by which nothing is to be chosen."
-        raise InputError(f"metric: `{metric}` {wrong} {hint}")
-    if metric not in watch.logged:
-        raise InputError(f"metric: `{metric}` is never logged in training or validation. {hint}")
-    if OF_VALIDATION.match(metric) and not trainer.limit_val_batches:
-        why = "is never logged without validation (trainer.limit_val_batches: 0)."
-        raise InputError(f"metric: `{metric}` {why} Choose a metric of training.")
-    return metric
-
-
-def choose_mode(sweep: Sweep, watch: Watch, metric: str) -> str:
-    """Return whether less or more is better: as it is said, as the checkpoint has it, by name."""
+    if metric is None or metric not in watch.logged:
+        wrong = "is never logged in training or validation."
+        hint = suggest(metric or "", watch.logged, True)
+        raise InputError(f"metric: {f'`{metric}` {wrong}' if metric else 'missing.'} {hint}")
     mode = sweep.mode or watch.modes[metric]
     if mode is None:
         why = f"missing, and `{metric}` does not tell whether less or more is better."
         raise InputError(f"mode: {why} Give min or max.")
-    return mode
+    return metric, mode
 
 
 def check_whole(space: Space, config: dict[str, Any]) -> None:
