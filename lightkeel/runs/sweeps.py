@@ -42,7 +42,7 @@ def find_sweeps(folder: Path) -> list[ListedSweep]:
 def read_sweep(folder: Path) -> ListedSweep:
     """Read how a sweep gets on, as far as it has been written."""
     rows, plan = read_trials(folder), read_mapping(folder / PLAN)
-    done = []
+    done: list[dict[str, Any]] = []
     for row in rows:
         with suppress(ValueError):  # damaged
             if row["state"] == "done" and math.isfinite(value := float(row["value"])):

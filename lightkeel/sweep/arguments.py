@@ -99,7 +99,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
     if options.sweep is None and not options.grid and options.seeds is None:
         given = "Give one, as sweeps/NAME, or --grid KEY=[...], or --seeds N."
         raise InputError(f"SWEEP: missing. {given}")
-    content = {"space": _grid(options.grid), "sampler": "grid"}
+    content: dict[str, Any] = {"space": _grid(options.grid), "sampler": "grid"}
     if options.sweep is not None:
         content = _read_file(options.sweep)
     parser = Arguments(prog="sweep")

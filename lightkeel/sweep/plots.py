@@ -40,7 +40,7 @@ def draw(study: "Study", sweep: Sweep, folder: Path) -> None:
                 try:
                     getattr(drawn, function)(study, target_name=sweep.metric)
                     for axes in plt.gcf().axes:  # names of options are long
-                        axes.xaxis.label.set_size("x-small")
+                        axes.xaxis.label.set_fontsize("x-small")
                     file = io.BytesIO()
                     plt.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
                     folder.mkdir(exist_ok=True)

@@ -64,6 +64,12 @@ def state_of(trial: "FrozenTrial") -> str:
     return WORDS.get(name, name.lower())
 
 
+def error_of(trial: "FrozenTrial") -> str:
+    """Say why a trial failed; one that is retried may have the reason of the time before."""
+    is_failed = state_of(trial) == "failed"
+    return str(trial.user_attrs.get("error") or "for no known reason") if is_failed else ""
+
+
 def ranked(study: "Study", trials: dict[int, "FrozenTrial"]) -> list[int]:
     """List the tickets of complete trials, the best first; of equal ones the first."""
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
@@ -117,8 +123,7 @@ def _line(ticket: int, trial: "FrozenTrial", sweep: Sweep) -> str:
     state = state_of(trial).replace("done", "")
     value = "" if trial.value is None else f"{sweep.metric} {format_value(trial.value)}"
     spent = str(trial.duration).partition(".")[0] if trial.duration else ""
-    error = trial.user_attrs.get("error") if state == "failed" else None
-    parts = (state, value, describe(decode(sweep.space, trial.params)), spent, error)
+    parts = (state, value, describe(decode(sweep.space, trial.params)), spent, error_of(trial))
     return "  ".join([f"trial {ticket:03}", *filter(None, parts)])
 
 

@@ -22,7 +22,7 @@ from ..runs.output import drawing, format_value, tolerated
 from ..runs.sweeps import BEST, TRIALS
 from . import plots
 from .plan import Sweep, describe
-from .progress import by_ticket, ranked, state_of
+from .progress import by_ticket, error_of, ranked, state_of
 from .space import decode, text
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_trials(study: "Study", sweep: Sweep, folder: Path) -> None:
                 **{name: text(value) for name, value in point.items()},
                 "duration_s": trial.duration and round(trial.duration.total_seconds(), 3),
                 "run": _run(trial),
-                "error": _error(trial),
+                "error": error_of(trial),
             }
         )
     with tolerated(TRIALS):
@@ -99,7 +99,7 @@ def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = Non
     trials = by_ticket(study)
     best = [trials[ticket] for ticket in ranked(study, trials)[:MOST_SHOWN]]
     counts = Counter(map(state_of, trials.values())).most_common()
-    reasons = Counter(filter(None, map(_error, trials.values()))).most_common()
+    reasons = Counter(filter(None, map(error_of, trials.values()))).most_common()
     files = [folder / TRIALS, folder / BEST, *sorted(folder.glob("plots/*.png"))]
     written = [str(file.relative_to(folder)) for file in files if file.is_file()]
     lines = [
@@ -145,10 +145,3 @@ def _value(trial: "FrozenTrial") -> str:
 def _run(trial: "FrozenTrial") -> str:
     """Name the run of a trial, of several that with the first seed; "" before it has begun."""
     return next(iter(trial.user_attrs.get("runs") or []), "")
-
-
-def _error(trial: "FrozenTrial") -> str:
-    """Say why a trial failed; one that is retried may have the reason of the time before."""
-    if state_of(trial) != "failed":
-        return ""
-    return str(trial.user_attrs.get("error") or "for no known reason")

@@ -26,13 +26,10 @@ class Choice:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """All values."""
+        """All values, and what must fit for all to fit."""
         return self.choices
 
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """What must fit for all to fit."""
-        return self.choices
+    ends = values
 
     def wrong(self) -> str | None:
         """Say what is wrong with the choices."""
