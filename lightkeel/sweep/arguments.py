@@ -108,7 +108,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
     found = vars(parser.parse_args(tokens(settings)))
     found |= {key: value for key, value in vars(options).items() if value is not None}
     config = content.get("config") or []
-    config = (*(config if isinstance(config, list) else [str(config)]), *options.config)
+    config = (*map(str, config if isinstance(config, list) else [config]), *options.config)
     fixed = mapping("options", content.get("options") or {})
     sampler, sampler_args = found["sampler"] or (SHORT["tpe"], {})
     pruner, pruner_args = found["pruner"] or (None, {})
@@ -157,7 +157,9 @@ def _read_file(name: str) -> dict[str, Any]:
     path = find_config(name, "SWEEP")
     content = mapping(f"SWEEP {path}", _yaml(f"SWEEP {path}", read_text(path)))
     for key in [str(key) for key in content if key not in KEYS]:
-        raise InputError(f"{key}: a sweep file has no such setting. {suggest(key, KEYS)}")
+        is_experiment = key in ("model", "data", "trainer", "callbacks")
+        hint = "Name an experiment in `config`." if is_experiment else suggest(key, KEYS)
+        raise InputError(f"{key}: a sweep file has no such setting. {hint}")
     return content
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import statistics
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,10 @@ from rich.text import Text
 from sqlalchemy import make_url
 
 from ..project import current
-from ..runs.files import read_text, write_whole
+from ..runs.files import read_text, replace, write_whole
 from ..runs.listing import printable
 from ..runs.output import drawing, format_value, tolerated
 from ..runs.sweeps import BEST, TRIALS
-from . import plots
 from .plan import Sweep, describe
 from .progress import by_ticket, error_of, ranked, state_of
 from .space import decode, text
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 MOST_SHOWN = 5
+DPI = 120
+PICTURES = {
+    "history": "plot_optimization_history",
+    "slice": "plot_slice",
+    "importances": "plot_param_importances",
+}
 
 
 def write_results(study: "Study", sweep: Sweep, folder: Path) -> None:
@@ -37,7 +43,7 @@ def write_results(study: "Study", sweep: Sweep, folder: Path) -> None:
     write_trials(study, sweep, folder)
     with tolerated(BEST):
         _write_best(study, sweep, folder)
-    plots.draw(study, sweep, folder / "plots")
+    _draw(study, sweep, folder / "plots")
 
 
 def write_trials(study: "Study", sweep: Sweep, folder: Path) -> None:
@@ -85,6 +91,35 @@ def _write_best(study: "Study", sweep: Sweep, folder: Path) -> None:
     place = f"runs_dir: {json.dumps(str(folder.parent.parent))}\n"
     own = re.sub(r"(?m)^runs_dir:.*\n(?:[ \t].*\n)*", lambda found: place, config)
     write_whole(folder / BEST, head + own)
+
+
+def _draw(study: "Study", sweep: Sweep, folder: Path) -> None:
+    """Write ``history.png``, ``slice.png`` and ``importances.png`` once a trial is complete.
+
+    A picture that fails costs no other.
+    """
+    if not any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)):
+        return
+    with tolerated("plots"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few trials, and interfaces that may change
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+        from optuna.visualization import matplotlib as drawn
+
+        for name, function in PICTURES.items():
+            with tolerated(f"plots/{name}.png"), plt.style.context("default"):
+                try:
+                    getattr(drawn, function)(study, target_name=sweep.metric)
+                    for axes in plt.gcf().axes:  # names of options are long
+                        axes.xaxis.label.set_fontsize("x-small")
+                    file = io.BytesIO()
+                    plt.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
+                    folder.mkdir(exist_ok=True)
+                    replace(folder / f"{name}.png", file.getvalue())
+                finally:
+                    plt.close()
 
 
 def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = None) -> None:

@@ -183,7 +183,10 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
     ("changes", "message"),
     [
         ({"spaec": {}}, "spaec: a sweep file has no such setting. Did you mean `space`?"),
-        ({"model": "SimpleCNN"}, "model: a sweep file has no such setting. …"),
+        (
+            {"model": "SimpleCNN"},
+            "model: a sweep file has no such setting. Name an experiment in `config`.",
+        ),
         ({"config": 3}, "--config 3: no such config. …"),
         ({"options": [1]}, "options: [1] is no mapping. Give option: value."),
         ({"space": {1: [2]}, "options": {1: 3}}, "space.1: is given as an option too. Leave …"),
