@@ -55,6 +55,8 @@ def _search(
     url = url and studies.address(url)
     studies.quiet()
     try_out(sweep.space, studies.sampler_of(sweep, 0), studies.pruner_of(sweep))
+    if sys.stderr.isatty():  # it takes seconds
+        print(f"{sweep.name}: looking at the experiment", file=sys.stderr, flush=True)
     probed = supervise.look(project, sweep)
     sweep = replace(sweep, metric=probed.metric, mode=probed.mode)
     folder.mkdir(parents=True, exist_ok=True)
