@@ -114,6 +114,7 @@ def _draw(study: "Study", sweep: Sweep, folder: Path) -> None:
                     getattr(drawn, function)(study, target_name=sweep.metric)
                     for axes in plt.gcf().axes:  # names of options are long
                         axes.xaxis.label.set_fontsize("x-small")
+                        axes.tick_params("x", which="minor", labelsize="xx-small", rotation=60)
                     file = io.BytesIO()
                     plt.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
                     folder.mkdir(exist_ok=True)
