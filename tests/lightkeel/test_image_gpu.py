@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from src import evaluate, export, models, predict
 from src.train import main as train
 from tests.lightkeel.commands import experiment
-from tests.lightkeel.on_gpu import any_gpu, resumed_like_whole
+from tests.lightkeel.on_gpu import Work, any_gpu, resumed_like_whole
 from tests.lightkeel.pretended_gpu import PretendedGPU
 from tests.lightkeel.small import make_images
 
@@ -29,6 +30,25 @@ def images_of(folder: Path, number: int = 3) -> list[str]:
     for place, path in enumerate(paths):
         Image.new("RGB", (32, 32), (80 * place, 0, 255 - 80 * place)).save(path)
     return [str(path) for path in paths]
+
+
+def test_a_step_takes_few_operations(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    if gpu is None:
+        pytest.skip("a real GPU does not tell what it ran; the pretended one does")
+    Work.gpu, Work.so_far = gpu, []
+    args = [*IMAGES, "--trainer.max_epochs", "1", "--trainer.callbacks+", f"{Work.__module__}.Work"]
+    args += ["--data.num_samples", "80", "--trainer.log_every_n_steps", "100"]
+    args += ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "null"]
+    args += ["--callbacks.early_stopping", "null", "--runs_dir", str(tmp_path)]
+    assert train(args) == 0
+    steps = [
+        (operations - before, waits - waits_before)
+        for (before, waits_before), (operations, waits) in pairwise(Work.so_far)
+    ]
+    # The first shows its images and makes the state of the optimizer. Batches are made beforehand.
+    assert len(steps) == 4
+    assert max(operations for operations, _ in steps[1:]) <= 70  # 48: network and loss, both ways
+    assert [waits for _, waits in steps[1:]] == [0, 0, 0]
 
 
 @pytest.mark.slow  # of another optimizer: test_gpu.py
