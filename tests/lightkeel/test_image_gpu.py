@@ -98,6 +98,13 @@ def test_benchmark(
 ) -> None:
     benchmark = pytest.importorskip("benchmarks.gpu_cifar10")  # generated projects have none
     make_images(tmp_path, num_classes=10)
-    given = ["--quick", "--data-dir", str(tmp_path)]
-    benchmark.main([*given, *(["--compile-mode", "null"] if gpu is not None else [])])
+    parts = ["batch-128", "profile", "default", "fast"]  # and what cannot be pretended
+    parts += ["fast-compiled"] if gpu is None else []
+    given = ["--quick", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    benchmark.main([*given, "--part", *parts])
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
+    assert sorted(found) == sorted(parts)
+    assert len(found["batch-128"]["ours"]["first"]) == len(found["batch-128"]["raw"]["later"]) == 1
+    assert found["profile"]["ours"]["python_calls_a_step"] > 0
+    assert 0 <= found["fast"]["runs"][0]["accuracy"] <= 1
     assert "FastCNN, time to accuracy" in capsys.readouterr().out
