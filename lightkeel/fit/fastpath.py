@@ -178,12 +178,22 @@ def call_callback_hooks(
     before = module._current_fx_name
     # Not by `setattr`: PyTorch would look whether it is a parameter, a module or a buffer.
     module.__dict__["_current_fx_name"] = hook_name
-    idle = getattr(Callback, hook_name, None)
-    for callback in trainer.callbacks:
-        hook = getattr(callback, hook_name)
-        if getattr(hook, "__func__", hook) is not idle and callable(hook):
-            hook(trainer, module, *args, **kwargs)
+    for callback in overriding(trainer, hook_name):
+        getattr(callback, hook_name)(trainer, module, *args, **kwargs)
     module.__dict__["_current_fx_name"] = before
+
+
+def overriding(trainer: Any, hook_name: str) -> list[Callback]:
+    """List the callbacks that have a hook of their own, looked for once while they are the same."""
+    known = vars(trainer).setdefault("overriding", {})
+    of, found = known.get(hook_name, (None, []))
+    # A hook of its own, not of its class, may be there only now.
+    if of != trainer.callbacks or [c for c in trainer.callbacks if hook_name in c.__dict__]:
+        idle = getattr(Callback, hook_name, None)
+        hooks = [(c, getattr(c, hook_name)) for c in trainer.callbacks]
+        found = [c for c, h in hooks if getattr(h, "__func__", h) is not idle and callable(h)]
+        known[hook_name] = list(trainer.callbacks), found
+    return found
 
 
 def call_module_hook(
@@ -311,11 +321,9 @@ SEAMS: tuple[tuple[Any, str, Any], ...] = (
     (LightningModule, "optimizer_zero_grad", zero_grad),
     # Two hooks to find that there is no limit: 17.
     (Precision, "_clip_gradients", clip_gradients),
-    # On a device, two operations each: the loss divided by 1 and that way back.
+    # Operations of a device: two, one, and five for each update of an accuracy.
     (ClosureResult, "from_training_step_output", step_output),
-    # One operation of a device.
     (LightningModule, "backward", backward),
-    # Five operations of a device for each update of an accuracy.
     (stat_scores, "_multiclass_stat_scores_update", count_classes),
     # Texts in lower case: 17.
     (StrEnum, "__eq__", equal),

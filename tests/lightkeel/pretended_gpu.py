@@ -282,7 +282,7 @@ def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
         "current_stream": lambda *_: stream,
         "stream": nullcontext,
     }
-    ignored = ("set_device", "empty_cache", "manual_seed_all")
+    ignored = ("set_device", "empty_cache", "manual_seed_all", "reset_peak_memory_stats")
     answers |= dict.fromkeys(ignored, nothing)
     found: dict[tuple[Any, str], Any] = {
         (torch.cuda, name): answer for name, answer in answers.items()

@@ -97,10 +97,10 @@ def test_benchmark(
     gpu: PretendedGPU | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = pytest.importorskip("benchmarks.gpu_cifar10")  # generated projects have none
-    make_images(tmp_path, num_classes=10)
+    make_images(tmp_path / "images", num_classes=10)
     parts = ["batch-128", "profile", "default", "fast"]  # and what cannot be pretended
     parts += ["fast-compiled"] if gpu is None else []
-    given = ["--quick", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    given = ["--quick", "--data-dir", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
     benchmark.main([*given, "--part", *parts])
     found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
     assert sorted(found) == sorted(parts)

@@ -328,6 +328,33 @@ def test_idle_hooks_are_not_called(tmp_path: Path) -> None:
     assert called == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_that_come_and_go_are_called(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class Late(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            if trainer.global_step == 1:
+                self.on_train_batch_end = lambda *_: called.append("own")  # type: ignore[method-assign]
+            if trainer.global_step == 2:
+                trainer.callbacks = [*trainer.callbacks, Added()]
+            if trainer.global_step == 3:
+                trainer.callbacks.pop()
+                del self.on_train_batch_end
+
+    class Added(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            called.append("added")
+
+    found = []
+    for enabled in ("0", "1"):
+        called.clear()
+        with patch.dict(os.environ, LIGHTKEEL_FASTPATH=enabled), fastpath.active():
+            fit(tmp_path, Model(), Late(), max_epochs=1)
+        found.append(list(called))
+    assert found == [["own", "own", "added"]] * 2
+
+
 def test_gradients_are_set_to_none() -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
 
