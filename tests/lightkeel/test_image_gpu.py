@@ -5,13 +5,17 @@ import io
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from src import evaluate, export, models, predict
+from src.data import SyntheticImageDataModule
 from src.train import main as train
 from tests.lightkeel.commands import experiment
+from tests.lightkeel.data.serving import trainer
 from tests.lightkeel.on_gpu import Work, any_gpu, resumed_like_whole
 from tests.lightkeel.pretended_gpu import PretendedGPU
 from tests.lightkeel.small import make_images
@@ -49,6 +53,30 @@ def test_a_step_takes_few_operations(gpu: PretendedGPU | None, tmp_path: Path) -
     assert len(steps) == 4
     assert max(operations for operations, _ in steps[1:]) <= 70  # 48: network and loss, both ways
     assert [waits for _, waits in steps[1:]] == [0, 0, 0]
+
+
+def test_batches_are_those_of_the_cpu(gpu: PretendedGPU | None) -> None:
+    augment = {"random_crop": {"pad_px": 2}, "alternating_flip": None}
+    found = []
+    for device in ("cuda", "cpu"):
+        data = SyntheticImageDataModule(num_samples=40, batch_size=16, seed=3, augment=augment)
+        data.trainer = trainer(epoch=1, device=device)
+        data.setup("fit")
+        assert data.datasets["train"].is_resident is (device == "cuda")
+        loader: Any = data.train_dataloader()
+        loader.sampler.set_epoch(1)
+        before = len(gpu.waits) if gpu else 0
+        batches = [
+            data.on_after_batch_transfer(
+                data.transfer_batch_to_device(batch, torch.device(device), 0), 0
+            )
+            for batch in loader
+        ]
+        assert gpu is None or len(gpu.waits) == before
+        assert all(part.device.type == device for batch in batches for part in batch)
+        # Pixels, for numbers of a GPU are rounded in another way.
+        found.append([(data.pixels(x).tolist(), y.tolist()) for x, y in batches])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow  # of another optimizer: test_gpu.py
