@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,7 +98,7 @@ class Profiler(Callback):
     found: ClassVar[Found] = {}
 
     def __init__(self, first: int = WARM_UP_STEPS, steps: int = PROFILED_STEPS) -> None:
-        self.first, self.steps = first, steps
+        self.first, self.steps, self.began = first, steps, 0.0
         activities = [ProfilerActivity.CPU]
         activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
         self.kernels, self.calls = profile(activities=activities), cProfile.Profile()
@@ -108,17 +109,17 @@ class Profiler(Callback):
         if step in (first, second):
             moment = now(device)
             if step == second:
-                self.found["host_us_a_step"] = (moment - self.began) / self.steps * 1e6
+                Profiler.found["host_us_a_step"] = (moment - self.began) / self.steps * 1e6
                 self.kernels.start()
             self.began = moment
         elif step == third:
             now(device)
             self.kernels.stop()
-            self.found |= summary(self.kernels, self.steps)
+            Profiler.found.update(summary(self.kernels, self.steps))
             self.calls.enable()
         elif step == last:
             self.calls.disable()
-            self.found |= functions(self.calls, self.steps)
+            Profiler.found.update(functions(self.calls, self.steps))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self.between(trainer.global_step, pl_module.device)
@@ -126,7 +127,7 @@ class Profiler(Callback):
 
 def summary(kernels: profile, steps: int) -> Found:
     """Count what was launched, and what took most of the device and of the host, in a step."""
-    events = kernels.key_averages()  # type: ignore[no-untyped-call]
+    events = kernels.key_averages()
     # Regions with a name, such as `Optimizer.step#AdamW.step`, span what is counted already.
     on_device = [e for e in events if e.device_type.name != "CPU" and "#" not in e.key]
     host = [event for event in events if event.device_type.name == "CPU"]
@@ -260,10 +261,10 @@ def show(title: str, table: Table) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Found]] = {
-    **{f"batch-{n}": lambda options, n=n: throughput(n, options) for n in (128, 512, 2048)},
+    **{f"batch-{n}": partial(throughput, n) for n in (128, 512, 2048)},
     "profile": profiles,
     "default": default_run,
-    "fast": lambda options: seeds(None, options),
+    "fast": partial(seeds, None),
     "fast-compiled": lambda options: seeds(options.compile_mode, options),
 }
 

@@ -1,6 +1,6 @@
 """Datasets held whole in memory, and the datamodule that serves them batch by batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,19 +57,20 @@ class ResidentLoader(TrainingLoader):
     make: Callable[[Tensor], Sample]
     device: torch.device
 
-    def __iter__(self) -> Iterator[Any]:
-        dataset, sampler = self.dataset, self.sampler
+    def __iter__(self) -> Any:
+        dataset: Any = self.dataset
+        sampler: Any = self.sampler
         first, sampler.first_batch = sampler.first_batch, 0
         sampler.device = self.device if self.device.type == "cuda" else None
         batches = list(sampler.batches())
-        sample = dataset.arrays.inputs[:1]
-        length = BLOCK_BYTES // max(1, len(batches[0]) * sample.numel() * 4)  # as float32
-        length = max(1, length)
+        size = len(batches[0]) * dataset.arrays.inputs[0].numel() * 4  # as float32
+        length = max(1, BLOCK_BYTES // max(1, size))
         source = dataset.rows.to(self.device)
         for begin in range(first - first % length, len(batches), length):
             block = batches[begin : begin + length]
             made = self.make(source[torch.cat(block).to(self.device)])
-            parts = zip(*(part.split([*map(len, block)]) for part in made), strict=True)
+            sizes = [*map(len, block)]
+            parts = zip(*(torch.split(part, sizes) for part in made), strict=True)
             for inputs, targets in list(parts)[max(0, first - begin) :]:
                 yield IndexedBatch(inputs, targets, None)
 

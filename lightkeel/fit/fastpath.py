@@ -41,7 +41,7 @@ LOG, ZERO_GRAD = LightningModule.log, LightningModule.optimizer_zero_grad
 CLIPPING, CLIP = LightningModule.configure_gradient_clipping, Precision._clip_gradients
 CALLBACK_HOOKS, MODULE_HOOK = call._call_callback_hooks, call._call_lightning_module_hook
 STEP_OUTPUT, BACKWARD = ClosureResult.from_training_step_output, LightningModule.backward
-COUNT = stat_scores._multiclass_stat_scores_update
+COUNT = stat_scores._multiclass_stat_scores_update  # type: ignore[attr-defined]
 STRATEGY_HOOK, TEARDOWN = call._call_strategy_hook, _LoggerConnector.teardown
 EQUAL = StrEnum.__eq__
 ONES: dict[tuple[torch.device, torch.dtype], Tensor] = {}
@@ -185,8 +185,8 @@ def call_callback_hooks(
 
 def overriding(trainer: Any, hook_name: str) -> list[Callback]:
     """List the callbacks that have a hook of their own, looked for once while they are the same."""
-    known = vars(trainer).setdefault("overriding", {})
-    of, found = known.get(hook_name, (None, []))
+    known: dict[str, tuple[list[Callback], ...]] = vars(trainer).setdefault("overriding", {})
+    of, found = known.get(hook_name, ([], []))
     # A hook of its own, not of its class, may be there only now.
     if of != trainer.callbacks or [c for c in trainer.callbacks if hook_name in c.__dict__]:
         idle = getattr(Callback, hook_name, None)
@@ -278,7 +278,7 @@ def backward(self: LightningModule, loss: Tensor, *args: Any, **kwargs: Any) -> 
     one = ONES.get((loss.device, loss.dtype))
     if one is None or one._version:  # somebody has changed it in place
         one = ONES[loss.device, loss.dtype] = torch.ones_like(loss, requires_grad=False)
-    loss.backward(one)
+    loss.backward(one)  # type: ignore[no-untyped-call]
 
 
 def count_classes(
@@ -290,7 +290,7 @@ def count_classes(
     another and true negative of the rest; each right one is true negative of all others.
     """
     if named or options != (1, "micro", "global", None):
-        return COUNT(preds, target, num_classes, *options, **named)  # type: ignore[no-any-return]
+        return COUNT(preds, target, num_classes, *options, **named)
     right = (preds.flatten() == target.flatten()).sum()
     wrong = preds.numel() - right
     return right, wrong, right + preds.numel() * (num_classes - 2), wrong

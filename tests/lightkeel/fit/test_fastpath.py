@@ -416,7 +416,8 @@ def test_gradients_begin_with_one() -> None:
     for number in range(3):
         weight.grad = None
         loss = weight * 2
-        loss.register_hook(lambda gradient: gradient.mul_(7))  # it should not: PyTorch asks not to
+        # It should not change it in place: PyTorch asks not to.
+        loss.register_hook(lambda gradient: gradient.mul_(7))  # type: ignore[no-untyped-call]
         fastpath.backward(BoringModel(), loss)
         assert weight.grad == 14, number
     with pytest.raises(RuntimeError, match="only for scalar outputs"):
@@ -429,7 +430,7 @@ def test_classes_are_counted_as_before(settings: dict[str, Any], num_classes: in
     random = torch.Generator().manual_seed(0)
     preds = torch.rand(40, num_classes, generator=random)
     target = torch.randint(num_classes, (40,), generator=random)
-    states = []
+    states: list[list[Any]] = []
     for count in (fastpath.COUNT, fastpath.count_classes):
         options = {"average": "micro", "validate_args": False, **settings}
         metric = MulticlassAccuracy(num_classes, **options)
