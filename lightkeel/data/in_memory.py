@@ -205,7 +205,8 @@ class InMemoryDataModule(SeededDataModule):
             return self.loader(dataset, sampler, cls)
         loader: Any = self.loader(dataset, sampler, ResidentLoader)
         loader.device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        loader.make = partial(self._gather, split, self._on_device(split, loader.device))
+        self._on_device(split, loader.device)  # now, not in the first step
+        loader.make = partial(self._gather, split, loader.device)
         return loader  # type: ignore[no-any-return]
 
     def _on_device(self, split: Split, device: torch.device) -> Arrays:
@@ -216,8 +217,8 @@ class InMemoryDataModule(SeededDataModule):
             self._resident[source] = Arrays(*(tensor.to(device) for tensor in arrays))
         return self._resident[source]
 
-    def _gather(self, split: Split, arrays: Arrays, rows: Tensor) -> Sample:
-        inputs, targets = (part[rows] for part in arrays)
+    def _gather(self, split: Split, device: torch.device, rows: Tensor) -> Sample:
+        inputs, targets = (part[rows] for part in self._on_device(split, device))
         return self._transformed(inputs, rows, split), targets
 
     def _transformed(self, inputs: Tensor, rows: Tensor, split: Split) -> Any:
