@@ -40,7 +40,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from benchmarks.pipelines import Batches, now, own_batches, plain_loop
 from benchmarks.report import machine
@@ -99,9 +99,7 @@ class Profiler(Callback):
 
     def __init__(self, first: int = WARM_UP_STEPS, steps: int = PROFILED_STEPS) -> None:
         self.first, self.steps, self.began = first, steps, 0.0
-        activities = [ProfilerActivity.CPU]
-        activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-        self.kernels, self.calls = profile(activities=activities), cProfile.Profile()
+        self.kernels, self.calls = profile(), cProfile.Profile()
 
     def between(self, step: int, device: torch.device) -> None:
         """Time steps as they are, then those with each profiler."""
