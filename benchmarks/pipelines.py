@@ -1,7 +1,7 @@
 """What this project is compared with: the loops and pipelines of tutorials and templates."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,15 +70,16 @@ class TypicalModule(LightningModule):
 
 
 class EpochTime(Callback):
-    """Measure an epoch of training from before its first batch to after its last, in seconds."""
+    """Measure epochs of training from before the first batch to after the last, in seconds."""
 
-    seconds = 0.0
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = now(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = now(pl_module.device) - self._began
+        self.seconds.append(now(pl_module.device) - self._began)
 
 
 def now(device: torch.device) -> float:
@@ -93,9 +94,12 @@ def network() -> nn.Module:
     return SimpleCNN().network
 
 
-def own_batches(data: InMemoryDataModule, device: torch.device) -> Batches:
+def own_batches(data: InMemoryDataModule, device: torch.device, epoch: int = 0) -> Batches:
     """Batches of this project's data as a model gets them, without a trainer."""
-    for batch in data.train_dataloader():
+    loader: Any = data.train_dataloader()
+    data.trainer.current_epoch = epoch  # type: ignore[union-attr, misc]
+    loader.sampler.set_epoch(epoch)
+    for batch in loader:
         moved = data.transfer_batch_to_device(batch, device, 0)
         yield data.on_after_batch_transfer(moved, 0)
 
@@ -124,18 +128,21 @@ def plain_batches(loader: DataLoader[Any], device: torch.device) -> Batches:
 
 
 def plain_loop(
-    batches: Batches, num_steps: int, device: torch.device, bfloat16: bool = False
-) -> float:
-    """Train a new network on batches with the fewest statements, and return the seconds."""
+    epochs: Iterable[Batches], num_steps: int, device: torch.device, bfloat16: bool = False
+) -> list[float]:
+    """Train a new network with the fewest statements: the seconds of each epoch."""
     net = network().to(device)
     optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, num_steps)
-    began = now(device)
-    for images, labels in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            loss = F.cross_entropy(net(images), labels, label_smoothing=0.1)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    return now(device) - began
+    seconds = []
+    for batches in epochs:
+        began = now(device)
+        for images, labels in batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                loss = F.cross_entropy(net(images), labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        seconds.append(now(device) - began)
+    return seconds

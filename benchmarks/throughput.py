@@ -20,9 +20,11 @@ Time is that of training: validation, start-up and a first round to warm up are 
 
 import argparse
 import contextlib
+import csv
 import io
-import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,47 +86,55 @@ class Contest:
         self.samples = PerSample(*(array[dataset.rows] for array in dataset.arrays))
         self.num_workers = 0
 
-    def raw(self) -> float:
-        """Images per second of the plain loop over this project's batches."""
-        batches = own_batches(self.data, self.device)
-        return self.num_images / plain_loop(batches, self.num_steps, self.device, self.bfloat16)
+    def raw(self, num_epochs: int = 1) -> list[float]:
+        """Images per second, by epoch, of the plain loop over this project's batches."""
+        epochs = (own_batches(self.data, self.device, epoch) for epoch in range(num_epochs))
+        return self._rates(plain_loop(epochs, *self._loop_options(num_epochs)))
 
-    def tutorial(self, num_workers: int | None = None) -> float:
+    def tutorial(self, num_epochs: int = 1, num_workers: int | None = None) -> list[float]:
         """Images per second of the plain loop over the per-sample pipeline."""
         loader = self._loader(self.num_workers if num_workers is None else num_workers)
-        batches = plain_batches(loader, self.device)
-        return self.num_images / plain_loop(batches, self.num_steps, self.device, self.bfloat16)
+        epochs = (plain_batches(loader, self.device) for _ in range(num_epochs))
+        return self._rates(plain_loop(epochs, *self._loop_options(num_epochs)))
 
-    def typical(self) -> float:
+    def typical(self, num_epochs: int = 1) -> list[float]:
         """Images per second of a template's Lightning set-up on the per-sample pipeline."""
         timer = EpochTime()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             trainer = Trainer(
                 default_root_dir=folder,
-                max_epochs=1,
+                max_epochs=num_epochs,
                 accelerator="auto",
                 devices=1,
                 precision="bf16-mixed" if self.bfloat16 else "32-true",
                 callbacks=[RichProgressBar(), timer],
                 enable_model_summary=False,
             )
-            trainer.fit(TypicalModule(network(), self.num_steps), self._loader(self.num_workers))
-        return self.num_images / timer.seconds
+            module = TypicalModule(network(), self.num_steps * num_epochs)
+            trainer.fit(module, self._loader(self.num_workers))
+        return self._rates(timer.seconds)
 
-    def ours(self) -> float:
+    def ours(self, num_epochs: int = 1, *options: str) -> list[float]:
         """Images per second that the run itself reports."""
         precision = "bf16-mixed" if self.bfloat16 else "32-true"
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             args = [*self.options, "--runs_dir", folder, "--run_name", "run"]
-            args += ["--trainer.max_epochs", "1"]
+            args += ["--trainer.max_epochs", str(num_epochs), *options]
             args += ["--data.batch_size", str(self.batch_size), "--trainer.precision", precision]
             train(args)
-            metrics = json.loads(next(Path(folder).glob("*/run/metrics.json")).read_text())
-        return float(metrics["samples_per_s"])
+            with next(Path(folder).glob("*/run/metrics.csv")).open() as file:
+                rates = [row["samples_per_s"] for row in csv.DictReader(file)]
+        return [float(rate) for rate in rates if rate]
+
+    def _loop_options(self, num_epochs: int) -> tuple[int, torch.device, bool]:
+        return self.num_steps * num_epochs, self.device, self.bfloat16
+
+    def _rates(self, seconds: list[float]) -> list[float]:
+        return [self.num_images / each for each in seconds]
 
     def choose_workers(self) -> None:
         """Give the per-sample pipeline the number of worker processes that is best for it."""
-        rates = {count: self.tutorial(count) for count in WORKERS}
+        rates = {count: self.tutorial(1, count)[0] for count in WORKERS}
         self.num_workers = max(rates, key=lambda count: rates[count])
         print("images/s by worker processes:", {n: round(rate) for n, rate in rates.items()})
 
@@ -133,6 +143,11 @@ class Contest:
         return DataLoader(
             self.samples, self.batch_size, shuffle=True, num_workers=num_workers, pin_memory=pin
         )
+
+
+def first_epoch(measure: Callable[[], list[float]]) -> float:
+    """Measure a contender for one epoch."""
+    return measure()[0]
 
 
 def main() -> None:
@@ -148,7 +163,8 @@ def main() -> None:
         bfloat16 = precision == "bfloat16"
         contest = Contest(options.num_images, options.batch_size, bfloat16, options.data_dir)
         contest.choose_workers()
-        contenders = {n: getattr(contest, n) for n in ("raw", "tutorial", "typical", "ours")}
+        names = ("raw", "tutorial", "typical", "ours")
+        contenders = {n: partial(first_epoch, getattr(contest, n)) for n in names}
         found = interleave(contenders, options.rounds)
         title = f"images/s, {precision}, batch {options.batch_size}, {options.num_images} images"
         title += f" ({contest.images})"

@@ -120,20 +120,23 @@ class ImageDataModule(InMemoryDataModule):
         assert self.trainer is not None
         epoch, num_rows = self.trainer.current_epoch, len(self.datasets["train"].arrays.targets)
         if self._draws[0] != (epoch, device):
+            there = device if device.type == "cuda" else None  # 64 bits as here
             names = self._augmentations
-            draws = {n: draw(num_rows, self.seed, epoch, n).to(device) for n in names}
+            draws = {n: draw(num_rows, self.seed, epoch, n, there).to(device) for n in names}
             self._draws = (epoch, device), draws
         return self._draws[1]
 
 
-def draw(num_rows: int, seed: int, epoch: int, name: str) -> Tensor:
+def draw(
+    num_rows: int, seed: int, epoch: int, name: str, device: torch.device | None = None
+) -> Tensor:
     """Draw the random numbers of an augmentation for each row: (N, 4) in [0, 1).
 
     Of a name that begins with ``alternating``, every other epoch has the mirror images 1 - draw.
     """
     if not name.startswith("alternating"):
-        return philox.uniform(num_rows, seed, epoch, name)
-    draws = philox.uniform(num_rows, seed, 0, name)
+        return philox.uniform(num_rows, seed, epoch, name, device)
+    draws = philox.uniform(num_rows, seed, 0, name, device)
     return (1 - draws).clamp(max=1 - 2**-24) if epoch % 2 else draws
 
 

@@ -13,6 +13,7 @@ MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # constants of the paper, section 4.3
 WEYL = (0x9E3779B9, 0xBB67AE85)
 NUM_ROUNDS = 10
+Device = torch.device | None  # None: the CPU
 
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -35,19 +36,22 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Ten
     return c0, c1, c2, c3
 
 
-def words(num: int, seed: int, epoch: int, purpose: str) -> tuple[Tensor, ...]:
+def words(
+    num: int, seed: int, epoch: int, purpose: str, device: Device = None
+) -> tuple[Tensor, ...]:
     """Draw four random words for each index: four int64 tensors (num,) in [0, 2**32)."""
-    index = torch.arange(num)
+    index = torch.arange(num, device=device)
     counter = (index & MASK, index >> 32, epoch, crc32(purpose.encode()))
     return philox(counter, (seed & MASK, (seed >> 32) & MASK))
 
 
-def uniform(num: int, seed: int, epoch: int, purpose: str) -> Tensor:
+def uniform(num: int, seed: int, epoch: int, purpose: str, device: Device = None) -> Tensor:
     """Draw four numbers in [0, 1) for each index: (num, 4) float32, multiples of 2**-24."""
-    return torch.stack([w >> 8 for w in words(num, seed, epoch, purpose)], 1).float() * 2**-24
+    found = words(num, seed, epoch, purpose, device)
+    return torch.stack([word >> 8 for word in found], 1).float() * 2**-24
 
 
-def permutation(num: int, seed: int, epoch: int, purpose: str) -> Tensor:
+def permutation(num: int, seed: int, epoch: int, purpose: str, device: Device = None) -> Tensor:
     """Draw an order of ``num`` indices: (num,) int64."""
-    high, low, *_ = words(num, seed, epoch, purpose)
+    high, low, *_ = words(num, seed, epoch, purpose, device)
     return torch.argsort((high << 31) ^ low, stable=True)

@@ -19,9 +19,12 @@ class KeptSampler(DistributedSampler[Tensor], SequentialSampler):
 
     Attributes:
         names_epoch: Whether it yields (epoch, list of positions), for workers that know no epoch.
+        first_batch: Of the next pass, for a run resumed within an epoch.
+        device: Where an order is drawn; None: on the CPU.
     """
 
-    names_epoch = False
+    names_epoch, first_batch = False, 0
+    device: torch.device | None = None
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the positions (B,) of each batch of this rank."""
@@ -60,7 +63,6 @@ class TrainingSampler(KeptSampler):
         dataset: Any = range(num_samples)  # only its length is used
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
         self.length, self.batch_size, self.weights = num_samples, batch_size, weights
-        self.first_batch = 0  # of the next pass, for a run resumed within an epoch
 
     def order(self) -> Tensor:
         """Positions in the order of this epoch, (num_samples,) int64."""
@@ -72,7 +74,7 @@ class TrainingSampler(KeptSampler):
             return found.clamp(max=self.length - 1)
         if not self.shuffle:
             return torch.arange(self.length)
-        return philox.permutation(self.length, self.seed, self.epoch, "order")
+        return philox.permutation(self.length, self.seed, self.epoch, "order", self.device)
 
     def sizes(self, batch: int) -> tuple[int, int]:
         """Count the samples of a batch over all ranks, and those of this rank."""

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loops import training_epoch_loop
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer import call
@@ -31,6 +32,7 @@ from packaging.specifiers import SpecifierSet
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
+from torchmetrics.classification import stat_scores
 
 TESTED = SpecifierSet(">=2.6,<2.7")  # versions of Lightning
 SWITCH = "LIGHTKEEL_FASTPATH"  # environment variable: 0 leaves Lightning as it is
@@ -38,8 +40,11 @@ SWITCH = "LIGHTKEEL_FASTPATH"  # environment variable: 0 leaves Lightning as it 
 LOG, ZERO_GRAD = LightningModule.log, LightningModule.optimizer_zero_grad
 CLIPPING, CLIP = LightningModule.configure_gradient_clipping, Precision._clip_gradients
 CALLBACK_HOOKS, MODULE_HOOK = call._call_callback_hooks, call._call_lightning_module_hook
+STEP_OUTPUT, BACKWARD = ClosureResult.from_training_step_output, LightningModule.backward
+COUNT = stat_scores._multiclass_stat_scores_update  # type: ignore[attr-defined]
 STRATEGY_HOOK, TEARDOWN = call._call_strategy_hook, _LoggerConnector.teardown
 EQUAL = StrEnum.__eq__
+ONES: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 ARGUMENTS = (
     *("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx", "enable_graph", "sync_dist"),
     *("sync_dist_group", "add_dataloader_idx", "metric_attribute", "rank_zero_only"),
@@ -173,12 +178,22 @@ def call_callback_hooks(
     before = module._current_fx_name
     # Not by `setattr`: PyTorch would look whether it is a parameter, a module or a buffer.
     module.__dict__["_current_fx_name"] = hook_name
-    idle = getattr(Callback, hook_name, None)
-    for callback in trainer.callbacks:
-        hook = getattr(callback, hook_name)
-        if getattr(hook, "__func__", hook) is not idle and callable(hook):
-            hook(trainer, module, *args, **kwargs)
+    for callback in overriding(trainer, hook_name):
+        getattr(callback, hook_name)(trainer, module, *args, **kwargs)
     module.__dict__["_current_fx_name"] = before
+
+
+def overriding(trainer: Any, hook_name: str) -> list[Callback]:
+    """List the callbacks that have a hook of their own, looked for once while they are the same."""
+    known: dict[str, tuple[list[Callback], ...]] = vars(trainer).setdefault("overriding", {})
+    of, found = known.get(hook_name, ([], []))
+    # A hook of its own, not of its class, may be there only now.
+    if of != trainer.callbacks or [c for c in trainer.callbacks if hook_name in c.__dict__]:
+        idle = getattr(Callback, hook_name, None)
+        hooks = [(c, getattr(c, hook_name)) for c in trainer.callbacks]
+        found = [c for c, h in hooks if getattr(h, "__func__", h) is not idle and callable(h)]
+        known[hook_name] = list(trainer.callbacks), found
+    return found
 
 
 def call_module_hook(
@@ -243,6 +258,44 @@ def clip_gradients(
         CLIP(self, model, optimizer, clip_val, *args, **kwargs)
 
 
+def step_output(output: Any, normalize: int = 1) -> ClosureResult:
+    """``ClosureResult.from_training_step_output`` that copies a loss and does not divide it by 1.
+
+    Callbacks may change what is returned in place, as they may with Lightning's.
+    """
+    if normalize != 1 or type(output) is not Tensor or not output.is_floating_point():
+        return STEP_OUTPUT(output, normalize)
+    result = ClosureResult(None)
+    result.closure_loss, result.loss = output.clone(), output.detach()
+    return result
+
+
+def backward(self: LightningModule, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    """``LightningModule.backward`` with the gradient of a loss, 1, made once."""
+    if args or kwargs or self._fabric or type(loss) is not Tensor or loss.ndim:
+        BACKWARD(self, loss, *args, **kwargs)
+        return
+    one = ONES.get((loss.device, loss.dtype))
+    if one is None or one._version:  # somebody has changed it in place
+        one = ONES[loss.device, loss.dtype] = torch.ones_like(loss, requires_grad=False)
+    loss.backward(one)  # type: ignore[no-untyped-call]
+
+
+def count_classes(
+    preds: Tensor, target: Tensor, num_classes: int, *options: Any, **named: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``_multiclass_stat_scores_update`` which, of a micro average, counts what is right alone.
+
+    Of n samples in C classes: each wrong one is false positive of one class, false negative of
+    another and true negative of the rest; each right one is true negative of all others.
+    """
+    if named or options != (1, "micro", "global", None):
+        return COUNT(preds, target, num_classes, *options, **named)
+    right = (preds.flatten() == target.flatten()).sum()
+    wrong = preds.numel() - right
+    return right, wrong, right + preds.numel() * (num_classes - 2), wrong
+
+
 def equal(self: StrEnum, other: object) -> bool:
     """``StrEnum.__eq__``, asked for the stage of the trainer 18 times a step."""
     return self is other or EQUAL(self, other)
@@ -268,6 +321,10 @@ SEAMS: tuple[tuple[Any, str, Any], ...] = (
     (LightningModule, "optimizer_zero_grad", zero_grad),
     # Two hooks to find that there is no limit: 17.
     (Precision, "_clip_gradients", clip_gradients),
+    # Operations of a device: two, one, and five for each update of an accuracy.
+    (ClosureResult, "from_training_step_output", step_output),
+    (LightningModule, "backward", backward),
+    (stat_scores, "_multiclass_stat_scores_update", count_classes),
     # Texts in lower case: 17.
     (StrEnum, "__eq__", equal),
 )

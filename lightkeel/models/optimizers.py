@@ -168,7 +168,11 @@ def configure_optimizers(
 
 
 def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
-    """Build the optimizer, over groups of parameters by multiplier and by whether they decay."""
+    """Build the optimizer, over groups of parameters by multiplier and by whether they decay.
+
+    On a GPU it is fused where its class can be and nothing else is asked for.
+    """
+    settings = _fused(settings, module)
     cls, given = OPTIMIZER.read(settings)
     _try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
@@ -268,6 +272,27 @@ def _check_timing(settings: Settings) -> None:
         raise ValueError(f"lr_scheduler.warmup_fraction: {fraction!r} is not in [0, 1).")
     if fraction and settings.get("warmup_steps"):
         raise ValueError("lr_scheduler: give `warmup_steps` or `warmup_fraction`, not both.")
+
+
+def _fused(settings: Settings, module: nn.Module) -> Settings:
+    """Ask for one kernel a group and step, where that can be had; else PyTorch takes ten."""
+    cls, given = OPTIMIZER.read(settings)
+    parameters = list(module.parameters())
+    precision = getattr(getattr(module, "_trainer", None), "precision_plugin", None)
+    if (
+        "fused" not in inspect.signature(cls).parameters
+        or given.keys() & {"fused", "foreach", "capturable", "differentiable"}
+        or getattr(precision, "scaler", None) is not None  # it would unscale after clipping
+        or not parameters
+        or not all(p.is_cuda and p.is_floating_point() for p in parameters)
+    ):
+        return settings
+    asked = {**settings, "fused": True}
+    try:
+        _try_optimizer(asked, parameters[0].device)
+    except ValueError:  # Adagrad's is for the CPU alone
+        return settings
+    return asked
 
 
 def _try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:

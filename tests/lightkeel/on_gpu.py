@@ -60,6 +60,16 @@ class Waits(Callback):
         self.so_far[trainer.current_epoch, trainer.global_step] = len(self.gpu.waits)
 
 
+class Work(Callback):
+    """Note how much the device had done when a batch began: operations and waits."""
+
+    gpu: ClassVar[PretendedGPU]
+    so_far: ClassVar[list[tuple[int, int]]]
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.so_far.append((len(self.gpu.operations), len(self.gpu.waits)))
+
+
 def resumed_like_whole(
     args: list[str], folder: Path, model: type[LightningModule], step: int
 ) -> list[str]:

@@ -66,9 +66,12 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             on_gpu = self._device_of(func, args, given)
             result = func(*args, **(kwargs or {}))
             before = {storage(tensor)._cdata for tensor in given}
+            made = [t for t in tensors_in(result) if storage(t)._cdata not in before]
+            mark(made, on_gpu)
+            writes = func._schema.is_mutable or (made and "empty" not in str(func))
+            if on_gpu and writes:
+                self.gpu.operations.append(func)
             for tensor in tensors_in(result):
-                if storage(tensor)._cdata not in before:
-                    mark(tensor, on_gpu)
                 if is_marked(tensor) and tensor.dtype == torch.float64:
                     self.gpu.keep(self.gpu.doubles, str(func))
             return result
@@ -101,12 +104,14 @@ class PretendedGPU(TorchFunctionMode):
     """Answer where tensors are, and make them where Python asks for them to be.
 
     Attributes:
+        operations: What ran there, in its order: not views, and not what only takes memory.
         waits: What made the host wait for the device.
         doubles: What made float64 numbers there, which GPUs of Apple's lack.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.operations: list[Any] = []
         self.waits: list[Place] = []
         self.doubles: list[Place] = []
         self.makes_its_own = False  # whether what is made from nothing, within a call, is marked
@@ -277,7 +282,7 @@ def stand_ins(gpu: PretendedGPU, count: int) -> dict[tuple[Any, str], Any]:
         "current_stream": lambda *_: stream,
         "stream": nullcontext,
     }
-    ignored = ("set_device", "empty_cache", "manual_seed_all")
+    ignored = ("set_device", "empty_cache", "manual_seed_all", "reset_peak_memory_stats")
     answers |= dict.fromkeys(ignored, nothing)
     found: dict[tuple[Any, str], Any] = {
         (torch.cuda, name): answer for name, answer in answers.items()

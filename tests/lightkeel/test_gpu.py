@@ -15,6 +15,7 @@ from torch import nn
 
 from lightkeel.callbacks.nonfinite import nonfinite_weights
 from lightkeel.callbacks.progress import Progress
+from lightkeel.models.optimizers import build_optimizer
 from lightkeel.use.predictor import load
 from src import data, predict
 from src.train import main as train
@@ -101,6 +102,24 @@ def test_mixed_precision(
     # Without a fused optimizer, the scaler asks in each step whether to leave it out.
     if gpu is not None and (fused == "true" or precision == "bf16-mixed"):
         assert Waits.in_steps(3, is_due=False) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"name": "AdamW"}, True),
+        ({"name": "SGD", "lr": 0.1}, True),
+        ({"name": "AdamW", "fused": False}, False),
+        ({"name": "AdamW", "foreach": True}, None),
+        ({"name": "RMSprop"}, None),
+    ],
+)
+def test_optimizers_are_fused_where_they_can_be(
+    settings: dict[str, Any], expected: bool | None, gpu: PretendedGPU | None
+) -> None:
+    assert build_optimizer(nn.Linear(1, 1).cuda(), settings).defaults.get("fused") is expected
+    on_cpu = build_optimizer(nn.Linear(1, 1), settings).defaults.get("fused")
+    assert on_cpu is settings.get("fused")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 import csv
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from src import evaluate, export, models, predict
+from src.data import SyntheticImageDataModule
 from src.train import main as train
 from tests.lightkeel.commands import experiment
-from tests.lightkeel.on_gpu import any_gpu, resumed_like_whole
+from tests.lightkeel.data.serving import trainer
+from tests.lightkeel.on_gpu import Work, any_gpu, resumed_like_whole
 from tests.lightkeel.pretended_gpu import PretendedGPU
 from tests.lightkeel.small import make_images
 
@@ -29,6 +34,49 @@ def images_of(folder: Path, number: int = 3) -> list[str]:
     for place, path in enumerate(paths):
         Image.new("RGB", (32, 32), (80 * place, 0, 255 - 80 * place)).save(path)
     return [str(path) for path in paths]
+
+
+def test_a_step_takes_few_operations(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    if gpu is None:
+        pytest.skip("a real GPU does not tell what it ran; the pretended one does")
+    Work.gpu, Work.so_far = gpu, []
+    args = [*IMAGES, "--trainer.max_epochs", "1", "--trainer.callbacks+", f"{Work.__module__}.Work"]
+    args += ["--data.num_samples", "80", "--trainer.log_every_n_steps", "100"]
+    args += ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "null"]
+    args += ["--callbacks.early_stopping", "null", "--runs_dir", str(tmp_path)]
+    assert train(args) == 0
+    steps = [
+        (operations - before, waits - waits_before)
+        for (before, waits_before), (operations, waits) in pairwise(Work.so_far)
+    ]
+    # The first shows its images and makes the state of the optimizer. Batches are made beforehand.
+    assert len(steps) == 4
+    assert max(operations for operations, _ in steps[1:]) <= 70  # 48: network and loss, both ways
+    assert [waits for _, waits in steps[1:]] == [0, 0, 0]
+
+
+def test_batches_are_those_of_the_cpu(gpu: PretendedGPU | None) -> None:
+    augment = {"random_crop": {"pad_px": 2}, "alternating_flip": None}
+    found = []
+    for device in ("cuda", "cpu"):
+        data = SyntheticImageDataModule(num_samples=40, batch_size=16, seed=3, augment=augment)
+        data.trainer = trainer(epoch=1, device=device)
+        data.setup("fit")
+        assert data.datasets["train"].is_resident is (device == "cuda")
+        loader: Any = data.train_dataloader()
+        loader.sampler.set_epoch(1)
+        before = len(gpu.waits) if gpu else 0
+        batches = [
+            data.on_after_batch_transfer(
+                data.transfer_batch_to_device(batch, torch.device(device), 0), 0
+            )
+            for batch in loader
+        ]
+        assert gpu is None or len(gpu.waits) == before
+        assert all(part.device.type == device for batch in batches for part in batch)
+        # Pixels, for numbers of a GPU are rounded in another way.
+        found.append([(data.pixels(x).tolist(), y.tolist()) for x, y in batches])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow  # of another optimizer: test_gpu.py
@@ -77,7 +125,14 @@ def test_benchmark(
     gpu: PretendedGPU | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = pytest.importorskip("benchmarks.gpu_cifar10")  # generated projects have none
-    make_images(tmp_path, num_classes=10)
-    given = ["--quick", "--data-dir", str(tmp_path)]
-    benchmark.main([*given, *(["--compile-mode", "null"] if gpu is not None else [])])
+    make_images(tmp_path / "images", num_classes=10)
+    parts = ["batch-128", "profile", "fast"]  # and what cannot be pretended, or takes long
+    parts += ["default", "fast-compiled"] if gpu is None else []
+    given = ["--quick", "--data-dir", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    benchmark.main([*given, "--part", *parts])
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
+    assert sorted(found) == sorted(parts)
+    assert len(found["batch-128"]["ours"]["first"]) == len(found["batch-128"]["raw"]["later"]) == 1
+    assert found["profile"]["ours"]["python_calls_a_step"] > 0
+    assert 0 <= found["fast"]["runs"][0]["accuracy"] <= 1
     assert "FastCNN, time to accuracy" in capsys.readouterr().out

@@ -102,6 +102,17 @@ def test_waits_are_listed(wait: Callable[..., Any], what: str, gpu: PretendedGPU
     assert what in gpu.waits[0].what
 
 
+def test_operations_are_listed(gpu: PretendedGPU) -> None:
+    on, off = torch.ones(2, 3, device="cuda"), torch.ones(2, 3)
+    before = len(gpu.operations)
+    on.add_(1).view(3, 2)[1:].t().detach()
+    torch.empty_like(on)
+    torch._foreach_mul_([on, on + 0.5], 2)
+    (off + 1).mul_(2)
+    names = [str(operation) for operation in gpu.operations[before:]]
+    assert names == ["aten.add_.Tensor", "aten.add.Tensor", "aten._foreach_mul_.Scalar"]
+
+
 def test_numbers_of_64_bits_are_listed(gpu: PretendedGPU) -> None:
     torch.ones(2, device="cuda").sum()
     assert gpu.doubles == []

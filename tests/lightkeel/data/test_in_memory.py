@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightkeel.data import in_memory
 from lightkeel.data.in_memory import Arrays, InMemoryDataModule, Sample, Split
 from tests.lightkeel.data.serving import SPLITS, serve, targets, trainer
 
@@ -223,13 +224,43 @@ def test_memory_is_pinned_for_gpus(pin_memory: bool | None, device: str, expecte
     assert loader_of(data, device).pin_memory is expected
 
 
-def test_device_resident_batches_travel_as_rows() -> None:
-    data = Numbers(device_resident=True)
-    (first, *_) = loader_of(data)
-    assert (first.inputs, first.targets, first.rows.tolist()) == (None, None, [0, 1, 2, 3])
+def test_device_resident_batches_are_those_of_others() -> None:
     for split in SPLITS:
+        data = Numbers(device_resident=True)
         assert inputs(serve(data, split)) == inputs(serve(Numbers(), split))
         assert targets(serve(data, split)) == targets(serve(Numbers(), split))
+    assert inputs(serve(Numbers(device_resident=True, shuffle=True), epoch=1)) == [
+        [60, 90, 20, 10],
+        [70, 80, 30, 50],
+        [40, 0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block_bytes", "batches_done", "expected"),
+    [
+        (1, 0, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]),
+        (2 * 4 * 4, 0, [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]),
+        # The same block as in a whole pass: slices begin at the same places of memory.
+        (2 * 4 * 4, 1, [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9]]),
+        (2 * 4 * 4, 2, [[8, 9]]),
+        (2**20, 0, [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]),
+    ],
+)
+def test_device_resident_batches_are_made_in_blocks(
+    block_bytes: int, batches_done: int, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_memory, "BLOCK_BYTES", block_bytes)
+    made: list[list[int]] = []
+
+    class Noted(Numbers):
+        def transform(self, inputs: Tensor, rows: Tensor, split: Split) -> Tensor:
+            made.append(rows.tolist())
+            return inputs + 1
+
+    found = inputs(serve(Noted(device_resident=True), batches_done=batches_done))
+    assert found == [[1, 11, 21, 31], [41, 51, 61, 71], [81, 91]][batches_done:]
+    assert made == expected
 
 
 @pytest.mark.parametrize(
@@ -257,7 +288,7 @@ def test_arrays_live_on_a_gpu_with_room(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: info)
     data.trainer = trainer(device=device)
     data.setup("fit")
-    assert data.datasets["train"].only_rows is expected
+    assert data.datasets["train"].is_resident is expected
 
 
 def test_other_batches_pass_through() -> None:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import os
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
@@ -26,14 +28,17 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import (
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, stat_scores
 
 from lightkeel.fit import fastpath
 from lightkeel.fit.fit import fit_and_test
+from src.callbacks import GradientClipping
 from src.train import main as train
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.soak import content, differences
 from tests.lightkeel.test_zoo import Case
 
+STEP_OUTPUT = ClosureResult.from_training_step_output
 RELIED_ON: dict[str, Any] = {
     # What is replaced, and what stands in for it by doing the same.
     "LightningModule.log": fastpath.LOG,
@@ -46,6 +51,10 @@ RELIED_ON: dict[str, Any] = {
     "call._call_strategy_hook": fastpath.STRATEGY_HOOK,
     "_LoggerConnector.teardown": fastpath.TEARDOWN,
     "_LoggerConnector.progress_bar_metrics": _LoggerConnector.progress_bar_metrics,
+    "ClosureResult.from_training_step_output": fastpath.STEP_OUTPUT,
+    "ClosureResult._clone_loss": ClosureResult._clone_loss,
+    "LightningModule.backward": fastpath.BACKWARD,
+    "_multiclass_stat_scores_update": fastpath.COUNT,
     "StrEnum.__eq__": fastpath.EQUAL,
     "convert_tensors_to_scalars": convert_tensors_to_scalars,
     "is_param_in_hook_signature": is_param_in_hook_signature,
@@ -60,7 +69,7 @@ RELIED_ON: dict[str, Any] = {
     "_ResultMetric.forward": _ResultMetric.forward,
 }
 DIGESTS = {
-    # of Lightning 2.6.6
+    # of Lightning 2.6.6 and torchmetrics 1.9.0
     "LightningModule.log": "49083e8c",
     "LightningModule.optimizer_zero_grad": "44be5eaf",
     "LightningModule.configure_gradient_clipping": "e29dac0c",
@@ -71,6 +80,10 @@ DIGESTS = {
     "call._call_strategy_hook": "7c94751b",
     "_LoggerConnector.teardown": "517b5836",
     "_LoggerConnector.progress_bar_metrics": "dbd77483",
+    "ClosureResult.from_training_step_output": "98820076",
+    "ClosureResult._clone_loss": "02a795e8",
+    "LightningModule.backward": "7023e823",
+    "_multiclass_stat_scores_update": "d71485fa",
     "StrEnum.__eq__": "81a2907c",
     "convert_tensors_to_scalars": "0ed601a5",
     "is_param_in_hook_signature": "bd4c75a2",
@@ -107,10 +120,15 @@ def names(seam: tuple[Any, str, Any]) -> str:
 
 
 class Model(BoringModel):
-    """Logs two values in each step."""
+    """Logs two values in each step, and updates a metric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(2, average="micro", validate_args=False)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output: Any = super().training_step(batch, batch_idx)
+        self.accuracy.update(batch[:, :2].detach(), torch.zeros(len(batch)))
         self.log("loss", output["loss"], prog_bar=True, on_step=True, on_epoch=True)
         self.log("index", float(batch_idx))
         return output
@@ -312,6 +330,59 @@ def test_idle_hooks_are_not_called(tmp_path: Path) -> None:
     assert called == []
 
 
+class Calls(Callback):
+    """Counts what Python calls in the second step, functions of C too."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def count(self, frame: Any, event: str, argument: Any) -> None:
+        self.number += event in ("call", "c_call")
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        sys.setprofile(self.count if trainer.global_step == 1 else None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_takes_few_calls(tmp_path: Path) -> None:
+    numbers = []
+    for enabled in ("0", "1"):
+        calls = Calls()
+        others = [GradientClipping(1.0), *(Callback() for _ in range(10))]
+        with patch.dict(os.environ, LIGHTKEEL_FASTPATH=enabled), fastpath.active():
+            fit(tmp_path, Model(), calls, *others, max_epochs=1, log_every_n_steps=100)
+        numbers.append(calls.number)
+    assert numbers[1] <= 1200  # 1,109 with Python 3.11 and PyTorch 2.15
+    assert numbers[0] > 5 * numbers[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_that_come_and_go_are_called(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class Late(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            if trainer.global_step == 1:
+                self.on_train_batch_end = lambda *_: called.append("own")  # type: ignore[method-assign]
+            if trainer.global_step == 2:
+                trainer.callbacks = [*trainer.callbacks, Added()]
+            if trainer.global_step == 3:
+                trainer.callbacks.pop()
+                del self.on_train_batch_end
+
+    class Added(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            called.append("added")
+
+    found = []
+    for enabled in ("0", "1"):
+        called.clear()
+        with patch.dict(os.environ, LIGHTKEEL_FASTPATH=enabled), fastpath.active():
+            fit(tmp_path, Model(), Late(), max_epochs=1)
+        found.append(list(called))
+    assert found == [["own", "own", "added"]] * 2
+
+
 def test_gradients_are_set_to_none() -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
 
@@ -349,6 +420,54 @@ def test_signatures_are_read_once() -> None:
 def test_stages_compare_as_before(other: Any) -> None:
     for stage in RunningStage:
         assert fastpath.equal(stage, other) == fastpath.EQUAL(stage, other)
+
+
+def test_a_loss_is_copied_and_not_divided_by_one() -> None:
+    weight = torch.tensor(3.0, requires_grad=True)
+    for output, normalize in ((weight * 2, 1), (weight * 2, 2), ({"loss": weight * 2, "a": 1}, 1)):
+        found, expected = (make(output, normalize) for make in (fastpath.step_output, STEP_OUTPUT))
+        assert found.asdict() == expected.asdict()
+        assert found.loss is not None
+        assert not found.loss.requires_grad
+        assert found.closure_loss is not None
+        (gradient,) = torch.autograd.grad(found.closure_loss, weight, retain_graph=True)
+        assert gradient == 2 / normalize
+        found.closure_loss.detach().mul_(5)  # as a callback may, in `on_before_backward`
+        assert found.loss == 6 / normalize
+    loss = weight.exp()  # whose gradient is computed from its value
+    fastpath.step_output(loss).closure_loss.mul_(0.5).backward()  # type: ignore[union-attr]
+    assert weight.grad == loss / 2
+
+
+def test_gradients_begin_with_one() -> None:
+    weight = torch.tensor(3.0, requires_grad=True)
+    for number in range(3):
+        weight.grad = None
+        loss = weight * 2
+        # It should not change it in place: PyTorch asks not to.
+        loss.register_hook(lambda gradient: gradient.mul_(7))  # type: ignore[no-untyped-call]
+        fastpath.backward(BoringModel(), loss)
+        assert weight.grad == 14, number
+    with pytest.raises(RuntimeError, match="only for scalar outputs"):
+        fastpath.backward(BoringModel(), torch.ones(2, requires_grad=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"average": "macro"}, {"ignore_index": 1}, {"top_k": 2}])
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_classes_are_counted_as_before(settings: dict[str, Any], num_classes: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    preds = torch.rand(40, num_classes, generator=random)
+    target = torch.randint(num_classes, (40,), generator=random)
+    states: list[list[Any]] = []
+    for count in (fastpath.COUNT, fastpath.count_classes):
+        options = {"average": "micro", "validate_args": False, **settings}
+        metric = MulticlassAccuracy(num_classes, **options)
+        with patch.object(stat_scores, "_multiclass_stat_scores_update", count):
+            for part in (slice(30), slice(30, 40)):
+                metric.update(preds[part], target[part])
+        states.append([metric.tp, metric.fp, metric.tn, metric.fn])
+    assert [state.tolist() for state in states[0]] == [state.tolist() for state in states[1]]
+    assert [state.dtype for state in states[1]] == [torch.int64] * 4
 
 
 @pytest.mark.parametrize("clip", [None, 0.001])
