@@ -5,6 +5,7 @@ from typing import Any, get_args, get_type_hints
 
 from .checkpoint import Checkpoint
 from .compile import Compile
+from .cuda_graph import CUDAGraph
 from .early_stopping import EarlyStopping
 from .gradient_norms import GradientNorms
 from .image_summaries import ImageSummaries
@@ -26,6 +27,7 @@ class Callbacks:
 
     Args:
         compile: Compile the model when training begins.
+        cuda_graph: Replay the forward and backward pass as one CUDA graph.
         nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
         layer_check: Name the first layer that makes NaN or infinity.
         gradient_norms: Log the size of each layer's gradient.
@@ -38,6 +40,7 @@ class Callbacks:
     """
 
     compile: Compile | None = None
+    cuda_graph: CUDAGraph | None = None
     nonfinite: Nonfinite | None = on()
     layer_check: LayerCheck | None = None
     gradient_norms: GradientNorms | None = on()  # after what leaves steps out
