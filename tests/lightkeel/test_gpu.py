@@ -26,6 +26,7 @@ from tests.lightkeel.commands import (
     devices,
     experiment,
     fails,
+    same,
 )
 from tests.lightkeel.conftest import TINY
 from tests.lightkeel.fitting import Given, Line, fit
@@ -262,3 +263,14 @@ def test_two_devices(tmp_path: Path) -> None:
     options = devices(2, accelerator="gpu")
     one, several = alone_and_together(TINY, tmp_path, [*launch, *options])
     assert_close(one, several, ["test/loss", "test/acc", "val/loss", "train/loss"])
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="CUDA graphs are not pretended: see test_cuda_graph.py"
+)
+def test_a_graph_changes_no_bit(tmp_path: Path) -> None:
+    """With dropout, whose random numbers a graph takes on, and a smaller last batch."""
+    args = [*ON_GPU, "--model.dropout", "0.3", "--runs_dir", str(tmp_path)]
+    for name, more in {"eager": [], "graph": ["--callbacks.cuda_graph.warm_up_steps", "2"]}.items():
+        assert train([*args, *more, "--run_name", name]) == 0
+    assert same(tmp_path / "tiny/eager", tmp_path / "tiny/graph")
