@@ -24,9 +24,10 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         known = Arguments(prog=project.command("sweep"), description=__doc__)
         known.epilog = f"All other options are those of {project.command('train')}."
         arguments.add_arguments(known)
-        known.add_argument("--workers", metavar="N", default=1, type=int, help="runs at once")
-        storage = "address of a database that several commands share, as postgresql://user@host/db"
-        known.add_argument("--storage", metavar="URL", help=f"{storage} (default: a file)")
+        workers = "runs at once (default: 1)"
+        known.add_argument("--workers", metavar="N", default=1, type=int, help=workers)
+        shared = "database that several commands share, as postgresql://user@host/name"
+        known.add_argument("--storage", metavar="URL", help=f"{shared} (default: a file)")
         known.add_argument("--runs_dir", default="runs", help="folder of all runs (default: runs)")
         own, passed = arguments.split(known, given)
         options = known.parse_args(own)
@@ -53,7 +54,11 @@ def _search(
     from ..sweep.results import report, write_results
 
     url = url and studies.address(url)
+    place = url or studies.file_address(folder)
     studies.quiet()
+    if url or (folder / PLAN).is_file():  # before what takes seconds
+        with nullcontext() if url else _locked(folder):
+            studies.check_same(sweep, place)
     try_out(sweep.space, studies.sampler_of(sweep, 0), studies.pruner_of(sweep))
     if sys.stderr.isatty():  # it takes seconds
         print(f"{sweep.name}: looking at the experiment", file=sys.stderr, flush=True)
@@ -61,15 +66,17 @@ def _search(
     sweep = replace(sweep, metric=probed.metric, mode=probed.mode)
     folder.mkdir(parents=True, exist_ok=True)
     with nullcontext() if url else _locked(folder):
-        study = studies.SweepStudy(sweep, url or studies.file_address(folder), not url)
+        study = studies.SweepStudy(sweep, place, not url)
         write_whole(folder / PLAN, plan.as_yaml(sweep))
         with Progress() as progress:
             supervisor = supervise.Supervisor(
                 project, sweep, probed, folder, study, workers, progress
             )
             status = supervisor.run()
+            if status != 1:
+                progress.say("writing results")
+                write_results(study.study, sweep, folder)
         if status != 1:
-            write_results(study.study, sweep, folder)
             report(study.study, sweep, folder, url)
     if status:
         print(f"stopped: {folder}\nresume: {resume}", file=sys.stderr, flush=True)

@@ -39,31 +39,37 @@ SHORT = {
 # Settings of a sweep file that are options of the command line too.
 SETTINGS = ("metric", "mode", "sampler", "pruner", "num_trials", "max_time", "seeds", "seed")
 KEYS = ("config", "options", "space", *SETTINGS)
+EXPERIMENT = {"model", "data", "trainer", "callbacks"}  # settings of another file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a sweep is told what to search."""
     add = parser.add_argument
-    add("sweep", metavar="SWEEP", nargs="?", help="a file, or its name: sweeps/NAME in configs")
-    config = "of the experiment, may be repeated; laid over that of SWEEP"
+    sweep = "a sweep file: a path, or a name in configs, such as sweeps/cifar10"
+    add("sweep", metavar="SWEEP", nargs="?", help=sweep)
+    config = "experiment to train, or an overlay; may be repeated; laid over `config` of SWEEP"
     add("--config", "-c", metavar="NAME", action="append", default=[], help=config)
-    grid = "in place of SWEEP: an option and its values; may be repeated"
+    grid = "without SWEEP: an option of the experiment and the values to try; may be repeated"
     add("--grid", metavar="KEY=[...]", action="append", default=[], help=grid)
-    add("--metric", help="what is best (default: what the experiment's checkpoint monitors)")
-    add("--mode", choices=("min", "max"), help="(default: that of the checkpoint)")
-    trials = "of a grid: its size, not to be given"
+    metric = "metric to search for the best value of (default: what the checkpoint monitors)"
+    add("--metric", metavar="NAME", help=metric)
+    mode = "whether less or more of it is better (default: as the checkpoint has it)"
+    add("--mode", choices=("min", "max"), help=mode)
+    trials = "trials in all, unless the sampler is grid (default: as many as --max_time allows)"
     add("--num_trials", metavar="N", type=partial(_whole, "num_trials", 1), help=trials)
-    time = "after which no trial begins"
+    time = "time after which this command begins no further trial (default: none)"
     add("--max_time", metavar="DD:HH:MM:SS", type=_seconds, help=time)
-    seeds = "runs of each point, the mean of which counts (default: 1)"
+    seeds = "train each trial with N seeds and take the mean of their values (default: 1)"
     add("--seeds", metavar="N", type=partial(_whole, "seeds", 1), help=seeds)
-    seed = "of the sampler (default: 0)"
+    seed = "seed of the sampler, not of the runs (default: 0)"
     add("--seed", metavar="N", type=partial(_whole, "seed", 0), help=seed)
-    sampler = "grid, random, tpe (default), or a class of Optuna"
-    add("--sampler", metavar="NAME", type=partial(_engine, "sampler"), help=sampler)
-    pruner = "median, hyperband, or a class of Optuna (default: none)"
+    sampler = "what chooses the settings of a trial: grid, random, tpe, or a class of Optuna"
+    default = "(default: tpe; without SWEEP: grid)"
+    add("--sampler", metavar="NAME", type=partial(_engine, "sampler"), help=f"{sampler} {default}")
+    pruner = "what ends poor trials early: median, hyperband, or a class of Optuna (default: none)"
     add("--pruner", metavar="NAME", type=partial(_engine, "pruner"), help=pruner)
-    add("--name", help="of the sweep's folder (default: that of SWEEP)")
+    name = "name of the sweep's folder (default: that of SWEEP; else EXPERIMENT-OPTION)"
+    add("--name", help=name)
 
 
 def split(
@@ -118,7 +124,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
         options=tuple(tokens({**{str(name): fixed[name] for name in fixed}, **passed})),
         metric=found["metric"],
         mode=found["mode"],
-        space=read_space(content.get("space")),
+        space=read_space(content.get("space") or {}),
         sampler=sampler,
         sampler_args=sampler_args,
         pruner=pruner,
@@ -148,7 +154,9 @@ def check(sweep: Sweep) -> None:
     elif not sweep.space:
         raise InputError("space: empty. Give options, or sampler grid.")
     elif sweep.num_trials is None and sweep.max_time_s is None:
-        raise InputError("num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).")
+        grid = ", or sampler: grid" if all(made.values for made in sweep.space.values()) else ""
+        how = f"Give it, or max_time, as in 00:01:00:00 (an hour){grid}."
+        raise InputError(f"num_trials: missing. {how}")
     for point in ({}, *each_value(sweep.space)):
         check_options(args_of(sweep, point), [*KEYS, "grid", "name", "workers"])
 
@@ -156,10 +164,15 @@ def check(sweep: Sweep) -> None:
 def _read_file(name: str) -> dict[str, Any]:
     path = find_config(name, "SWEEP")
     content = mapping(f"SWEEP {path}", _yaml(f"SWEEP {path}", read_text(path)))
-    for key in [str(key) for key in content if key not in KEYS]:
-        is_experiment = key in ("model", "data", "trainer", "callbacks")
-        hint = "Name an experiment in `config`." if is_experiment else suggest(key, KEYS)
-        raise InputError(f"{key}: a sweep file has no such setting. {hint}")
+    unknown = [str(key) for key in content if key not in KEYS]
+    if EXPERIMENT & {*unknown} and "space" not in content:
+        how = f"Give --config {name} --grid OPTION=[...], or a sweep file."
+        raise InputError(f"SWEEP {name}: is the config of an experiment. {how}")
+    if unknown:
+        named = "Name an experiment in `config`."
+        hints = dict.fromkeys(named if k in EXPERIMENT else suggest(k, KEYS) for k in unknown)
+        what = "a sweep file has no such setting."
+        raise InputError(f"{', '.join(unknown)}: {what} {' '.join(hints)}")
     return content
 
 

@@ -97,16 +97,10 @@ class SweepStudy:
 
     def _check_same(self) -> None:
         self._await("sweep")
-        own = identity(self.sweep)
-        there = self.study.user_attrs.get("sweep")
-        if there is None:  # whoever has made it was killed right then
-            self.study.set_user_attr("sweep", own)
-        for name, value in own.items() if there else []:
-            if there.get(name) != value:
-                raise InputError(
-                    f"{name}: {value}, but the sweep {self.sweep.name} has {there.get(name)}.\n"
-                    "Give it another --name, or delete that one."
-                )
+        if "sweep" in self.study.user_attrs:
+            _compare(self.sweep, self.study)
+        else:  # whoever has made it was killed right then
+            self.study.set_user_attr("sweep", identity(self.sweep))
 
     def _await(self, attribute: str) -> None:
         """Wait for what the command sets that has made the study, as long as it may."""
@@ -244,6 +238,27 @@ class SweepStudy:
         return int(self.storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
 
+def check_same(sweep: Sweep, url: str) -> None:
+    """Raise ``InputError`` for a study of another sweep, if it is known without the experiment."""
+    try:
+        _compare(sweep, optuna.load_study(study_name=sweep.name, storage=_connected(url)))
+    except KeyError:
+        return  # it is a new one
+
+
+def _compare(sweep: Sweep, study: optuna.Study) -> None:
+    """Raise ``InputError`` where a study is that of another sweep; the metric may be unknown."""
+    there: dict[str, str] = study.user_attrs.get("sweep") or {}
+    own = {**{name: there[name] for name in ("metric", "mode") if there}, **identity(sweep)}
+    for name in {**own, **there} if there else ():
+        if own.get(name) != there.get(name):
+            given, known = own.get(name, "not given"), there.get(name, "none")
+            raise InputError(
+                f"{name}: {given}, but the sweep {sweep.name} has {known}.\n"
+                "Give it another --name, or delete that one."
+            )
+
+
 def quiet() -> None:
     """Have Optuna not say what is said better, or is no news."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -324,7 +339,7 @@ def file_address(folder: Path) -> str:
     return str(URL.create("sqlite", database=str(folder / "study.db")).render_as_string())
 
 
-def _connected(url: str, retry: Any) -> RDBStorage:
+def _connected(url: str, retry: Any = None) -> RDBStorage:
     shown = make_url(url).render_as_string()  # without the password
     try:
         return RDBStorage(
