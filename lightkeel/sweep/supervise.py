@@ -23,12 +23,11 @@ from ..runs import lock
 from . import outcome, study as studies
 from .plan import Probed, Sweep, args_of
 from .processes import STATUSES, RunProcess, call, environments
-from .progress import Progress, snapshot
+from .progress import STOPPING, Progress, snapshot
 from .results import write_trials
 
 LOOK_EVERY_S = 0.5  # for a lock that the run of a killed command still holds
 STOPPED_EARLY = (-signal.SIGHUP, -signal.SIGTERM)  # before it heeded signals
-TOLD = b"stopping: the runs are saved; once more to stop at once\n"
 
 
 @dataclass
@@ -100,8 +99,7 @@ class Supervisor:
         with self._heeding_signals():
             try:
                 while self._step():
-                    if self.is_news:
-                        self._show()
+                    pass
             except studies.DATABASE_ERRORS as error:
                 warn(f"the database of the sweep is gone ({studies.first_line(error)}): stopping.")
                 self.status = self.status or 1
@@ -112,6 +110,8 @@ class Supervisor:
         """Begin what can begin, and wait until something happens; False: all is over."""
         while self.free and not self.status and self._begin_next():
             pass
+        if self.is_news:
+            self._show()
         if not self.work and (self.status or self._is_late or self.study.is_over()):
             return False
         self._wait()
@@ -269,9 +269,8 @@ class Supervisor:
 
     def _show(self) -> None:
         self.is_news = False
-        left = self.end - time.monotonic() if self.sweep.max_time_s else None
-        workers = len(self.environments)
-        self.progress.update(snapshot(self.study.study, self.sweep, workers, left))
+        now = snapshot(self.study.study, self.sweep, self.end - time.monotonic())
+        self.progress.update(now, STOPPING if self.status else None)
 
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:
@@ -291,7 +290,9 @@ class Supervisor:
         if self.status:
             sys.exit(self.status)
         self.status = STATUSES[signal.Signals(number)]
-        os.write(2, TOLD)
+        self.is_news = True
+        if not self.progress.is_live:
+            os.write(2, f"{STOPPING}\n".encode())
         os.write(self.waker, b"!")
 
     def _processes(self) -> list[tuple[Work, RunProcess]]:
