@@ -10,6 +10,9 @@ import pytest
 from lightkeel.errors.bad_input import InputError
 from lightkeel.sweep.plan import Sweep
 from lightkeel.sweep.space import Choice, Range
+from src.sweep import main
+from tests.lightkeel.commands import fails
+from tests.lightkeel.sweep.test_plan import TINY_CONFIG
 
 pytestmark = pytest.mark.extras
 pytest.importorskip("optuna", reason="needs optuna")
@@ -17,7 +20,7 @@ pytest.importorskip("optuna", reason="needs optuna")
 from optuna.exceptions import UpdateFinishedTrialError  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from lightkeel.sweep import study as studies  # noqa: E402
+from lightkeel.sweep import study as studies, supervise  # noqa: E402
 from lightkeel.sweep.study import Claimed, SweepStudy  # noqa: E402
 
 SPACE = {"x": Range(-5.0, 5.0), "y": Range(0.01, 10.0, log=True), "z": Choice(("a", "b"))}
@@ -217,6 +220,19 @@ def test_another_sweep_is_known_without_the_experiment(
         studies.check_same(planned(**{**unknown, **changes}), url)
     how = "\nGive it another --name, or delete that one."
     assert str(caught.value) == message + how
+
+
+def test_another_sweep_is_refused_before_the_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "sweeps" / "tried").mkdir(parents=True)
+    first = planned(config=(TINY_CONFIG,), space={}, sampler="grid", num_trials=None)
+    SweepStudy(first, studies.file_address(folder), True)
+    (folder / "sweep.yaml").touch()
+    monkeypatch.delattr(supervise, "look")
+    args = ["--config", TINY_CONFIG, "--seeds", "3", "--name", "tried", "--runs_dir", str(tmp_path)]
+    refused = "seeds: 3, but the sweep tried has 1.\n  Give it another --name, or delete that one."
+    fails(main, args, refused, capsys)
 
 
 def test_two_commands_claim_each_trial_once(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_sweep_is_read_again_as_it_was_written(tmp_path: Path) -> None:
     assert plan(str(again), "--name", grid.name) == grid
     seeds = plan("--seeds", "2", "--name", "again")
     again.write_text(as_yaml(seeds))
-    assert again.read_text() == "sampler: grid\nseeds: 2\nseed: 0\n"
+    assert again.read_text() == "{sampler: grid, seeds: 2, seed: 0}\n"
     assert plan(str(again)) == seeds
 
 
