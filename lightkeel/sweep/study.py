@@ -45,7 +45,7 @@ class Claimed:
     trial: Trial
     trial_id: int
     point: dict[str, Any]
-    runs: list[str]  # folders of runs that it had when it was interrupted
+    runs: list[str]  # folders of runs that it had when it was interrupted, and has begun since
 
 
 class SweepStudy:
@@ -179,7 +179,7 @@ class SweepStudy:
         trial = Trial(study, trial_id)
         trial.set_user_attr("error", None)
         point = suggest_point(self.sweep.space, trial)
-        return Claimed(ticket, trial, trial_id, point, frozen.user_attrs.get("runs", []))
+        return Claimed(ticket, trial, trial_id, point, [*frozen.user_attrs.get("runs", [])])
 
     def complete(self, claimed: Claimed, values: list[float]) -> None:
         """Record the value of a trial: the mean of those of its seeds."""
