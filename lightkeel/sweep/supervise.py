@@ -20,7 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from ..errors.checks import warn
 from ..project import Project
 from ..runs import lock
-from . import outcome, study as studies
+from . import database, outcome, study as studies
 from .plan import Probed, Sweep, args_of
 from .processes import STATUSES, RunProcess, call, environments
 from .progress import STOPPING, Progress, snapshot
@@ -103,8 +103,8 @@ class Supervisor:
             try:
                 while self._step():
                     pass
-            except studies.DATABASE_ERRORS as error:
-                warn(f"the database of the sweep is gone ({studies.first_line(error)}): stopping.")
+            except database.ERRORS as error:
+                warn(f"the database of the sweep is gone ({database.first_line(error)}): stopping.")
                 return 1
             finally:
                 self._end_all()

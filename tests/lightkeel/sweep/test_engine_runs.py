@@ -14,7 +14,7 @@ pytest.importorskip("optuna")
 
 from lightkeel.runs import status
 from lightkeel.runs.files import read_json
-from lightkeel.sweep.study import file_address
+from lightkeel.sweep.database import file_address
 from src.sweep import main as sweep
 from src.train import main as train
 from tests.lightkeel.commands import experiment, fails, finish, same
