@@ -150,7 +150,7 @@ def check(sweep: Sweep) -> None:
         points(sweep.space)
         if sweep.num_trials is not None or sweep.sampler_args:
             how = "Leave num_trials and arguments out, or use another sampler."
-            raise InputError(f"sampler: a grid has its own trials. {how}")
+            raise InputError(f"sampler: a grid's trials are its points. {how}")
     elif not sweep.space:
         raise InputError("space: empty. Give options, or sampler grid.")
     elif sweep.num_trials is None and sweep.max_time_s is None:

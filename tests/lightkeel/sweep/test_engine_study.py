@@ -190,36 +190,29 @@ def test_another_sweep_of_the_same_name(tmp_path: Path) -> None:
     opened(tmp_path, pruner="MedianPruner", sampler="TPESampler")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_another_sweep_is_known_without_the_experiment(tmp_path: Path) -> None:
+    opened(tmp_path)
+    url = database.file_address(tmp_path)
+    unknown: dict[str, Any] = {"metric": None, "mode": None}
+    studies.check_same(planned(**unknown), url, tmp_path)
+    studies.check_same(planned(name="new", seeds=3), url, tmp_path)
+    wider = {**SPACE, "x": Range(-5.0, 6.0)}
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"seeds": 3}, "seeds: 3, but the sweep tried has 1."),
         ({"metric": "val/acc"}, "metric: val/acc, but the sweep tried has val/loss."),
         ({"options": ("--a=1",)}, "options.a: 1, but the sweep tried has none."),
-        (
-            {"space": {**SPACE, "x": Range(-5.0, 4.0)}},
-            "space.x.high: 4.0, but the sweep tried has 5.0.",
-        ),
+        ({"space": wider}, "space.x.high: 6.0, but the sweep tried has 5.0."),
         ({"config": ()}, "config: not given, but the sweep tried has tiny."),
         (
             {"sampler": "grid"},
             "sampler: grid, whose trials are its points, but the sweep tried has one that draws "
             "its trials.",
         ),
-    ],
-)
-def test_another_sweep_is_known_without_the_experiment(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    opened(tmp_path)
-    url = database.file_address(tmp_path)
-    unknown: dict[str, Any] = {"metric": None, "mode": None}
-    studies.check_same(planned(**unknown), url, tmp_path)
-    studies.check_same(planned(name="new", **changes), url, tmp_path)
-    with pytest.raises(InputError) as caught:
-        studies.check_same(planned(**{**unknown, **changes}), url, tmp_path)
-    how = "\nGive it another --name, or delete that one."
-    assert str(caught.value) == message + how
+    ]
+    for change, message in changes:
+        with pytest.raises(InputError) as caught:
+            studies.check_same(planned(**{**unknown, **change}), url, tmp_path)
+        assert str(caught.value) == f"{message}\nGive it another --name, or delete that one."
 
 
 def test_another_sweep_is_refused_before_the_look(

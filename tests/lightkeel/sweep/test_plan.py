@@ -206,7 +206,7 @@ def test_identity_is_what_makes_trials_comparable(tmp_path: Path) -> None:
     same = {"num_trials": 9, "max_time": "00:00:01:00", "sampler": "random", "pruner": "median"}
     first = identity(plan(written(tmp_path)))
     assert identity(plan(written(tmp_path, **same))) == first
-    for change, key, value in [
+    changes: list[tuple[dict[str, Any], str, str]] = [
         ({"options": {"trainer.max_epochs": 3}}, "options.trainer.max_epochs", "3"),
         ({"metric": "val/loss"}, "metric", "val/loss"),
         ({"mode": "min"}, "mode", "min"),
@@ -215,7 +215,8 @@ def test_identity_is_what_makes_trials_comparable(tmp_path: Path) -> None:
         ({"space": {LR: [0.1, 0.3]}}, f"space.{LR}", "[0.1, 0.3]"),
         ({"config": DEFAULT_CONFIG}, "config", DEFAULT_CONFIG),
         ({"sampler": "grid", "num_trials": None}, "sampler", IS_GRID[True]),
-    ]:
+    ]
+    for change, key, value in changes:
         other = identity(plan(written(tmp_path, **change)))
         assert dict(other.items() - first.items()) == {key: value}
 
@@ -297,10 +298,10 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
             {"num_trials": None, "space": {LR: {"low": 0.1, "high": 1.0}}},
             "num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).",
         ),
-        ({"sampler": "grid"}, f"sampler: a grid has its own trials. {OWN_TRIALS}"),
+        ({"sampler": "grid"}, f"sampler: a grid's trials are its points. {OWN_TRIALS}"),
         (
             {"sampler": {"name": "grid", "seed": 3}, "num_trials": None},
-            f"sampler: a grid has its own trials. {OWN_TRIALS}",
+            f"sampler: a grid's trials are its points. {OWN_TRIALS}",
         ),
         (
             {"sampler": "grid", "num_trials": None, "space": {LR: {"low": 0.1, "high": 1.0}}},
