@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -17,7 +18,7 @@ pytest.importorskip("optuna", reason="needs optuna")
 from lightkeel.runs import lock  # noqa: E402
 from lightkeel.sweep import study as studies, supervise  # noqa: E402
 from lightkeel.sweep.plan import Probed  # noqa: E402
-from lightkeel.sweep.progress import Progress  # noqa: E402
+from lightkeel.sweep.progress import STOPPING, Progress  # noqa: E402
 from lightkeel.sweep.study import SweepStudy  # noqa: E402
 from src import PROJECT  # noqa: E402
 from tests.lightkeel.sweep.test_engine_study import planned  # noqa: E402
@@ -151,7 +152,25 @@ def test_signal_at_work(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert made.run() == 143
     assert outcomes(made) == RETRIED
     assert [run.done for run in Run.begun] == [["stop", "end"]]
-    assert capfd.readouterr().err == f"{supervise.STOPPING}\n"
+    assert capfd.readouterr().err == f"{STOPPING}\n"
+
+
+def test_signal_on_a_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live lines say it, and nothing is written in the middle of them."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    made = supervisor(tmp_path)
+    made.study.heartbeat = after(made.study.heartbeat, SIGTERM)  # type: ignore[method-assign]
+    with made.progress:
+        assert made.run() == 143
+    shown, told = capfd.readouterr()
+    assert told == ""
+    before, stopping, over = shown.split("0 done, 0 running, 0 pruned, 0 failed of 2 trials")[:3]
+    assert stopping.startswith(f"\n{STOPPING}")
+    assert STOPPING not in before + over
 
 
 def test_second_signal(tmp_path: Path) -> None:
