@@ -39,6 +39,7 @@ SHORT = {
 # Settings of a sweep file that are options of the command line too.
 SETTINGS = ("metric", "mode", "sampler", "pruner", "num_trials", "max_time", "seeds", "seed")
 KEYS = ("config", "options", "space", *SETTINGS)
+OPTIONS = (*KEYS, "grid", "name", "workers")  # of the command, to be suggested
 EXPERIMENT = {"model", "data", "trainer", "callbacks"}  # settings of another file
 
 
@@ -81,7 +82,8 @@ def split(
     while rest:
         token = rest.pop(0)
         option, equals, value = token.partition("=")
-        following = [rest.pop(0)] if not equals and option.startswith("-") and rest else []
+        takes = not equals and option.startswith("-") and rest and not rest[0].startswith("--")
+        following = [rest.pop(0)] if takes else []
         if option in known or not option.startswith("--"):
             own += [token, *following]
         else:
@@ -100,9 +102,10 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
         InputError: What can be known to fail without the parser of the experiment's options.
     """
     if options.sweep is not None and options.grid:
-        only_one = f"with SWEEP {options.sweep}. A sweep has one space: leave either out."
+        only_one = f"with SWEEP {options.sweep}. Leave either out; what has spaces needs quotes."
         raise InputError(f"--grid {options.grid[0]}: {only_one}")
     if options.sweep is None and not options.grid and options.seeds is None:
+        check_options(tokens(passed), OPTIONS)
         given = "Give one, as sweeps/NAME, or --grid KEY=[...], or --seeds N."
         raise InputError(f"SWEEP: missing. {given}")
     content: dict[str, Any] = {"space": _grid(options.grid), "sampler": "grid"}
@@ -144,6 +147,10 @@ def check(sweep: Sweep) -> None:
     for key, names, taken in (("options", fixed, OWN), ("space", sweep.space, OWN | SEEDED)):
         for name in sorted(taken.keys() & names):
             raise InputError(f"{key}.{name}: is not for a sweep to vary or to set. {taken[name]}.")
+    for name in [*fixed, *sweep.space]:  # one name for each option, to be compared by
+        short = re.sub(r"\.(init_args|class_path)(?=\.|$)", "", name)
+        if short != name:
+            raise InputError(f"{name}: is written {short} in a sweep.")
     for name in sorted(fixed & sweep.space.keys()):
         raise InputError(f"space.{name}: is given as an option too. Leave either out.")
     if sweep.sampler == "grid":
@@ -158,7 +165,7 @@ def check(sweep: Sweep) -> None:
         how = f"Give it, or max_time, as in 00:01:00:00 (an hour){grid}."
         raise InputError(f"num_trials: missing. {how}")
     for point in ({}, *each_value(sweep.space)):
-        check_options(args_of(sweep, point), [*KEYS, "grid", "name", "workers"])
+        check_options(args_of(sweep, point), OPTIONS)
 
 
 def _read_file(name: str) -> dict[str, Any]:

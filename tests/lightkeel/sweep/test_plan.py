@@ -196,6 +196,11 @@ def test_grid_on_the_command_line() -> None:
     ]
 
 
+def test_option_without_a_value_takes_none_of_the_next() -> None:
+    made = plan("--seeds", "2", "--trainer.max_epochs", "--name", "n")
+    assert (made.name, made.options) == ("n", ("--trainer.max_epochs=",))
+
+
 def test_seeds_alone_are_one_point() -> None:
     sweep = plan("--seeds", "3")
     assert (sweep.name, sweep.space, sweep.seeds) == (f"{DEFAULT_CONFIG}-seeds", {}, 3)
@@ -260,6 +265,14 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
         (
             {"options": {LR: 1}},
             f"space.{LR}: is given as an option too. Leave either out.",
+        ),
+        (
+            {"space": {LR: [0.1], "model.init_args.optimizer.lr": [0.2]}},
+            f"model.init_args.optimizer.lr: is written {LR} in a sweep.",
+        ),
+        (
+            {"options": {"model.class_path": "A"}},
+            "model.class_path: is written model in a sweep.",
         ),
         (
             {"options": {"run_name": "a"}},
@@ -393,5 +406,5 @@ def test_file_and_grid_do_not_go_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path)
-    message = f"--grid a=[1]: with SWEEP {path}. A sweep has one space: leave either out."
+    message = f"--grid a=[1]: with SWEEP {path}. Leave either out; what has spaces needs quotes."
     fails(main, [path, "--grid", "a=[1]"], message, capsys)
