@@ -61,7 +61,7 @@ def test_best_is_by_mode_and_the_first_of_equals(mode: str, best: int) -> None:
     assert str(snapshot(made, sweep(mode=mode)).best).startswith(f"trial 00{best}  val/acc ")
 
 
-def left(made: optuna.Study, begins: float = math.inf, **plan: Any) -> float | None:
+def left(made: Any, begins: float = math.inf, **plan: Any) -> float | None:
     return snapshot(made, sweep(**plan), begins).seconds_left
 
 
@@ -71,7 +71,8 @@ def near(seconds: float) -> Any:
 
 def test_expected_end() -> None:
     """Trials take as long as those before, as many at once as have so far: here two."""
-    made, only_time = study(), {"num_trials": None, "max_time_s": 1000.0}
+    made = study()
+    only_time: dict[str, Any] = {"num_trials": None, "max_time_s": 1000.0}
     for ticket in (0, 1):
         add(made, ticket, "RUNNING", seconds=30)
     for ticket in range(2, 6):

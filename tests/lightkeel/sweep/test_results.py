@@ -141,7 +141,8 @@ def test_pictures_are_of_tickets(
         write_results(made, sweep(), tmp_path)
     history, _, slices = [plt.figure(number).axes for number in (1, 3, 2)]
     plt.close("all")
-    assert history[0].collections[0].get_offsets().tolist() == [[1, values[0]], [2, values[1]]]
+    drawn: Any = history[0].collections[0].get_offsets()
+    assert drawn.tolist() == [[1, values[0]], [2, values[1]]]
     assert {tick % 1 for tick in history[0].get_xticks()} == {0}
     *shown, colours = slices
     assert [axes.get_xlabel() for axes in shown] == sorted(SPACE)
