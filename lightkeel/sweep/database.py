@@ -8,12 +8,19 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from ..errors.bad_input import InputError
 
 ERRORS = (StorageInternalError, SQLAlchemyError)
 FILE = "study.db"
+TRIES = 3  # the tables, and what versions they have, are made one after another
 
 
 def address(url: str) -> str:
@@ -55,12 +62,22 @@ def connected(url: str, **settings: Any) -> RDBStorage:
     """
     shown = without_password(url)
     try:
-        return RDBStorage(url, **settings)
+        return _opened(url, TRIES, settings)
     except (ImportError, NoSuchModuleError):
         needs = "needs a package for this kind of database.\nInstall it: make setup ADD=sweep"
         raise InputError(f"--storage {shown}: {needs}") from None
     except (*ERRORS, RuntimeError) as error:
         raise InputError(f"--storage {shown}: cannot be used ({first_line(error)}).") from None
+
+
+def _opened(url: str, tries: int, settings: dict[str, Any]) -> RDBStorage:
+    """Open a database, again where another command has made its tables at the same moment."""
+    try:
+        return RDBStorage(url, **settings)
+    except (IntegrityError, ProgrammingError):
+        if tries == 1:
+            raise
+        return _opened(url, tries - 1, settings)
 
 
 def first_line(error: BaseException) -> str:

@@ -8,6 +8,8 @@ import pytest
 pytestmark = pytest.mark.extras
 pytest.importorskip("optuna", reason="needs optuna")
 
+from sqlalchemy.exc import IntegrityError  # noqa: E402
+
 from lightkeel.commands import sweep as command  # noqa: E402
 from lightkeel.errors.bad_input import InputError  # noqa: E402
 from lightkeel.sweep import database, supervise  # noqa: E402
@@ -45,6 +47,22 @@ def test_no_such_database(url: str, message: str) -> None:
         database.connected(database.address(url))
     assert str(error.value).startswith(message)
     assert "secret" not in str(error.value)
+
+
+def test_database_whose_tables_another_command_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def made(url: str, **settings: int) -> str:
+        tries.append(url)
+        if len(tries) < 3 or url == "never":
+            raise IntegrityError("CREATE TABLE", None, Exception("it exists"))
+        return "storage"
+
+    monkeypatch.setattr(database, "RDBStorage", made)
+    assert str(database.connected("postgresql://a@b/x")) == "storage"
+    with pytest.raises(InputError, match=r"^--storage never: cannot be used \(it exists\)\.$"):
+        database.connected("never")
+    assert len(tries) == 6
 
 
 def test_folders_that_cannot_be_made(
