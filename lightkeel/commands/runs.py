@@ -1,4 +1,7 @@
-"""List runs, newest first: state, metrics, what differs in their configs, duration; and sweeps."""
+"""List runs, newest first: state, metrics, what differs in their configs, duration; and sweeps.
+
+In the folder of a sweep its trials are listed, the best first.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 from ..errors.bad_input import Arguments
 from ..project import Project
 from ..runs.files import to_json
-from ..runs.listing import ListedRun, find_runs, group_seeds, sort
+from ..runs.listing import ListedRun, best_first, find_runs, group_seeds, sort, take_best
 from ..runs.output import write_out
 from ..runs.sweeps import find_sweeps
 from ..runs.tables import print_runs
@@ -25,15 +28,22 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         # To argparse `-NAME` would be another option.
         tokens = "\0".join(given).replace("--sort\0-", "--sort=-").split("\0")
         options = known.parse_args(tokens if given else [])
-        runs = find_runs(Path(options.dir))
-        groups, sweeps = group_seeds(runs), find_sweeps(Path(options.dir))
+        folder = Path(options.dir)
+        runs, sweeps = find_runs(folder), find_sweeps(folder)
+        searched = next((sweep for sweep in sweeps if sweep.folder == folder), None)
+        if searched:
+            take_best(runs, searched)
+        groups = group_seeds(runs)
         if options.sort is not None:
             runs = sort(runs, options.sort)
+        elif searched:
+            runs, groups = best_first(runs, groups, searched)
         if options.json:
             found = {"runs": [_as_json(run) for run in runs], "groups": groups}
             write_out(to_json({**found, "sweeps": [sweep.as_json() for sweep in sweeps]}))
         else:
-            print_runs(runs, groups, sweeps, (options.sort or "").removeprefix("-"))
+            first = [(options.sort or "").removeprefix("-"), searched.metric if searched else ""]
+            print_runs(runs, groups, sweeps, first)
     return 0
 
 

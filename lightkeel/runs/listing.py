@@ -67,7 +67,8 @@ def find_runs(folder: Path) -> list[ListedRun]:
 
 def _read_run(folder: Path) -> ListedRun:
     path = folder.absolute().resolve()
-    found = read_json(folder / "metrics.json") or _last_values(folder / "metrics.csv")
+    rows = [] if (found := read_json(folder / "metrics.json")) else _rows(folder / "metrics.csv")
+    found = found or {name: value for row in rows for name, value in row.items() if name and value}
     metrics = {}
     for name, value in found.items():
         if not name.endswith("_step") and name not in ("step", "epoch"):
@@ -77,14 +78,13 @@ def _read_run(folder: Path) -> ListedRun:
     return ListedRun(name, folder, status.look(folder), metrics, config, {})
 
 
-def _last_values(path: Path) -> dict[str, str]:
-    """Read the last value in each column of a CSV file, whose last line may be being written."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file, whose last line may be being written."""
     try:
         text = path.read_text("utf-8", "replace") if path.is_file() else ""  # no pipe
-        rows = csv.DictReader(text.rpartition("\n")[0].split("\n"))
-        return {name: value for row in rows for name, value in row.items() if name and value}
+        return [*csv.DictReader(text.rpartition("\n")[0].split("\n"))]
     except (OSError, csv.Error):
-        return {}
+        return []
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -157,6 +157,35 @@ def sort(runs: list[ListedRun], given: str) -> list[ListedRun]:
     having = [n for n, value in enumerate(values) if value is not None and value == value]
     having.sort(key=lambda n: values[n], reverse=given != name)
     return [runs[n] for n in dict.fromkeys([*having, *range(len(runs))])]
+
+
+def take_best(runs: list[ListedRun], sweep: sweeps.ListedSweep) -> None:
+    """Give the runs of a sweep the values that it compares: of its metric, the best epoch's."""
+    for run in runs:
+        values = []
+        for row in _rows(run.folder / "metrics.csv"):
+            with suppress(TypeError, ValueError):  # none, or damaged
+                values.append(float(row.get(sweep.metric)))  # type: ignore[arg-type]
+        if values := [value for value in values if math.isfinite(value)]:
+            run.metrics[printable(sweep.metric)] = (max if sweep.mode == "max" else min)(values)
+
+
+def best_first(
+    runs: list[ListedRun], groups: list[dict[str, Any]], sweep: sweeps.ListedSweep
+) -> tuple[list[ListedRun], list[dict[str, Any]]]:
+    """Sort the runs of a sweep, those that are done before others, and their groups."""
+    name, sign = printable(sweep.metric), -1 if sweep.mode == "max" else 1
+
+    def rank(value: float) -> float:
+        return sign * value if math.isfinite(value) else math.inf
+
+    def rank_of_run(run: ListedRun) -> tuple[bool, float, str]:
+        return run.state.state != "done", rank(run.metrics.get(name, math.inf)), run.name
+
+    def rank_of_group(group: dict[str, Any]) -> float:
+        return rank(group["metrics"].get(name, {"mean": math.inf})["mean"])
+
+    return sorted(runs, key=rank_of_run), sorted(groups, key=rank_of_group)
 
 
 def text_of(value: Any) -> str:

@@ -15,11 +15,12 @@ PLAN, TRIALS, BEST = "sweep.yaml", "trials.csv", "best.yaml"
 
 
 class ListedSweep(NamedTuple):
-    """A sweep: how many trials are in each state, and the best one."""
+    """A sweep: how many trials are in each state, what is searched for, and the best one."""
 
     folder: Path
     states: dict[str, int]
     metric: str
+    mode: str  # "min" or "max"
     best: dict[str, Any]  # the row of the best trial, empty where there is none
 
     @property
@@ -47,10 +48,11 @@ def read_sweep(folder: Path) -> ListedSweep:
         with suppress(ValueError):  # damaged
             if row["state"] == "done" and math.isfinite(value := float(row["value"])):
                 done.append({**row, "value": value})
-    choose = max if plan.get("mode") == "max" else min
+    mode, choose = ("max", max) if plan.get("mode") == "max" else ("min", min)
     best = choose(done, key=lambda row: row["value"], default={})
     states = Counter(row["state"] for row in rows)
-    return ListedSweep(folder, dict(states.most_common()), str(plan.get("metric") or ""), best)
+    metric = str(plan.get("metric") or "")
+    return ListedSweep(folder, dict(states.most_common()), metric, mode, best)
 
 
 def read_trials(folder: Path) -> list[dict[str, str]]:

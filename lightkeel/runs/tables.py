@@ -21,9 +21,9 @@ def print_runs(
     runs: list[ListedRun],
     groups: list[dict[str, Any]],
     sweeps: list[ListedSweep],
-    first: str | None,
+    first: list[str],
 ) -> None:
-    """Print runs in this order, below them groups and sweeps; ``first`` is a column to be shown."""
+    """Print runs in this order, below them groups and sweeps; ``first`` are columns to be shown."""
     rows, means = [], []
     for run in runs:
         state, error, seconds, _ = run.state
@@ -49,7 +49,7 @@ def print_runs(
             _draw(console, means, ["experiment"], [DIFFERS], first)
         if sweeps:
             console.print()
-            _draw(console, [*map(_sweep, sweeps)], ["sweep", "trials"], ["best"], None)
+            _draw(console, [*map(_sweep, sweeps)], ["sweep", "trials"], ["best"], [])
 
 
 def _sweep(sweep: ListedSweep) -> dict[str, str]:
@@ -62,13 +62,17 @@ def _sweep(sweep: ListedSweep) -> dict[str, str]:
 
 
 def _draw(
-    console: Console, rows: list[dict[str, str]], left: list[str], right: list[str], first: Any
+    console: Console,
+    rows: list[dict[str, str]],
+    left: list[str],
+    right: list[str],
+    first: list[str],
 ) -> None:
     """Draw a table with as many metrics, of the test first, as the console has room for."""
 
-    def rank(name: str) -> tuple[bool, int, str]:
+    def rank(name: str) -> tuple[int, int, str]:
         kind = next((n for n, kind in enumerate(KINDS) if name.startswith(kind)), len(KINDS))
-        return name != first, kind, name
+        return [*first, name].index(name), kind, name
 
     metrics = sorted({name for row in rows for name in row}.difference(left, right), key=rank)
     right = [name for name in right if any(row[name] for row in rows)]

@@ -39,31 +39,38 @@ SHORT = {
 # Settings of a sweep file that are options of the command line too.
 SETTINGS = ("metric", "mode", "sampler", "pruner", "num_trials", "max_time", "seeds", "seed")
 KEYS = ("config", "options", "space", *SETTINGS)
+OPTIONS = (*KEYS, "grid", "name", "workers")  # of the command, to be suggested
+EXPERIMENT = {"model", "data", "trainer", "callbacks"}  # settings of another file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options by which a sweep is told what to search."""
     add = parser.add_argument
-    add("sweep", metavar="SWEEP", nargs="?", help="a file, or its name: sweeps/NAME in configs")
-    config = "of the experiment, may be repeated; laid over that of SWEEP"
+    sweep = "a sweep file: a path, or a name in configs, such as sweeps/cifar10"
+    add("sweep", metavar="SWEEP", nargs="?", help=sweep)
+    config = "experiment to train, or an overlay; may be repeated; laid over `config` of SWEEP"
     add("--config", "-c", metavar="NAME", action="append", default=[], help=config)
-    grid = "in place of SWEEP: an option and its values; may be repeated"
+    grid = "without SWEEP: an option of the experiment and the values to try; may be repeated"
     add("--grid", metavar="KEY=[...]", action="append", default=[], help=grid)
-    add("--metric", help="what is best (default: what the experiment's checkpoint monitors)")
-    add("--mode", choices=("min", "max"), help="(default: that of the checkpoint)")
-    trials = "of a grid: its size, not to be given"
+    metric = "metric to search for the best value of (default: what the checkpoint monitors)"
+    add("--metric", metavar="NAME", help=metric)
+    mode = "whether less or more of it is better (default: as the checkpoint has it)"
+    add("--mode", choices=("min", "max"), help=mode)
+    trials = "trials in all, unless the sampler is grid (default: as many as --max_time allows)"
     add("--num_trials", metavar="N", type=partial(_whole, "num_trials", 1), help=trials)
-    time = "after which no trial begins"
+    time = "time after which this command begins no further trial (default: none)"
     add("--max_time", metavar="DD:HH:MM:SS", type=_seconds, help=time)
-    seeds = "runs of each point, the mean of which counts (default: 1)"
+    seeds = "train each trial with N seeds and take the mean of their values (default: 1)"
     add("--seeds", metavar="N", type=partial(_whole, "seeds", 1), help=seeds)
-    seed = "of the sampler (default: 0)"
+    seed = "seed of the sampler, not of the runs (default: 0)"
     add("--seed", metavar="N", type=partial(_whole, "seed", 0), help=seed)
-    sampler = "grid, random, tpe (default), or a class of Optuna"
-    add("--sampler", metavar="NAME", type=partial(_engine, "sampler"), help=sampler)
-    pruner = "median, hyperband, or a class of Optuna (default: none)"
+    sampler = "what chooses the settings of a trial: grid, random, tpe, or a class of Optuna"
+    default = "(default: tpe; without SWEEP: grid)"
+    add("--sampler", metavar="NAME", type=partial(_engine, "sampler"), help=f"{sampler} {default}")
+    pruner = "what ends poor trials early: median, hyperband, or a class of Optuna (default: none)"
     add("--pruner", metavar="NAME", type=partial(_engine, "pruner"), help=pruner)
-    add("--name", help="of the sweep's folder (default: that of SWEEP)")
+    name = "name of the sweep's folder (default: that of SWEEP; else EXPERIMENT-OPTION)"
+    add("--name", help=name)
 
 
 def split(
@@ -75,7 +82,8 @@ def split(
     while rest:
         token = rest.pop(0)
         option, equals, value = token.partition("=")
-        following = [rest.pop(0)] if not equals and option.startswith("-") and rest else []
+        takes = not equals and option.startswith("-") and rest and not rest[0].startswith("--")
+        following = [rest.pop(0)] if takes else []
         if option in known or not option.startswith("--"):
             own += [token, *following]
         else:
@@ -94,9 +102,10 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
         InputError: What can be known to fail without the parser of the experiment's options.
     """
     if options.sweep is not None and options.grid:
-        only_one = f"with SWEEP {options.sweep}. A sweep has one space: leave either out."
+        only_one = f"with SWEEP {options.sweep}. Leave either out; what has spaces needs quotes."
         raise InputError(f"--grid {options.grid[0]}: {only_one}")
     if options.sweep is None and not options.grid and options.seeds is None:
+        check_options(tokens(passed), OPTIONS)
         given = "Give one, as sweeps/NAME, or --grid KEY=[...], or --seeds N."
         raise InputError(f"SWEEP: missing. {given}")
     content: dict[str, Any] = {"space": _grid(options.grid), "sampler": "grid"}
@@ -118,7 +127,7 @@ def read_sweep(options: argparse.Namespace, passed: Mapping[str, str]) -> Sweep:
         options=tuple(tokens({**{str(name): fixed[name] for name in fixed}, **passed})),
         metric=found["metric"],
         mode=found["mode"],
-        space=read_space(content.get("space")),
+        space=read_space(content.get("space") or {}),
         sampler=sampler,
         sampler_args=sampler_args,
         pruner=pruner,
@@ -138,28 +147,39 @@ def check(sweep: Sweep) -> None:
     for key, names, taken in (("options", fixed, OWN), ("space", sweep.space, OWN | SEEDED)):
         for name in sorted(taken.keys() & names):
             raise InputError(f"{key}.{name}: is not for a sweep to vary or to set. {taken[name]}.")
+    for name in [*fixed, *sweep.space]:  # one name for each option, to be compared by
+        short = re.sub(r"\.(init_args|class_path)(?=\.|$)", "", name)
+        if short != name:
+            raise InputError(f"{name}: is written {short} in a sweep.")
     for name in sorted(fixed & sweep.space.keys()):
         raise InputError(f"space.{name}: is given as an option too. Leave either out.")
     if sweep.sampler == "grid":
         points(sweep.space)
         if sweep.num_trials is not None or sweep.sampler_args:
             how = "Leave num_trials and arguments out, or use another sampler."
-            raise InputError(f"sampler: a grid has its own trials. {how}")
+            raise InputError(f"sampler: a grid's trials are its points. {how}")
     elif not sweep.space:
         raise InputError("space: empty. Give options, or sampler grid.")
     elif sweep.num_trials is None and sweep.max_time_s is None:
-        raise InputError("num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).")
+        grid = ", or sampler: grid" if all(made.values for made in sweep.space.values()) else ""
+        how = f"Give it, or max_time, as in 00:01:00:00 (an hour){grid}."
+        raise InputError(f"num_trials: missing. {how}")
     for point in ({}, *each_value(sweep.space)):
-        check_options(args_of(sweep, point), [*KEYS, "grid", "name", "workers"])
+        check_options(args_of(sweep, point), OPTIONS)
 
 
 def _read_file(name: str) -> dict[str, Any]:
     path = find_config(name, "SWEEP")
     content = mapping(f"SWEEP {path}", _yaml(f"SWEEP {path}", read_text(path)))
-    for key in [str(key) for key in content if key not in KEYS]:
-        is_experiment = key in ("model", "data", "trainer", "callbacks")
-        hint = "Name an experiment in `config`." if is_experiment else suggest(key, KEYS)
-        raise InputError(f"{key}: a sweep file has no such setting. {hint}")
+    unknown = [str(key) for key in content if key not in KEYS]
+    if EXPERIMENT & {*unknown} and "space" not in content:
+        how = f"Give --config {name} --grid OPTION=[...], or a sweep file."
+        raise InputError(f"SWEEP {name}: is the config of an experiment. {how}")
+    if unknown:
+        named = "Name an experiment in `config`."
+        hints = dict.fromkeys(named if k in EXPERIMENT else suggest(k, KEYS) for k in unknown)
+        what = "a sweep file has no such setting."
+        raise InputError(f"{', '.join(unknown)}: {what} {' '.join(hints)}")
     return content
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,17 +11,23 @@ from ..runs import lock, status
 from ..runs.files import read_json
 from ..runs.find import CHECKPOINTS
 
+SIGNALS = {int(number): number.name for number in signal.Signals}
+TRACE = re.compile(r"(Exception Group )?Traceback \(most recent call last\):")
+LOG_BYTES = 2**20  # of its end, where the reason is
+
 
 def value_of(folder: Path, metric: str, mode: str) -> tuple[float, str | None]:
     """Return the best value that a run has logged of a metric, or why there is none.
 
     It is that of an epoch, or what is logged at the end alone.
     """
-    values = [_number(row.get(metric)) for row in _rows(folder / "metrics.csv")]
-    logged = [value for value in values if value is not None]
     final = read_json(folder / "metrics.json")
-    if not logged and metric in final:
-        logged = [math.nan if final[metric] is None else float(final[metric])]
+    try:
+        logged = [float(row[metric]) for row in _rows(folder / "metrics.csv") if row.get(metric)]
+        if not logged and metric in final:
+            logged = [math.nan if final[metric] is None else float(final[metric])]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        return math.nan, f"{metric} cannot be read ({error})"
     finite = [value for value in logged if math.isfinite(value)]
     if not finite:
         return math.nan, f"{metric} is {logged[-1]}" if logged else f"{metric} was never logged"
@@ -28,20 +35,52 @@ def value_of(folder: Path, metric: str, mode: str) -> tuple[float, str | None]:
 
 
 def reason_of(exit_status: int, folder: Path, log: Path) -> str:
-    """Say in a line why a run has failed."""
-    if exit_status < 0:
-        name = signal.Signals(-exit_status).name
-        return f"killed ({name})" + ("; out of memory?" if name == "SIGKILL" else "")
-    if exit_status - 128 in {*signal.Signals}:
-        return f"stopped ({signal.Signals(exit_status - 128).name})"  # from outside
+    """Say in a line why a run has failed, as far as it can be known."""
+    how = how_ended(exit_status)
+    if exit_status == 0:
+        return f"{how} before it was done"
+    if exit_status < 0 or exit_status - 128 in SIGNALS:
+        return how + ("; out of memory?" if exit_status == -signal.SIGKILL else "")
     found = status.read(folder)
     if found is not None and found.error:
         return found.error
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
-    said = [line for line in lines if line] or [f"exit status {exit_status}"]
-    errors = [number for number, line in enumerate(said) if line.startswith("error: ")]
-    is_input = exit_status == 2 and errors
-    return " ".join(said[errors[-1] :]).removeprefix("error: ") if is_input else said[-1]
+    lines = [line for line in _end_of(log).splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    if exit_status == 2 and errors:
+        return " ".join(line.strip() for line in lines[errors[-1] :]).removeprefix("error: ")
+    return _raised(lines) or (lines[-1].strip() if lines else how)
+
+
+def how_ended(exit_status: int) -> str:
+    """Say how a process has ended; its status is negative for a signal."""
+    if exit_status < 0:  # signals for real time have no name
+        return f"killed ({SIGNALS.get(-exit_status, f'signal {-exit_status}')})"
+    if exit_status - 128 in SIGNALS:
+        return f"stopped ({SIGNALS[exit_status - 128]})"
+    return f"ended with status {exit_status}"
+
+
+def _end_of(log: Path) -> str:
+    """Read the end of a log; nothing where it is gone."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - LOG_BYTES, 0))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _raised(lines: list[str]) -> str:
+    """Find the exception of the last traceback: after its frames, the first line of the text.
+
+    Ranks and groups of exceptions have something before each line.
+    """
+    starts = [(n, found.start()) for n, line in enumerate(lines) if (found := TRACE.search(line))]
+    if not starts:
+        return ""
+    number, column = starts[-1]
+    own = (line[column:] for line in lines[number + 1 :])
+    return next((line.strip() for line in own if line[:1].strip()), "")
 
 
 def is_done(folder: Path) -> bool:
@@ -63,7 +102,3 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return [*csv.DictReader(file)]
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text else None

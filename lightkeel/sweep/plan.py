@@ -1,13 +1,17 @@
 """The plan of a sweep: what is searched, and how."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import get_loader
 
+from ..runs.safe_yaml import flatten
 from .space import Space, text, tokens
+
+MAY_CHANGE = ("sampler", "pruner", "num_trials", "max_time")  # when a sweep is resumed
+IS_GRID = {True: "grid, whose trials are its points", False: "one that draws its trials"}
 
 
 @dataclass(frozen=True)
@@ -69,32 +73,50 @@ def args_of(sweep: Sweep, point: Mapping[str, Any]) -> list[str]:
     return [*configs, *sweep.options, *tokens(point)]
 
 
-def identity(sweep: Sweep) -> dict[str, Any]:
-    """Return what must not change when a sweep is resumed, as plain values."""
-    names = ("config", "options", "metric", "mode", "seeds", "seed", "space")
-    plain = _plain(sweep)
-    return {**{name: plain[name] for name in names}, "is_grid": sweep.sampler == "grid"}
+def identity(sweep: Sweep) -> dict[str, str]:
+    """Return what must not change when a sweep is resumed: settings by their dotted names."""
+    kept = {name: value for name, value in _content(sweep).items() if name not in MAY_CHANGE}
+    kept["sampler"] = IS_GRID[sweep.sampler == "grid"]
+    return {name: text(_value(text(value))) for name, value in flatten(kept).items()}
 
 
 def as_yaml(sweep: Sweep) -> str:
     """Write a sweep as a file that it can be read from again."""
-    content = _plain(sweep)
+    written: str = yaml.safe_dump(
+        _content(sweep), default_flow_style=None, width=100, sort_keys=False, allow_unicode=True
+    )
+    return written
+
+
+def _content(sweep: Sweep) -> dict[str, Any]:
+    """Return what a person would write in the file of a sweep."""
+    content = dict(vars(sweep))
+    del content["name"]
+    content["config"] = sweep.config[0] if len(sweep.config) == 1 else [*sweep.config]
     given = (token.removeprefix("--").partition("=") for token in sweep.options)
-    content["options"] = {name: value for name, _, value in given}
-    content["sampler"] = {"name": sweep.sampler, **content.pop("sampler_args")}
-    pruner_args = content.pop("pruner_args")
-    content["pruner"] = sweep.pruner and {"name": sweep.pruner, **pruner_args}
+    content["options"] = {name: _exact(value) for name, _, value in given}
+    content["space"] = {name: parameter.written() for name, parameter in sweep.space.items()}
+    for kind in ("sampler", "pruner"):
+        if arguments := content.pop(f"{kind}_args"):
+            content[kind] = {"name": content[kind], **arguments}
     if seconds := int(content.pop("max_time_s") or 0):
         parts = (seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60)
         content["max_time"] = ":".join(f"{part:02}" for part in parts)
-    del content["name"]
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return {name: value for name, value in content.items() if value not in (None, [], {})}
 
 
-def _plain(sweep: Sweep) -> dict[str, Any]:
-    """Return a sweep as mappings and lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(sweep), default=str))
-    return plain
+def _exact(written: str) -> Any:
+    """Return the value of an option as YAML, or its text where that would be another."""
+    value = _value(written)
+    return value if text(value) == written else written
+
+
+def _value(written: str) -> Any:
+    """Read the value of an option as its parser does; what is no YAML is text."""
+    try:
+        return get_loader("yaml")(written)
+    except (yaml.YAMLError, ValueError):
+        return written
 
 
 def describe(point: Mapping[str, Any]) -> str:

@@ -114,6 +114,6 @@ def check_whole(space: Space, config: dict[str, Any]) -> None:
         if is_whole and isinstance(values.get(name), float):
             low, high = made.ends
             raise InputError(
-                f"space.{name}: {low} to {high} are whole numbers, and it takes any. Write "
+                f"space.{name}: {low} to {high} are whole numbers, but it takes fractions. Write "
                 f"{low}.0 to {high}.0, or add step: 1."
             )

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import Any
 from ..errors.bad_input import InputError, readable
 from ..project import Project
 from ..runs.output import streams_that_last
+from .outcome import how_ended
 
 # Of the library alone: what a project's own modules raise is to be said by a run. None may touch
 # a GPU, as no forked process could use one then.
@@ -25,6 +27,7 @@ PRELOADED = [f"{__name__.partition('.')[0]}.fit.fit", "torch.utils.tensorboard"]
 # Signals that a terminal or a job sends to all processes, to the exit statuses of the command.
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 143}
 GO_ON, STOP = "go on", "stop"
+END_S = 5.0  # in which a process is gone that has closed its pipe
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
@@ -32,13 +35,16 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
     Raises:
         InputError: The function has raised it.
-        SystemExit: It has crashed, and its traceback is printed.
+        SystemExit: It has ended without an answer; how is said, after a traceback if it has one.
     """
     ours, theirs = multiprocessing.Pipe()
     process = _started(_answer, theirs, function, args)
     try:
         answer = ours.recv()
     except EOFError:
+        process.join(END_S)
+        how = how_ended(process.exitcode or 0)
+        print(f"error: the look at the experiment: {how}.", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     finally:
         process.kill()
@@ -98,9 +104,12 @@ class RunProcess:
         except ProcessLookupError:  # all gone, or it has just begun
             self.process.kill()
 
-    def end(self) -> int:
-        """Wait for its end, and return its exit status, negative for a signal."""
-        self.process.join()
+    def end(self, timeout_s: float | None = None) -> int:
+        """Wait for its end, or kill it; return its exit status, negative for a signal."""
+        self.process.join(timeout_s)
+        if self.process.is_alive():
+            self.kill()
+            self.process.join()
         status = self.process.exitcode
         if status:
             with suppress(ProcessLookupError):  # other ranks and workers of loaders
@@ -139,8 +148,10 @@ def _started(function: Callable[..., None], theirs: Connection, *args: Any) -> A
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=function, args=(theirs, *args))
-    with _without_main(), _shielded():
-        process.start()
+    with _without_main():
+        with _shielded():
+            forkserver.ensure_running()
+        process.start()  # waits for imports at the first time, where a signal may come
     theirs.close()
     return process
 

@@ -1,5 +1,6 @@
 """How a sweep gets on: counted from Optuna's trials, those of other machines too, and shown."""
 
+import math
 import sys
 from collections import Counter
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+STOPPING = "stopping: saving the runs; Ctrl-C once more ends them at once"
 WORDS = {"COMPLETE": "done", "FAIL": "failed"}  # as the states of runs; others as Optuna has them
 
 
@@ -29,7 +31,7 @@ class Snapshot(NamedTuple):
         states: How many trials are done, running, pruned, failed, waiting.
         total: Trials in all; None: as many as there is time for.
         best: What is said of the best trial; None where there is none yet.
-        seconds_left: Expected; None: not known yet.
+        seconds_left: Expected; None: not known yet; 0: all is over, or about to be.
         finished: What is said of each trial that is over, by its number.
     """
 
@@ -77,16 +79,13 @@ def ranked(study: "Study", trials: dict[int, "FrozenTrial"]) -> list[int]:
     return sorted(values, key=lambda ticket: sign * (values[ticket] or 0.0))
 
 
-def snapshot(
-    study: "Study", sweep: Sweep, workers: int = 1, seconds_to_begin: float | None = None
-) -> Snapshot:
+def snapshot(study: "Study", sweep: Sweep, seconds_to_begin: float = math.inf) -> Snapshot:
     """Count the trials of a study, and expect when all will be over.
 
     Args:
         study: Optuna's.
         sweep: What is searched.
-        workers: Trials at once, for when none is running.
-        seconds_to_begin: After which no trial begins; None: without a limit.
+        seconds_to_begin: After which no trial begins.
     """
     trials, limit = by_ticket(study), sweep.num_trials
     if limit is not None:  # it may have been more
@@ -98,24 +97,39 @@ def snapshot(
         states=Counter(map(state_of, trials.values())),
         total=len(trials) if is_limited else None,
         best=None if best is None else _line(best, trials[best], sweep),
-        seconds_left=_seconds_left([*trials.values()], is_limited, workers, seconds_to_begin),
+        seconds_left=_seconds_left([*trials.values()], is_limited, seconds_to_begin),
         finished={trial.number: _line(ticket, trial, sweep) for ticket, trial in over},
     )
 
 
 def _seconds_left(
-    trials: list["FrozenTrial"], is_limited: bool, workers: int, seconds_to_begin: float | None
+    trials: list["FrozenTrial"], is_limited: bool, seconds_to_begin: float
 ) -> float | None:
-    """Expect trials to take as long as those that are over, and as many to run as do now."""
+    """Expect trials to take as long as those that are over, and as many to run as have so far.
+
+    However many runs a trial has, and workers there are, also of other commands.
+    """
     spent = [t.duration.total_seconds() for t in trials if t.state.is_finished() and t.duration]
-    if not spent or not (is_limited or seconds_to_begin is not None):
+    if not spent or not (is_limited or math.isfinite(seconds_to_begin)):
         return None
     each, now = fmean(spent), datetime.now()  # Optuna's times are local ones
     begun = [t.datetime_start or now for t in trials if state_of(t) == "running"]
     rests = [max(each - (now - start).total_seconds(), 0.0) for start in begun]
+    last = seconds_to_begin + each if seconds_to_begin > 0 else max(rests, default=0.0)
     rests += [each] * sum(state_of(t) == "waiting" for t in trials)
-    last = float("inf") if seconds_to_begin is None else max(seconds_to_begin, 0.0) + each
-    return min(sum(rests) / (len(begun) or workers), last) if is_limited else last
+    left = max([sum(rests) / _at_once(trials, now), *rests])
+    return min(left, last) if is_limited else last
+
+
+def _at_once(trials: list["FrozenTrial"], now: datetime) -> float:
+    """Return how many trials were at work at once, in the mean over the time when any was."""
+    spans = [(t.datetime_start, t.datetime_complete or now) for t in trials if t.datetime_start]
+    total, busy, end = timedelta(), timedelta(), datetime.min
+    for begin, until in sorted(spans):
+        total += until - begin
+        busy += max(until - max(begin, end), timedelta())
+        end = max(end, until)
+    return total / busy if busy else 1.0
 
 
 def _line(ticket: int, trial: "FrozenTrial", sweep: Sweep) -> str:
@@ -135,7 +149,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._live: Live | None = None
-        self._said: set[int] | None = None
+        self._last: Snapshot | None = None
 
     def __enter__(self) -> "Progress":
         if sys.stdout.isatty():
@@ -145,25 +159,39 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
+            self.say("")
             self._live.stop()
 
-    def update(self, now: Snapshot) -> None:
-        """Show a snapshot."""
-        said = now.finished.keys() if self._said is None else self._said
-        self._said = {*now.finished}
+    @property
+    def is_live(self) -> bool:
+        """Whether it is shown on a terminal."""
+        return self._live is not None
+
+    def update(self, now: Snapshot, doing: str | None = None) -> None:
+        """Show a snapshot, and on a terminal what is being done instead of the expected end."""
+        before, self._last = self._last or now, now
         if self._live:
-            self._live.update(Text(live_text(now), overflow="fold"), refresh=True)
+            self.say(doing)
             return
         of = "" if now.total is None else f" of {now.total}"
-        for number in sorted(self._said.difference(said)):
-            print(f"{now.finished[number]}  ({len(self._said)}{of})", flush=True)
+        for number in sorted(now.finished.keys() - before.finished.keys()):
+            print(f"{now.finished[number]}  ({len(now.finished)}{of})", flush=True)
+
+    def say(self, doing: str | None) -> None:
+        """Show on a terminal what is being done."""
+        if self._live and self._last:
+            text = Text(live_text(self._last, doing), overflow="fold")
+            self._live.update(text, refresh=True)
 
 
-def live_text(now: Snapshot) -> str:
-    """Write a snapshot in a line, and the best trial in another."""
+def live_text(now: Snapshot, doing: str | None = None) -> str:
+    """Write a snapshot in a line, and in others the best trial and what is being done, if given."""
     of = "" if now.total is None else f" of {now.total} trials"
     counts = [f"{now.states[name]} {name}" for name in ("done", "running", "pruned", "failed")]
-    end = "end not known yet"
-    if now.seconds_left is not None:
-        end = f"ends in {timedelta(seconds=round(now.seconds_left))}"
-    return ", ".join(counts) + f"{of}, {end}" + (f"\nbest: {now.best}" if now.best else "")
+    seconds, end = now.seconds_left, ", end not known yet"
+    if doing is not None or seconds == 0:
+        end = ""
+    elif seconds is not None:
+        end = f", ends in {timedelta(seconds=math.ceil(seconds))}"
+    best = f"best: {now.best}" if now.best else ""
+    return "\n".join(filter(None, [", ".join(counts) + of + end, best, doing]))

@@ -9,7 +9,7 @@ import statistics
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -24,6 +24,7 @@ from ..runs.sweeps import BEST, TRIALS
 from .plan import Sweep, describe
 from .progress import by_ticket, error_of, ranked, state_of
 from .space import decode, text
+from .study import ticket_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -94,33 +95,52 @@ def _write_best(study: "Study", sweep: Sweep, folder: Path) -> None:
 
 
 def _draw(study: "Study", sweep: Sweep, folder: Path) -> None:
-    """Write ``history.png``, ``slice.png`` and ``importances.png`` once a trial is complete.
+    """Write ``history.png`` and ``slice.png`` once a trial is complete, and ``importances.png``.
 
-    A picture that fails costs no other.
+    The last takes two options with two values. A picture that fails costs no other.
     """
-    if not any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)):
+    trials = [*by_ticket(study).values()]
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    tried = [{trial.params.get(name) for trial in done} for name in sweep.space]
+    varied = [values for values in tried if len(values) > 1 and None not in values]
+    if not done:
         return
     with tolerated("plots"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few trials, and interfaces that may change
         import matplotlib
+        import optuna
 
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
-        from optuna.visualization import matplotlib as drawn
 
+        shown = optuna.create_study(direction=study.direction)
+        shown.add_trials(trials)  # whose numbers are so their tickets
         for name, function in PICTURES.items():
+            if name == "importances" and len(varied) < 2:
+                continue
             with tolerated(f"plots/{name}.png"), plt.style.context("default"):
                 try:
-                    getattr(drawn, function)(study, target_name=sweep.metric)
-                    for axes in plt.gcf().axes:  # names of options are long
-                        axes.xaxis.label.set_fontsize("x-small")
-                        axes.tick_params("x", which="minor", labelsize="xx-small", rotation=60)
+                    picture = getattr(optuna.visualization.matplotlib, function)
+                    picture(shown, target_name=sweep.metric)
+                    _adjust(plt.gcf().axes, [trial.value or 0.0 for trial in done], sweep.metric)
                     file = io.BytesIO()
                     plt.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
                     folder.mkdir(exist_ok=True)
                     replace(folder / f"{name}.png", file.getvalue())
                 finally:
                     plt.close()
+
+
+def _adjust(all_axes: list[Any], values: list[float], metric: str | None) -> None:
+    """Have values that are far apart be told apart, numbers of trials be whole, names be read."""
+    for axes in all_axes:
+        if axes.get_ylabel() == metric and 0 < 100 * min(values) < max(values):
+            axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_label_text() == "Trial":
+                axis.get_major_locator().set_params(integer=True)
+        axes.xaxis.label.set_fontsize("x-small")
+        axes.tick_params("x", which="minor", labelsize="xx-small", rotation=60)
 
 
 def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = None) -> None:
@@ -144,12 +164,16 @@ def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = Non
         *(f"{number} failed: {reason}" for reason, number in reasons),
         f"Written in {folder}: {', '.join(written)}",
     ]
-    if BEST in written:
-        path = shlex.quote(str(folder / BEST))
-        lines.append(f"Repeat the best: {current().command('train')} --config {path}")
-    elif best:
-        run = _run(best[0])
-        lines.append(f"No {BEST}: {run}, the run of the best trial, is not on this machine.")
+    if best:
+        run, command = folder / _run(best[0]), current().command
+        first = " with its first seed" if sweep.seeds > 1 else ""
+        lines.append(f"Run of the best trial{first}: {run}")
+        if BEST in written:
+            path = shlex.quote(str(folder / BEST))
+            lines.append(f"Evaluate it: {command('evaluate')} {shlex.quote(str(run))}")
+            lines.append(f"Train it anew: {command('train')} --config {path}")
+        else:
+            lines[-1] += f" is not on this machine, so there is no {BEST}."
     url = make_url(storage or f"sqlite:///{folder / 'study.db'}").render_as_string()
     lines.append(f"Look at all trials: optuna-dashboard {shlex.quote(url)}")  # no password
     with drawing() as console:
@@ -162,11 +186,13 @@ def report(study: "Study", sweep: Sweep, folder: Path, storage: str | None = Non
 def _table(best: list["FrozenTrial"], sweep: Sweep) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("run", overflow="fold")
-    table.add_column(Text(str(sweep.metric)), justify="right", no_wrap=True)
+    kind = "\nmean ± sd (n)" if sweep.seeds > 1 else ""
+    table.add_column(Text(f"{sweep.metric}{kind}"), justify="right", no_wrap=True)
     table.add_column("settings", overflow="fold")
     for trial in best:
         settings = describe(decode(sweep.space, trial.params))
-        table.add_row(Text(printable(_run(trial))), _value(trial), Text(printable(settings)))
+        name = f"{_run(trial).partition('/')[0]}/{ticket_of(trial):03}"  # of all its seeds
+        table.add_row(Text(printable(name)), _value(trial), Text(printable(settings)))
     return table
 
 

@@ -47,6 +47,11 @@ class Choice:
         """Return the value that Optuna's form stands for."""
         return next(own for own in self.choices if text(own) == text(value))
 
+    def written(self) -> Any:
+        """Return what stands for the choices in the file of a sweep."""
+        choices = [*self.choices]
+        return {"choices": choices, **_written(self.when)} if self.when else choices
+
 
 @dataclass(frozen=True)
 class Range:
@@ -106,6 +111,11 @@ class Range:
         if self.step is None:
             return int(value) if self.is_whole else value
         return self._at(round((value - self.low) / self.step))
+
+    def written(self) -> Any:
+        """Return what stands for the range in the file of a sweep."""
+        more = {"step": self.step} if self.step else {"log": True} if self.log else {}
+        return {"low": self.low, "high": self.high, **more, **_written(self.when)}
 
     def _at(self, number: int) -> Any:
         value = _exact(self.low) + number * _exact(self.step)
@@ -172,6 +182,11 @@ def _conditions(key: str, given: dict[str, Any], above: Space) -> dict[str, tupl
             if not allowed[other]:
                 raise InputError(f"{key}: never holds, as {other} would need two values at once.")
     return allowed
+
+
+def _written(when: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: values[0] if len(values) == 1 else [*values] for name, values in when.items()}
+    return {"when": given} if given else {}
 
 
 def is_active(parameter: Parameter, point: Mapping[str, Any]) -> bool:

@@ -9,8 +9,8 @@ import inspect
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,21 +19,19 @@ import numpy as np
 import optuna
 from optuna import pruners, samplers
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
 from . import REPEATED, STOPPED
+from .database import FILE, connected
 from .plan import Sweep, identity
 from .space import encode, points, suggest as suggest_point
 
 OVER = (TrialState.COMPLETE, TrialState.PRUNED)
 DUE = (TrialState.WAITING, TrialState.RUNNING)
-DATABASE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
-EXHAUSTED = "exhausted"
+EXHAUSTED = "exhausted"  # the search that has tried all
 HEARTBEAT_S, GRACE_S = 5, 30  # a trial without a sign of life for so long is retried
 
 
@@ -45,7 +43,7 @@ class Claimed:
     trial: Trial
     trial_id: int
     point: dict[str, Any]
-    runs: list[str]  # folders of runs that it had when it was interrupted
+    runs: list[str]  # folders of runs that it had when it was interrupted, and has begun since
 
 
 class SweepStudy:
@@ -66,7 +64,12 @@ class SweepStudy:
         self.num_tickets = len(self.grid) if self.grid is not None else sweep.num_trials
         self.pruner = pruner_of(sweep)
         self.retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
-        self.storage = _connected(url, self.retry)
+        self.storage = connected(
+            url,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=self.retry,
+        )
         self.study, is_new = self._opened()
         self._id = self.storage.get_study_id_from_name(sweep.name)
         if is_new:
@@ -97,16 +100,10 @@ class SweepStudy:
 
     def _check_same(self) -> None:
         self._await("sweep")
-        own = identity(self.sweep)
-        there = self.study.user_attrs.get("sweep")
-        if there is None:  # whoever has made it was killed right then
-            self.study.set_user_attr("sweep", own)
-        for name, value in own.items() if there else []:
-            if there.get(name) != value:
-                raise InputError(
-                    f"{name}: {value}, but the sweep {self.sweep.name} has {there.get(name)}.\n"
-                    "Give it another --name, or delete that one."
-                )
+        if "sweep" in self.study.user_attrs:
+            _compare(self.sweep, self.study)
+        else:  # whoever has made it was killed right then
+            self.study.set_user_attr("sweep", identity(self.sweep))
 
     def _await(self, attribute: str) -> None:
         """Wait for what the command sets that has made the study, as long as it may."""
@@ -150,12 +147,7 @@ class SweepStudy:
 
     def claim(self) -> Claimed | None:
         """Take the next trial that waits, and choose its point; None: none waits."""
-        if EXHAUSTED in self.study.user_attrs:
-            return None
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        limit = self.num_tickets
-        due = [t for t in trials if limit is None or ticket_of(t) < limit]
-        for trial in sorted(due, key=lambda t: (ticket_of(t), t.number)):
+        for trial in sorted(self._due(DUE[:1]), key=lambda t: (ticket_of(t), t.number)):
             trial_id = self._trial_id(trial.number)
             self.storage.record_heartbeat(trial_id)  # or else a kill now would never be noticed
             try:
@@ -169,6 +161,19 @@ class SweepStudy:
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         return None
 
+    def _due(self, states: tuple[TrialState, ...] = DUE) -> list[FrozenTrial]:
+        """List the trials that wait or run, of those that this sweep is to have."""
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        if self.study.user_attrs.get(EXHAUSTED) == self._search:  # what has a point is retried
+            trials = [t for t in trials if t.state is not TrialState.WAITING or t.params]
+        limit = self.num_tickets
+        return [t for t in trials if limit is None or ticket_of(t) < limit]
+
+    @property
+    def _search(self) -> str:
+        """Name all that decides whether there is a point left to try."""
+        return f"{self.num_tickets} by {self.sweep.sampler} {self.sweep.sampler_args}"
+
     def _is_repeated(self, trial: FrozenTrial) -> bool:
         """Tell whether another trial has the ticket, as two commands have added it at once."""
         others = [
@@ -180,12 +185,12 @@ class SweepStudy:
         ticket = ticket_of(frozen)
         # A study of its own, whose sampler is a function of the seed and the ticket.
         study: Any = self._loaded(ticket)
-        study.stop = lambda: study.set_user_attr(EXHAUSTED, True)  # a sampler has tried all
+        study.stop = lambda: study.set_user_attr(EXHAUSTED, self._search)  # called by a sampler
         study.get_trials(deepcopy=False)  # or else its cache does not know the trial
         trial = Trial(study, trial_id)
         trial.set_user_attr("error", None)
         point = suggest_point(self.sweep.space, trial)
-        return Claimed(ticket, trial, trial_id, point, frozen.user_attrs.get("runs", []))
+        return Claimed(ticket, trial, trial_id, point, [*frozen.user_attrs.get("runs", [])])
 
     def complete(self, claimed: Claimed, values: list[float]) -> None:
         """Record the value of a trial: the mean of those of its seeds."""
@@ -230,11 +235,7 @@ class SweepStudy:
     def is_over(self) -> bool:
         """Tell whether nothing waits or runs anywhere, and add what was lost if so."""
         self._enqueue_missing()
-        states = (TrialState.RUNNING,) if EXHAUSTED in self.study.user_attrs else DUE
-        trials = self.study.get_trials(deepcopy=False, states=states)
-        return all(
-            self.num_tickets is not None and ticket_of(t) >= self.num_tickets for t in trials
-        )
+        return not self._due()
 
     def has_value(self) -> bool:
         """Tell whether a trial is complete."""
@@ -242,6 +243,39 @@ class SweepStudy:
 
     def _trial_id(self, number: int) -> int:
         return int(self.storage.get_trial_id_from_study_id_trial_number(self._id, number))
+
+
+def check_same(sweep: Sweep, url: str, folder: Path) -> None:
+    """Refuse, as far as it is known without the experiment, what is no sweep to go on with.
+
+    Raises:
+        InputError: A study of another sweep, or runs in the folder without a study.
+    """
+    has_runs = any(path.is_dir() for path in folder.glob("*/[0-9]*"))  # first: they begin last
+    study = None
+    if (folder / FILE).is_file() or not url.startswith("sqlite"):  # else it would be made
+        with suppress(KeyError):  # it is a new one
+            study = optuna.load_study(study_name=sweep.name, storage=connected(url))
+    if study is not None:
+        _compare(sweep, study)
+    elif has_runs:
+        raise InputError(
+            f"--name {sweep.name}: {folder} has runs, but their study is gone from the database.\n"
+            "Delete the folder, or give the sweep another --name."
+        )
+
+
+def _compare(sweep: Sweep, study: optuna.Study) -> None:
+    """Raise ``InputError`` where a study is that of another sweep; the metric may be unknown."""
+    there: dict[str, str] = study.user_attrs.get("sweep") or {}
+    own = {**{name: there[name] for name in ("metric", "mode") if there}, **identity(sweep)}
+    for name in {**own, **there} if there else ():
+        if own.get(name) != there.get(name):
+            given, known = own.get(name, "not given"), there.get(name, "none")
+            raise InputError(
+                f"{name}: {given}, but the sweep {sweep.name} has {known}.\n"
+                "Give it another --name, or delete that one."
+            )
 
 
 def quiet() -> None:
@@ -298,49 +332,3 @@ def _made(
     except (TypeError, ValueError, ImportError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{kind}: {name} cannot be made ({text}).") from None
-
-
-def address(url: str) -> str:
-    """Complete the address of a PostgreSQL database by the driver that is installed.
-
-    Raises:
-        InputError: It is none, or of a file, which commands on several machines cannot share.
-    """
-    try:
-        made = make_url(url)
-    except ArgumentError:
-        example = "as in postgresql://user@host/name"
-        raise InputError(f"--storage {url}: is no address of a database, {example}.") from None
-    if made.get_backend_name() == "sqlite":
-        text = "is a file, which several commands cannot share. Leave it out, or use PostgreSQL."
-        raise InputError(f"--storage {url}: {text}")
-    if made.drivername == "postgresql" and find_spec("psycopg2"):
-        made = made.set(drivername="postgresql+psycopg2")  # the default of SQLAlchemy varies
-    return str(made.render_as_string(hide_password=False))
-
-
-def file_address(folder: Path) -> str:
-    """Return the address of the database that is a file in a folder."""
-    return str(URL.create("sqlite", database=str(folder / "study.db")).render_as_string())
-
-
-def _connected(url: str, retry: Any) -> RDBStorage:
-    shown = make_url(url).render_as_string()  # without the password
-    try:
-        return RDBStorage(
-            url,
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=retry,
-        )
-    except (ImportError, NoSuchModuleError):
-        needs = "needs a package for this kind of database.\nInstall it: make setup ADD=sweep"
-        raise InputError(f"--storage {shown}: {needs}") from None
-    except (*DATABASE_ERRORS, RuntimeError) as error:
-        raise InputError(f"--storage {shown}: cannot be used ({first_line(error)}).") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Say in a line what a database has said."""
-    text = str(getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error)
-    return " ".join(text.split())[:200]

@@ -20,15 +20,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from ..errors.checks import warn
 from ..project import Project
 from ..runs import lock
-from . import outcome, study as studies
+from . import database, outcome, study as studies
 from .plan import Probed, Sweep, args_of
 from .processes import STATUSES, RunProcess, call, environments
-from .progress import Progress, snapshot
+from .progress import STOPPING, Progress, snapshot
 from .results import write_trials
 
 LOOK_EVERY_S = 0.5  # for a lock that the run of a killed command still holds
-STOPPED_EARLY = (-signal.SIGHUP, -signal.SIGTERM)  # before it heeded signals
-TOLD = b"stopping: the runs are saved; once more to stop at once\n"
+SAVE_S = 60.0  # to finish a step and write a checkpoint in, where this command has crashed
+# How a run ends at a signal to stop: saved, or before it heeds signals.
+INTERRUPTED = {*STATUSES.values(), *(-number for number in STATUSES)}
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Supervisor:
         self.end = time.monotonic() + (sweep.max_time_s or float("inf"))
         self.next_beat, self.is_news = 0.0, True
         self.waits_for: set[Path] = set()  # folders that are locked
+        self.interrupted: set[Path] = set()  # by others than this command
         self.wakes, self.waker = os.pipe()
 
     def run(self) -> int:
@@ -100,18 +102,21 @@ class Supervisor:
         with self._heeding_signals():
             try:
                 while self._step():
-                    if self.is_news:
-                        self._show()
-            except studies.DATABASE_ERRORS as error:
-                warn(f"the database of the sweep is gone ({studies.first_line(error)}): stopping.")
-                self.status = self.status or 1
+                    pass
+            except database.ERRORS as error:
+                warn(f"the database of the sweep is gone ({database.first_line(error)}): stopping.")
+                return 1
+            finally:
                 self._end_all()
         return self.status
 
     def _step(self) -> bool:
-        """Begin what can begin, and wait until something happens; False: all is over."""
+        """Tell what has ended, begin what can begin, and wait for news; False: all is over."""
+        self._settle()
         while self.free and not self.status and self._begin_next():
-            pass
+            self._settle()
+        if self.is_news:
+            self._show()
         if not self.work and (self.status or self._is_late or self.study.is_over()):
             return False
         self._wait()
@@ -162,9 +167,9 @@ class Supervisor:
             return False
         else:
             work.seeds.remove(seed)
+            work.claimed.runs.append(f"{self.probed.experiment}/{name}")
             slot = self.free.pop(0)
             work.running[seed] = slot, self._started(work, seed, name, self.environments[slot])
-        self._settle(work)
         return True
 
     def _started(self, work: Work, seed: int, name: str, environment: dict[str, str]) -> RunProcess:
@@ -189,6 +194,9 @@ class Supervisor:
         listened += [process.sentinel for process in processes]
         if self.wakes in wait(listened, min(left, LOOK_EVERY_S) if is_waiting else left):
             os.read(self.wakes, 64)
+            self.is_news = True
+            if not self.progress.is_live:
+                print(STOPPING, file=sys.stderr, flush=True)
         if self.status:
             for process in processes:
                 process.stop()
@@ -220,26 +228,32 @@ class Supervisor:
         self.free.append(slot)
         status, name = process.end(), self._name(work, seed)
         folder, log = self.folder / self.probed.experiment / name, self.folder / f"logs/{name}.log"
-        if status == 0:
+        is_asked = self.status or work.is_decided
+        if status == 0 and outcome.is_done(folder):
             self._read(work, seed, folder)
-        elif (status > 128 or status in STOPPED_EARLY) and (self.status or work.is_decided):
-            work.seeds.insert(0, seed)  # to be resumed, where that is asked for
+        elif status in INTERRUPTED and (is_asked or folder not in self.interrupted):
+            # To be resumed: where a job sends a signal to all its processes, this one may get it
+            # last. But once: what comes again is sent by the run itself, or is meant for it.
+            work.seeds.insert(0, seed)
+            self.interrupted.add(folder)
         elif not work.is_decided:
             work.error = outcome.reason_of(status, folder, log)
-        self._settle(work)
 
     def _read(self, work: Work, seed: int, folder: Path) -> None:
         value, wrong = outcome.value_of(folder, self.probed.metric, self.probed.mode)
         work.values |= {seed: value} if wrong is None else {}
         work.error = work.error or wrong
 
-    def _settle(self, work: Work) -> None:
-        """Tell how a trial ended, once none of its runs is left; have them stop if it has."""
-        if work.is_decided:
-            for _, process in work.running.values():
+    def _settle(self) -> None:
+        """Have the other runs of a trial stop that has ended, and tell how once none is left."""
+        for work in self.work[:]:
+            for _, process in work.running.values() if work.is_decided else ():
                 process.stop()
-        if work.running or (work.seeds and not work.is_decided and not self.status):
-            return
+            if not (work.running or (work.seeds and not work.is_decided and not self.status)):
+                self._tell(work)
+
+    def _tell(self, work: Work) -> None:
+        """Tell the study how a trial ended, or that it is to be retried."""
         self.work.remove(work)
         self.is_news = True
         try:
@@ -262,16 +276,13 @@ class Supervisor:
         self.is_news = True
         self.next_beat = time.monotonic() + studies.HEARTBEAT_S
         self.study.heartbeat([work.claimed for work in self.work])
-        for work in self.work[:]:
-            if not self.study.is_running(work.claimed):
-                work.is_lost = True
-                self._settle(work)
+        for work in self.work:
+            work.is_lost = work.is_lost or not self.study.is_running(work.claimed)
 
     def _show(self) -> None:
         self.is_news = False
-        left = self.end - time.monotonic() if self.sweep.max_time_s else None
-        workers = len(self.environments)
-        self.progress.update(snapshot(self.study.study, self.sweep, workers, left))
+        now = snapshot(self.study.study, self.sweep, self.end - time.monotonic())
+        self.progress.update(now, STOPPING if self.status else None)
 
     @contextmanager
     def _heeding_signals(self) -> Iterator[None]:
@@ -282,25 +293,28 @@ class Supervisor:
         try:
             yield
         finally:
-            for _, process in self._processes():
-                process.kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Have the loop stop, which says so; the second time end at once, whatever is under way.
+
+        That is as good as ``kill -9``: what the study has not been told is retried.
+        """
         if self.status:
+            for process in self._processes():
+                process.kill()
             sys.exit(self.status)
         self.status = STATUSES[signal.Signals(number)]
-        os.write(2, TOLD)
         os.write(self.waker, b"!")
 
-    def _processes(self) -> list[tuple[Work, RunProcess]]:
-        return [(work, process) for work in self.work for _, process in work.running.values()]
+    def _processes(self) -> list[RunProcess]:
+        return [process for work in self.work for _, process in work.running.values()]
 
     def _end_all(self) -> None:
-        """Have all runs save and end, without a word to the database."""
-        for _, process in self._processes():
+        """Have the runs save and end that there are yet, without a word to the database."""
+        until = time.monotonic() + SAVE_S
+        for process in self._processes():
             process.stop()
-        for _, process in self._processes():
-            process.end()
-        self.work.clear()
+        for process in self._processes():
+            process.end(max(until - time.monotonic(), 0.0))

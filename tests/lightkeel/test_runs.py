@@ -676,6 +676,7 @@ def test_sweeps_are_listed_in_a_line(swept: Path, capsys: pytest.CaptureFixture[
         "folder": str(swept / "sweeps/tuned"),
         "states": {"done": 2, "pruned": 1, "failed": 1, "waiting": 1},
         "metric": "test/acc",
+        "mode": "max",
         "best": {**row, "run": "mlp/001-s0", "error": ""},
     }
     assert found["sweeps"] == [expected]
@@ -704,6 +705,53 @@ def test_trials_of_a_sweep_are_runs(swept: Path, capsys: pytest.CaptureFixture[s
         0.75 + 1 / 32,
     ]
     assert [sweep["sweep"] for sweep in found["sweeps"]] == ["tuned"]
+
+
+BEST_FIRST = """\
+run          state     val/loss   test/acc   differs in                                  duration
+─────────────────────────────────────────────────────────────────────────────────────────────────
+mlp/001-s0   done        0.0625        0.9   model.optimizer.lr=1.0, seed_everything=0    0:01:02
+mlp/001-s1   done         0.125        0.9   model.optimizer.lr=1.0, seed_everything=1    0:01:02
+mlp/000-s0   done          0.25       0.95   model.optimizer.lr=0.0, seed_everything=0    0:01:02
+mlp/000-s1   done           0.5       0.95   model.optimizer.lr=0.0, seed_everything=1    0:01:02
+mlp/002-s0   stopped    0.03125              model.optimizer.lr=2.0, seed_everything=0    0:01:02
+mlp/003-s0   failed                          model.optimizer.lr=3.0, seed_everything=0    0:01:02
+
+Mean ± standard deviation over seeds (number of runs)
+experiment              val/loss       test/acc   differs in
+────────────────────────────────────────────────────────────────────────
+mlp          0.09375 ± 0.044 (2)    0.9 ± 0 (2)   model.optimizer.lr=1.0
+mlp             0.375 ± 0.18 (2)   0.95 ± 0 (2)   model.optimizer.lr=0.0
+"""
+
+
+def test_trials_are_listed_best_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the best epoch of what is searched for, as the sweep has it, and never by the test."""
+    folder = tmp_path / "sweeps/tuned"
+    for ticket, acc in enumerate([0.95, 0.9]):
+        for seed in (0, 1):
+            loss = (1 + seed) / 4 ** (1 + ticket)
+            run = folder / f"mlp/{ticket:03}-s{seed}"
+            make(
+                run, ticket, seed=seed, lr=float(ticket), metrics={"test/acc": acc, "val/loss": 9.0}
+            )
+            (run / "metrics.csv").write_text(f"step,val/loss\n1,\n2,{loss}\n3,nan\n4,{loss + 1}\n")
+    pruned = make(folder / "mlp/002-s0", 2, lr=2.0, said={"state": "stopped"})
+    (pruned / "metrics.csv").write_text("step,val/loss\n1,0.03125\n2,odd\n")
+    make(folder / "mlp/003-s0", 3, lr=3.0, said={"state": "failed"})
+    (folder / "sweep.yaml").write_text("metric: val/loss\nmode: min\n")
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.startswith(BEST_FIRST)
+    order = names(folder, capsys)
+    (folder / "sweep.yaml").write_text("metric: val/loss\nmode: max\n")
+    assert names(folder, capsys) == ["000-s1", "000-s0", "001-s1", "001-s0", *order[-2:]]
+    groups = listed(folder, capsys)["groups"]
+    assert [group["config"]["model.optimizer.lr"] for group in groups] == [0.0, 1.0]
+    assert names(folder, capsys, "--sort", "-run") == sorted(order, reverse=True)
+    assert main([str(folder), "--sort", "run"]) == 0
+    assert capsys.readouterr().out.split()[:4] == ["run", "state", "val/loss", "test/acc"]
+    (folder / "sweep.yaml").write_text("metric: [odd]\n")  # and what it has none of
+    assert names(folder, capsys)[-2:] == ["002-s0", "003-s0"]
 
 
 def test_last_is_no_trial_of_a_sweep(tiny_run: Path, tmp_path: Path) -> None:

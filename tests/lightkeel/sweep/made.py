@@ -73,9 +73,10 @@ def add(
     *,
     params: Mapping[str, Any] | None = None,
     seconds: float = 60,
+    ago: float = 0,
     **attributes: Any,
 ) -> None:
-    """Add a trial of a ticket to a study; it has begun so many seconds ago, or taken as many."""
+    """Add a trial of a ticket to a study; begun ``seconds`` before its end, ``ago``, or now."""
     chosen = (POINTS[ticket % 4] if state != "WAITING" else {}) if params is None else params
     known = TrialState[state]
     made = optuna.create_trial(
@@ -86,6 +87,7 @@ def add(
         user_attrs={"ticket": ticket, "runs": [f"tiny/{ticket:03}"], **attributes},
     )
     if known is not TrialState.WAITING:
-        made.datetime_start = datetime.now() - timedelta(seconds=seconds)
-        made.datetime_complete = datetime.now() if known.is_finished() else None
+        end = datetime.now() - timedelta(seconds=ago)
+        made.datetime_start = end - timedelta(seconds=seconds)
+        made.datetime_complete = end if known.is_finished() else None
     to.add_trial(made)

@@ -1,8 +1,11 @@
 """What the engine of sweeps is made of, without Optuna and without processes."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
+import traceback
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from lightning.pytorch import LightningModule
 from lightkeel.callbacks.graceful_stop import GracefulStop
 from lightkeel.callbacks.sweep_report import SweepReport
 from lightkeel.runs import lock, status
-from lightkeel.sweep import outcome
+from lightkeel.sweep import outcome, processes
 from lightkeel.sweep.processes import GO_ON, STOP, Answers, environments
 from tests.lightkeel.fitting import Line, fit, noisy_line
 
@@ -125,6 +128,7 @@ def test_reasons_of_failures(tmp_path: Path) -> None:
     assert outcome.reason_of(143, tmp_path, log) == "stopped (SIGTERM)"
     assert outcome.reason_of(1, tmp_path, log) == "RuntimeError: it broke"
     assert outcome.reason_of(255, tmp_path, log) == "RuntimeError: it broke"
+    assert outcome.reason_of(0, tmp_path, log) == "ended with status 0 before it was done"
     with pytest.raises(ValueError, match="it broke"), status.recorded(tmp_path, str):
         fails(tmp_path)
     assert outcome.reason_of(1, tmp_path, log) == "it broke"
@@ -133,6 +137,62 @@ def test_reasons_of_failures(tmp_path: Path) -> None:
 def fails(folder: Path) -> None:
     status.begin(folder)
     raise ValueError("it broke\nin two lines")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("boom\n...\nthird", "ValueError: boom"),
+        ("", "ValueError"),
+    ],
+)
+def test_reason_is_the_line_of_the_exception(tmp_path: Path, said: str, reason: str) -> None:
+    log = tmp_path / "000.log"
+    try:
+        raise ValueError(said) from OSError("before it")
+    except ValueError:
+        log.write_text(f"{traceback.format_exc()}\n\n")
+    assert outcome.reason_of(1, tmp_path, log) == reason
+    log.write_text("".join(f"[rank1]: {line}\n" for line in log.read_text().splitlines()))
+    assert outcome.reason_of(1, tmp_path, log) == reason
+
+
+def test_reasons_that_cannot_be_read(tmp_path: Path) -> None:
+    assert outcome.reason_of(1, tmp_path, tmp_path / "gone.log") == "ended with status 1"
+    assert outcome.reason_of(-40, tmp_path, tmp_path) == "killed (signal 40)"
+    assert outcome.reason_of(168, tmp_path, tmp_path) == "ended with status 168"
+    (tmp_path / "metrics.csv").write_text("step,epoch,val/loss\n3,0,0.5\n6,1,0.2e")
+    assert outcome.value_of(tmp_path, "val/loss", "min")[1] == (
+        "val/loss cannot be read (could not convert string to float: '0.2e')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "said"),
+    [
+        (sys.exit, 3, "ended with status 3"),
+        (os._exit, 0, "ended with status 0"),
+        (signal.raise_signal, signal.SIGKILL, "killed (SIGKILL)"),
+    ],
+)
+def test_process_that_does_not_answer(
+    function: Any,
+    argument: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def forked(function: Any, theirs: Any, *args: Any) -> Any:
+        process = multiprocessing.get_context("fork").Process(target=function, args=(theirs, *args))
+        process.start()
+        theirs.close()
+        return process
+
+    monkeypatch.setattr(processes, "_started", forked)
+    with pytest.raises(SystemExit) as exit_:
+        processes.call(function, argument)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == f"error: the look at the experiment: {said}.\n"
 
 
 def test_ways_are_made_for_runs(tmp_path: Path) -> None:

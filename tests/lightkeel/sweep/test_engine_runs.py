@@ -14,7 +14,7 @@ pytest.importorskip("optuna")
 
 from lightkeel.runs import status
 from lightkeel.runs.files import read_json
-from lightkeel.sweep.study import file_address
+from lightkeel.sweep.database import file_address
 from src.sweep import main as sweep
 from src.train import main as train
 from tests.lightkeel.commands import experiment, fails, finish, same
@@ -35,7 +35,7 @@ def written(folder: Path, **content: Any) -> str:
 @pytest.mark.extras
 def test_grid(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Each point once; values are those of the same runs by themselves."""
-    points, short = {"000": "0.01", "001": "0.05", "002": "0.2"}, ["--trainer.max_epochs=1"]
+    points, short = {"000": "0.01", "001": "0.05"}, ["--trainer.max_epochs=1"]
     args = [*LINE, *short, "--grid", f"{LR}=[{','.join(points.values())}]", "--workers=2"]
     assert sweep([*args, "--runs_dir", str(tmp_path), "--name=grid"]) == 0
     expected = {}
@@ -155,7 +155,7 @@ def test_trials_on_several_devices(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_then_interrupted_then_done(tmp_path: Path) -> None:
     """Each time the running trial is saved and resumed, and no process is left."""
-    args = [*LINE, "--trainer.max_epochs=40", "--grid", f"{LR}=[0.01,0.05]", "--name=killed"]
+    args = [*LINE, "--trainer.max_epochs=40", "--grid", f"{LR}=[0.01]", "--name=killed"]
     args += ["--runs_dir", str(tmp_path / "runs")]
     killed = start(*args)
     first = until(lambda: at_work(tmp_path / "runs", killed))
@@ -181,10 +181,12 @@ def test_killed_then_interrupted_then_done(tmp_path: Path) -> None:
 
     assert finish(start(*args)) == ""
     done = trials(file_address(tmp_path / "runs/sweeps/killed"), "killed")
-    complete = [t for t in done if t.state.name == "COMPLETE"]
-    assert sorted(t.user_attrs["ticket"] for t in complete) == [0, 1]
-    assert sorted(t.state.name for t in done) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
-    assert min(len(t.intermediate_values) for t in complete) >= 39  # a kill may lose one
+    assert [(t.user_attrs["ticket"], t.state.name) for t in done] == [
+        (0, "FAIL"),
+        (0, "FAIL"),
+        (0, "COMPLETE"),
+    ]
+    assert len(done[-1].intermediate_values) >= 39  # a kill may lose one
     alone = ["--runs_dir", str(tmp_path), "--run_name=000", f"--{LR}=0.01"]
     assert train([*LINE, "--trainer.max_epochs=40", *alone]) == 0
     assert same(first, tmp_path / "linear_regression/000")

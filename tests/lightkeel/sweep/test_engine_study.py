@@ -10,6 +10,9 @@ import pytest
 from lightkeel.errors.bad_input import InputError
 from lightkeel.sweep.plan import Sweep
 from lightkeel.sweep.space import Choice, Range
+from src.sweep import main
+from tests.lightkeel.commands import fails
+from tests.lightkeel.sweep.test_plan import TINY_CONFIG
 
 pytestmark = pytest.mark.extras
 pytest.importorskip("optuna", reason="needs optuna")
@@ -17,7 +20,7 @@ pytest.importorskip("optuna", reason="needs optuna")
 from optuna.exceptions import UpdateFinishedTrialError  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from lightkeel.sweep import study as studies  # noqa: E402
+from lightkeel.sweep import database, study as studies, supervise  # noqa: E402
 from lightkeel.sweep.study import Claimed, SweepStudy  # noqa: E402
 
 SPACE = {"x": Range(-5.0, 5.0), "y": Range(0.01, 10.0, log=True), "z": Choice(("a", "b"))}
@@ -36,7 +39,7 @@ def planned(**settings: Any) -> Sweep:
 
 
 def opened(folder: Path, is_alone: bool = True, **settings: Any) -> SweepStudy:
-    return SweepStudy(planned(**settings), studies.file_address(folder), is_alone)
+    return SweepStudy(planned(**settings), database.file_address(folder), is_alone)
 
 
 def claims(study: SweepStudy) -> Iterator[Claimed]:
@@ -187,6 +190,44 @@ def test_another_sweep_of_the_same_name(tmp_path: Path) -> None:
     opened(tmp_path, pruner="MedianPruner", sampler="TPESampler")
 
 
+def test_another_sweep_is_known_without_the_experiment(tmp_path: Path) -> None:
+    opened(tmp_path)
+    url = database.file_address(tmp_path)
+    unknown: dict[str, Any] = {"metric": None, "mode": None}
+    studies.check_same(planned(**unknown), url, tmp_path)
+    studies.check_same(planned(name="new", seeds=3), url, tmp_path)
+    wider = {**SPACE, "x": Range(-5.0, 6.0)}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"seeds": 3}, "seeds: 3, but the sweep tried has 1."),
+        ({"metric": "val/acc"}, "metric: val/acc, but the sweep tried has val/loss."),
+        ({"options": ("--a=1",)}, "options.a: 1, but the sweep tried has none."),
+        ({"space": wider}, "space.x.high: 6.0, but the sweep tried has 5.0."),
+        ({"config": ()}, "config: not given, but the sweep tried has tiny."),
+        (
+            {"sampler": "grid"},
+            "sampler: grid, whose trials are its points, but the sweep tried has one that draws "
+            "its trials.",
+        ),
+    ]
+    for change, message in changes:
+        with pytest.raises(InputError) as caught:
+            studies.check_same(planned(**{**unknown, **change}), url, tmp_path)
+        assert str(caught.value) == f"{message}\nGive it another --name, or delete that one."
+
+
+def test_another_sweep_is_refused_before_the_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "sweeps" / "tried").mkdir(parents=True)
+    first = planned(config=(TINY_CONFIG,), space={}, sampler="grid", num_trials=None)
+    SweepStudy(first, database.file_address(folder), True)
+    (folder / "sweep.yaml").touch()
+    monkeypatch.delattr(supervise, "look")
+    args = ["--config", TINY_CONFIG, "--seeds", "3", "--name", "tried", "--runs_dir", str(tmp_path)]
+    refused = "seeds: 3, but the sweep tried has 1.\n  Give it another --name, or delete that one."
+    fails(main, args, refused, capsys)
+
+
 def test_two_commands_claim_each_trial_once(tmp_path: Path) -> None:
     one = opened(tmp_path)
     two = opened(tmp_path, is_alone=False)
@@ -275,22 +316,39 @@ def test_sampler_that_has_tried_all(tmp_path: Path) -> None:
     assert len({str(point) for point in points.values()}) == len(points) == 6
     assert study.is_over()
     assert opened(tmp_path, **settings).claim() is None
+    more = opened(tmp_path, **settings | {"num_trials": 10})
+    assert not more.is_over()
+    other = opened(tmp_path, **settings | {"sampler": "RandomSampler"})
+    assert [*run(other)] == [6, 7, 8]
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("nonsense", "--storage nonsense: is no address of a database"),
-        (
-            "postgresql://a:secret@127.0.0.1:1/x",
-            "--storage postgresql+psycopg2://a:***@127.0.0.1:1/x: cannot be used (connection",
-        ),
-        ("nosuch://a@b/x", "--storage nosuch://a@b/x: needs a package"),
-        ("sqlite:///x.db", "--storage sqlite:///x.db: is a file, which several"),
-    ],
-)
-def test_no_such_database(url: str, message: str) -> None:
+def test_trial_that_was_interrupted_when_all_had_been_tried(tmp_path: Path) -> None:
+    space = {"z": Choice(("a", "b"))}
+    study = opened(tmp_path, sampler="BruteForceSampler", space=space, num_trials=3)
+    first, second = study.claim(), study.claim()
+    assert first is not None
+    assert second is not None
+    study.complete(second, [1.0])
+    assert study.study.user_attrs[studies.EXHAUSTED] == "3 by BruteForceSampler {}"
+    study.stop(first)
+    assert not study.is_over()
+    again = study.claim()
+    assert again is not None
+    assert again.point == first.point
+    study.complete(again, [2.0])
+    assert study.is_over()
+
+
+def test_runs_whose_study_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "tiny/000").mkdir(parents=True)
+    message = (
+        f"--name tried: {tmp_path} has runs, but their study is gone from the database.\n"
+        "Delete the folder, or give the sweep another --name."
+    )
+    url = database.file_address(tmp_path)
     with pytest.raises(InputError) as error:
-        SweepStudy(planned(), studies.address(url), False)
-    assert str(error.value).startswith(message)
-    assert "secret" not in str(error.value)
+        studies.check_same(planned(), url, tmp_path)
+    assert str(error.value) == message
+    assert not (tmp_path / "study.db").exists()
+    opened(tmp_path)
+    studies.check_same(planned(), url, tmp_path)

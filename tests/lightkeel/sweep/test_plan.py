@@ -1,5 +1,6 @@
 """What a sweep file and the command line ask for, and which of that is refused before a trial."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from lightkeel.errors.bad_input import Arguments
 from lightkeel.options import cache
 from lightkeel.sweep.arguments import add_arguments, read_sweep, split
-from lightkeel.sweep.plan import Sweep, args_of, as_yaml, describe, identity
+from lightkeel.sweep.plan import IS_GRID, Sweep, args_of, as_yaml, describe, identity
 from lightkeel.sweep.space import Choice, Range
 from src.sweep import main
 from tests.lightkeel.commands import fails
@@ -105,6 +106,55 @@ def test_sweep_is_read_again_as_it_was_written(tmp_path: Path) -> None:
     grid = plan("--config", TINY_CONFIG, "--grid", f"{LR}=[0.1,1e-2]")
     again.write_text(as_yaml(grid))
     assert plan(str(again), "--name", grid.name) == grid
+    seeds = plan("--seeds", "2", "--name", "again")
+    again.write_text(as_yaml(seeds))
+    assert again.read_text() == "{sampler: grid, seeds: 2, seed: 0}\n"
+    assert plan(str(again)) == seeds
+
+
+def test_sweep_is_written_as_by_a_person(tmp_path: Path) -> None:
+    space = {
+        LR: {"low": 0, "high": 0.5},
+        "model.optimizer.name": ["SGD", None],
+        "b": {"low": 0.2, "high": 0.8, "step": 0.2, "when": {"model.optimizer.name": "SGD"}},
+        "c": {"choices": [[1, 2]], "when": {"model.optimizer.name": ["SGD", None], "b": 0.4}},
+    }
+    raw = ["--a=1e-5", "--d=007", "--e={x: 1}", "--f=*.png"]
+    pruner = {"name": "median", "n_warmup_steps": 1}
+    options = {"callbacks.plots": None}
+    path = written(tmp_path, space=space, pruner=pruner, max_time="00:00:01:00", options=options)
+    sweep = plan(path, *raw)
+    again = tmp_path / "again.yaml"
+    again.write_text(as_yaml(sweep))
+    expected = f"""\
+config: {TINY_CONFIG}
+options:
+  a: 1e-5
+  d: '007'
+  e: {{x: 1}}
+  f: '*.png'
+  callbacks.plots: null
+space:
+  {LR}: {{low: 0, high: 0.5}}
+  model.optimizer.name: [SGD, null]
+  b:
+    low: 0.2
+    high: 0.8
+    step: 0.2
+    when: {{model.optimizer.name: SGD}}
+  c:
+    choices:
+    - [1, 2]
+    when: {{model.optimizer.name: SGD, b: 0.4}}
+sampler: TPESampler
+pruner: {{name: MedianPruner, n_warmup_steps: 1}}
+num_trials: 3
+seeds: 1
+seed: 0
+max_time: 00:00:01:00
+"""
+    assert again.read_text() == expected
+    assert identity(plan(str(again))) == identity(sweep)
 
 
 def test_command_line_wins(tmp_path: Path) -> None:
@@ -146,6 +196,11 @@ def test_grid_on_the_command_line() -> None:
     ]
 
 
+def test_option_without_a_value_takes_none_of_the_next() -> None:
+    made = plan("--seeds", "2", "--trainer.max_epochs", "--name", "n")
+    assert (made.name, made.options) == ("n", ("--trainer.max_epochs=",))
+
+
 def test_seeds_alone_are_one_point() -> None:
     sweep = plan("--seeds", "3")
     assert (sweep.name, sweep.space, sweep.seeds) == (f"{DEFAULT_CONFIG}-seeds", {}, 3)
@@ -156,17 +211,29 @@ def test_identity_is_what_makes_trials_comparable(tmp_path: Path) -> None:
     same = {"num_trials": 9, "max_time": "00:00:01:00", "sampler": "random", "pruner": "median"}
     first = identity(plan(written(tmp_path)))
     assert identity(plan(written(tmp_path, **same))) == first
-    for name, value in {
-        "options": {"trainer.max_epochs": 3},
-        "metric": "val/loss",
-        "mode": "min",
-        "seeds": 2,
-        "seed": 1,
-        "space": {LR: [0.1, 0.3]},
-        "config": DEFAULT_CONFIG,
-    }.items():
-        other = identity(plan(written(tmp_path, **{name: value})))
-        assert {key for key in first if first[key] != other[key]} == {name}
+    changes: list[tuple[dict[str, Any], str, str]] = [
+        ({"options": {"trainer.max_epochs": 3}}, "options.trainer.max_epochs", "3"),
+        ({"metric": "val/loss"}, "metric", "val/loss"),
+        ({"mode": "min"}, "mode", "min"),
+        ({"seeds": 2}, "seeds", "2"),
+        ({"seed": 1}, "seed", "1"),
+        ({"space": {LR: [0.1, 0.3]}}, f"space.{LR}", "[0.1, 0.3]"),
+        ({"config": DEFAULT_CONFIG}, "config", DEFAULT_CONFIG),
+        ({"sampler": "grid", "num_trials": None}, "sampler", IS_GRID[True]),
+    ]
+    for change, key, value in changes:
+        other = identity(plan(written(tmp_path, **change)))
+        assert dict(other.items() - first.items()) == {key: value}
+
+
+def test_setting_that_is_new_must_not_change(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Wider(Sweep):
+        depth: int
+
+    first = vars(plan(written(tmp_path)))
+    one, two = (identity(Wider(**first, depth=depth)) for depth in (1, 2))
+    assert dict(two.items() - one.items()) == {"depth": "2"}
 
 
 def test_points_are_described_for_people() -> None:
@@ -184,6 +251,11 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
     [
         ({"spaec": {}}, "spaec: a sweep file has no such setting. Did you mean `space`?"),
         (
+            {"spaec": {}, "trails": 3, "num_trails": 3},
+            "spaec, trails, num_trails: a sweep file has no such setting. Did you mean `space`? "
+            "Did you mean `num_trials`?",
+        ),
+        (
             {"model": "SimpleCNN"},
             "model: a sweep file has no such setting. Name an experiment in `config`.",
         ),
@@ -193,6 +265,14 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
         (
             {"options": {LR: 1}},
             f"space.{LR}: is given as an option too. Leave either out.",
+        ),
+        (
+            {"space": {LR: [0.1], "model.init_args.optimizer.lr": [0.2]}},
+            f"model.init_args.optimizer.lr: is written {LR} in a sweep.",
+        ),
+        (
+            {"options": {"model.class_path": "A"}},
+            "model.class_path: is written model in a sweep.",
         ),
         (
             {"options": {"run_name": "a"}},
@@ -224,12 +304,17 @@ HOUR = 'Give days, hours, minutes and seconds in quotes, as in "00:01:00:00" (an
         ({"num_trials": 2.5}, "num_trials: 2.5 is no whole number of at least 1. Give one."),
         (
             {"num_trials": None},
+            "num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour), or sampler: "
+            "grid.",
+        ),
+        (
+            {"num_trials": None, "space": {LR: {"low": 0.1, "high": 1.0}}},
             "num_trials: missing. Give it, or max_time, as in 00:01:00:00 (an hour).",
         ),
-        ({"sampler": "grid"}, f"sampler: a grid has its own trials. {OWN_TRIALS}"),
+        ({"sampler": "grid"}, f"sampler: a grid's trials are its points. {OWN_TRIALS}"),
         (
             {"sampler": {"name": "grid", "seed": 3}, "num_trials": None},
-            f"sampler: a grid has its own trials. {OWN_TRIALS}",
+            f"sampler: a grid's trials are its points. {OWN_TRIALS}",
         ),
         (
             {"sampler": "grid", "num_trials": None, "space": {LR: {"low": 0.1, "high": 1.0}}},
@@ -265,7 +350,8 @@ def test_files_that_are_refused(
             "seed: 1\nseed: 2",
             "SWEEP {}: is no valid YAML: line 2: `seed` is given twice, first in…",
         ),
-        ("num_trials: 3", "space: None is no mapping. Give option: value."),
+        ("num_trials: 3", "space: empty. Give options, or sampler grid."),
+        ("space: [1]", "space: [1] is no mapping. Give option: value."),
     ],
 )
 def test_texts_that_are_refused(
@@ -281,6 +367,11 @@ def test_texts_that_are_refused(
     [
         ([], "SWEEP: missing. Give one, as sweeps/NAME, or --grid KEY=[...], or --seeds N."),
         (["sweeps/nowhere"], "SWEEP sweeps/nowhere: no such config. …"),
+        (
+            [TINY_CONFIG],
+            f"SWEEP {TINY_CONFIG}: is the config of an experiment. Give --config {TINY_CONFIG} "
+            "--grid OPTION=[...], or a sweep file.",
+        ),
         (
             ["--grid", f"{LR}=0.1"],
             f"--grid {LR}: 0.1 is no list. Give an option and its values, as in --grid "
@@ -315,5 +406,5 @@ def test_file_and_grid_do_not_go_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path)
-    message = f"--grid a=[1]: with SWEEP {path}. A sweep has one space: leave either out."
+    message = f"--grid a=[1]: with SWEEP {path}. Leave either out; what has spaces needs quotes."
     fails(main, [path, "--grid", "a=[1]"], message, capsys)

@@ -123,8 +123,8 @@ def test_whatever_the_parser_takes_is_taken(tmp_path: Path) -> None:
         ),
         (
             {"space": {"model.dropout": {"low": 0, "high": 1}}},
-            "space.model.dropout: 0 to 1 are whole numbers, and it takes any. Write 0.0 to 1.0, "
-            "or add step: 1.\nTried: model.dropout=1",
+            "space.model.dropout: 0 to 1 are whole numbers, but it takes fractions. Write 0.0 to "
+            "1.0, or add step: 1.\nTried: model.dropout=1",
         ),
         (
             {"space": {"model.optimizer.name": ["SGD", "SDG"]}},

@@ -1,13 +1,21 @@
 """How a sweep gets on, counted from trials that are made up, and how it is shown."""
 
+import math
 import sys
 from collections import Counter
+from typing import Any
 
 import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from lightkeel.sweep.progress import Progress, Snapshot, live_text, snapshot  # noqa: E402
+from lightkeel.sweep.progress import (  # noqa: E402
+    STOPPING,
+    Progress,
+    Snapshot,
+    live_text,
+    snapshot,
+)
 from tests.lightkeel.sweep.made import (  # noqa: E402
     LR,
     MOMENTUM,
@@ -53,47 +61,70 @@ def test_best_is_by_mode_and_the_first_of_equals(mode: str, best: int) -> None:
     assert str(snapshot(made, sweep(mode=mode)).best).startswith(f"trial 00{best}  val/acc ")
 
 
+def left(made: Any, begins: float = math.inf, **plan: Any) -> float | None:
+    return snapshot(made, sweep(**plan), begins).seconds_left
+
+
+def near(seconds: float) -> Any:
+    return pytest.approx(seconds, abs=1)
+
+
 def test_expected_end() -> None:
-    """Trials take as long as those before, as many at once as there are."""
+    """Trials take as long as those before, as many at once as have so far: here two."""
     made = study()
-    for ticket in range(2):
+    only_time: dict[str, Any] = {"num_trials": None, "max_time_s": 1000.0}
+    for ticket in (0, 1):
         add(made, ticket, "RUNNING", seconds=30)
     for ticket in range(2, 6):
         add(made, ticket, "WAITING")
-    assert snapshot(made, sweep(num_trials=6)).seconds_left is None
-    add(made, 6, value=0.5, seconds=80)
-    add(made, 7, "PRUNED", value=0.1, seconds=40)  # a mean of 60
-
-    def left(**given: float) -> float:
-        found = snapshot(made, sweep(num_trials=9), **given).seconds_left  # type: ignore[arg-type]
-        assert found is not None
-        return found
-
-    assert left() == pytest.approx((30 + 30 + 4 * 60) / 2, abs=1)
-    assert left(seconds_to_begin=10) == pytest.approx(10 + 60, abs=1)  # no trial begins later
-    assert left(seconds_to_begin=-5) == pytest.approx(60, abs=1)
-    only_time = sweep(num_trials=None, max_time_s=1000.0)
-    assert snapshot(made, only_time, 2, 100).seconds_left == pytest.approx(160, abs=1)
+    assert left(made, num_trials=6) is None
+    add(made, 6, value=0.5, seconds=80, ago=30)
+    add(made, 7, "PRUNED", value=0.1, seconds=40, ago=30)  # 180 s of trials in 110 s
+    usual = (30 + 30 + 4 * 60) / (180 / 110)
+    assert left(made, num_trials=8) == near(usual)
+    assert left(made, 10, num_trials=8) == near(10 + 60)  # no trial begins later
+    assert left(made, -5, num_trials=8) == near(30)
+    assert left(made, 100, **only_time) == near(100 + 60)
+    assert left(made, -5, **only_time) == near(30)
+    assert left(made, **only_time) is None
+    add(made, 8, "FAIL", error="stopped", seconds=60, ago=1000)  # a pause is no time of work
     add(made, 8, "RUNNING", seconds=30)
-    for ticket in range(3, 6):
+    assert left(made, num_trials=9) == near((3 * 30 + 4 * 60) / (210 / 110))
+    for ticket in range(2, 6):
+        add(made, ticket, value=0.5, seconds=60, ago=30)
+    for ticket in (0, 1):
         add(made, ticket, value=0.5, seconds=60)
-    assert left() == pytest.approx((3 * 30 + 60) / 3, abs=1)
-    last = study()
-    add(last, 0, value=0.5, seconds=60)
-    add(last, 1, "WAITING")
-    assert snapshot(last, sweep(num_trials=2), workers=2).seconds_left == pytest.approx(30, abs=1)
-    done = study()
-    add(done, 0, value=0.5)
-    assert snapshot(done, sweep(num_trials=1)).seconds_left == 0
+    assert left(made, num_trials=9) == near(30)  # the last one, which nothing makes faster
+    add(made, 8, value=0.5, seconds=60)
+    assert left(made, num_trials=9) == left(made, -5, **only_time) == 0
+
+
+def test_runs_of_several_seeds_are_no_trials_at_once() -> None:
+    """Two workers with two seeds have one trial at work; also between two of them."""
+    made, ending = study(), study()
+    for ticket, ago in enumerate([90, 30]):
+        add(made, ticket, value=0.5, seconds=60, ago=ago)
+        add(ending, ticket, value=0.5, seconds=60, ago=60 * (1 - ticket))
+    add(made, 2, "RUNNING", seconds=30)
+    add(made, 3, "WAITING")
+    for ticket in (2, 3):
+        add(ending, ticket, "WAITING")
+    assert left(made, num_trials=4, seeds=2) == near(30 + 60)
+    assert left(ending, num_trials=4, seeds=2) == near(60 + 60)
 
 
 def test_what_is_shown_live() -> None:
     states = Counter(done=1234, running=16, pruned=321)
-    now = Snapshot(states, 2000, "trial 007", 3 * 86400 + 5025.4, {})
+    now = Snapshot(states, 2000, "trial 007", 3 * 86400 + 5024.4, {})
     counts = "1234 done, 16 running, 321 pruned, 0 failed"
     assert live_text(now) == f"{counts} of 2000 trials, ends in 3 days, 1:23:45\nbest: trial 007"
+    assert live_text(now, STOPPING) == (
+        f"{counts} of 2000 trials\nbest: trial 007\n"
+        "stopping: saving the runs; Ctrl-C once more ends them at once"
+    )
     begun = now._replace(seconds_left=None, best=None, total=None)
     assert live_text(begun) == f"{counts}, end not known yet"
+    assert live_text(begun, "") == live_text(begun._replace(seconds_left=0)) == counts
 
 
 def test_a_line_for_each_trial_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,9 +160,12 @@ def test_live_on_a_terminal(
     with Progress() as progress:
         progress.update(snapshot(made, plan))
         add(made, 0, value=0.5, params={LR: 0.001})
-        progress.update(snapshot(made, plan))
-    *_, last = capsys.readouterr().out.split("\x1b[2K")
-    assert last.splitlines()[:2] == [
-        "1 done, 0 running, 0 pruned, 0 failed of 1 trials, ends in 0:00:00",
-        f"best: trial 000  val/acc 0.5  {LR}=0.001  0:01:00",
-    ]
+        progress.update(snapshot(made, plan), STOPPING)
+        progress.say("writing results")
+        assert progress.is_live
+    out = capsys.readouterr().out.replace("\x1b[2K", "").replace("\x1b[1A", "")
+    text = (
+        "1 done, 0 running, 0 pruned, 0 failed of 1 trials\n"
+        f"best: trial 000  val/acc 0.5  {LR}=0.001  0:01:00"
+    )
+    assert out.split("\r")[-4:-1] == [f"{text}\n{STOPPING}", f"{text}\nwriting results", text]

@@ -1,6 +1,7 @@
 """What a sweep leaves in its folder and says of it, of trials that are made up and of real runs."""
 
 import csv
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.lightkeel.sweep.made import (  # noqa: E402
 pytestmark = pytest.mark.extras
 
 PICTURES = ["plots/history.png", "plots/importances.png", "plots/slice.png"]
+TWO = [PICTURES[0], PICTURES[2]]
 
 
 def written(folder: Path) -> list[str]:
@@ -93,27 +95,60 @@ def results(folder: Path, *values: float | None, mode: str = "max", **options: A
 
 
 @pytest.mark.parametrize(
-    ("values", "params"),
+    ("values", "params", "pictures"),
     [
-        ([0.1, 0.3, 0.2, 0.4], POINTS),
-        ([0.5], POINTS),
-        ([0.5, 0.5, 0.5, 0.5], POINTS),
-        ([None, 0.5, 0.75], [{LR: lr} for lr in (0.001, 0.01, 0.1)]),
-        ([0.5, 0.75], [{}, {}]),
-        ([1e-4, 1e38, 5.0, 0.0], POINTS),
+        ([0.1, 0.3, 0.2, 0.4], POINTS, PICTURES),
+        ([0.5], POINTS, TWO),
+        ([0.5, 0.5, 0.5, 0.5], POINTS, PICTURES),
+        ([None, 0.5, 0.75], [{LR: lr, NAME: "SGD"} for lr in (0.001, 0.01, 0.1)], TWO),
+        ([0.5, 0.75], [{}, {}], TWO),
+        ([1e-4, 1e38, 5.0, 0.0], POINTS, PICTURES),
     ],
     ids=["all", "one", "equal", "one option", "no option", "diverged"],
 )
 def test_pictures(
-    values: list[Any], params: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    values: list[Any],
+    params: Any,
+    pictures: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Without a warning, and nothing is printed."""
-    assert results(tmp_path, *values, params=params, mode="min") == [*PICTURES, "trials.csv"]
+    """Without a warning, and nothing is printed; no importance of what was not varied."""
+    assert results(tmp_path, *values, params=params, mode="min") == [*pictures, "trials.csv"]
     assert capsys.readouterr() == ("", "")
     assert plt.get_fignums() == []
-    for name in PICTURES:
+    for name in pictures:
         height, width, _ = image.imread(tmp_path / name).shape
         assert min(height, width) >= 400
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((0.5, 50.5), "log"), ((0.5, 50.0), "linear"), ((-0.5, 50.5), "linear")]
+)
+def test_pictures_are_of_tickets(
+    values: tuple[float, float], scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each what counts, under its number; values that are far apart are told apart."""
+    made = study()
+    for ticket in (0, 1, 2):
+        add(made, ticket, "FAIL", error="stopped")
+    add(made, 3, "FAIL", error="of many")
+    for ticket, value in ((2, values[1]), (1, values[0])):
+        add(made, ticket, value=value)
+    add(made, 0, "RUNNING")
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda: None)
+        write_results(made, sweep(), tmp_path)
+    history, _, slices = [plt.figure(number).axes for number in (1, 3, 2)]
+    plt.close("all")
+    drawn: Any = history[0].collections[0].get_offsets()
+    assert drawn.tolist() == [[1, values[0]], [2, values[1]]]
+    assert {tick % 1 for tick in history[0].get_xticks()} == {0}
+    *shown, colours = slices
+    assert [axes.get_xlabel() for axes in shown] == sorted(SPACE)
+    assert {axes.get_yscale() for axes in (*history, *shown)} == {scale}
+    assert (colours.get_ylabel(), colours.get_yscale()) == ("Trial", "linear")
+    assert [tick for tick in colours.get_yticks() if 1 <= tick <= 2] == [1, 2]
 
 
 def test_there_is_no_picture_of_nothing(tmp_path: Path) -> None:
@@ -146,7 +181,9 @@ def best_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "sweeps/made"
 
 
-def test_best_is_repeated_bit_for_bit(best_run: Path, tmp_path: Path) -> None:
+def test_best_is_repeated_bit_for_bit(
+    best_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As a run of its own, of the same experiment, and not as a trial of the sweep."""
     folder = tmp_path / "runs with a space/sweeps/made"
     shutil.copytree(best_run, folder)
@@ -167,7 +204,10 @@ def test_best_is_repeated_bit_for_bit(best_run: Path, tmp_path: Path) -> None:
     assert train(["--config", str(folder / "best.yaml"), "--run_name", "again"]) == 0
     again = tmp_path / "runs with a space/tiny/again"
     assert same(again, folder / "tiny/001-s3")
-    assert evaluate([str(folder / "tiny/001-s3")]) == 0
+    capsys.readouterr()
+    report(made, sweep(seeds=2), folder)
+    (said,) = [line for line in lines(capsys) if line.startswith("Evaluate it: ")]
+    assert evaluate(shlex.split(said)[-1:]) == 0
 
 
 def test_best_is_on_another_machine(
@@ -188,7 +228,8 @@ def test_best_is_on_another_machine(
     assert lines(capsys)[-3:] == [
         f"Written in {folder}: trials.csv, plots/history.png, plots/importances.png, "
         "plots/slice.png",
-        "No best.yaml: tiny/002, the run of the best trial, is not on this machine.",
+        f"Run of the best trial: {folder}/tiny/002 is not on this machine, so there is no "
+        "best.yaml.",
         "Look at all trials: optuna-dashboard 'postgresql://me:***@host/db'",
     ]
 
@@ -205,11 +246,15 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_results(made, sweep(seeds=2), tmp_path)
     report(made, sweep(seeds=2), tmp_path)
     found = lines(capsys)
-    assert [line.split("  ")[0] for line in found[2:7]] == [f"tiny/00{n}" for n in (5, 3, 4, 2, 1)]
-    assert " ".join(found[2].split()) == (
+    assert [line.split() for line in found[:2]] == [
+        ["val/acc"],
+        ["run", "mean", "±", "sd", "(n)", "settings"],
+    ]
+    assert [line.split("  ")[0] for line in found[3:8]] == [f"tiny/00{n}" for n in (5, 3, 4, 2, 1)]
+    assert " ".join(found[3].split()) == (
         f"tiny/005 0.9 ± 0.14 (2) {LR}=0.003162, {NAME}=AdamW, {WIDTHS}=[6, 12]"
     )
-    assert found[7:11] == [
+    assert found[8:12] == [
         "",
         "Trials of made: 14 failed, 6 done, 1 pruned, 1 running",
         "13 failed: CUDA out of memory",
@@ -221,14 +266,23 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As wide as the terminal, and no number is cut."""
+    """As wide as the terminal, and no number is cut; nor is a command."""
     monkeypatch.setattr(output, "PIPE_WIDTH", 80)
-    made = study()
-    add(made, 2, value=1.2345678e-05, values=[1.2345678e-05, 0.0], runs=["tiny/001-s0"])
-    report(made, sweep(seeds=2), tmp_path)
-    table = lines(capsys)[:-4]
+    made, folder = study(), tmp_path / "runs with a space"
+    folder.mkdir()
+    (folder / "best.yaml").touch()
+    add(made, 2, value=1.2345678e-05, values=[1.2345678e-05, 0.0], runs=["tiny/002-s7"])
+    report(made, sweep(seeds=2), folder)
+    found = lines(capsys)
+    table = found[: found.index("")]
+    assert found[-4:] == [
+        f"Run of the best trial with its first seed: {folder}/tiny/002-s7",
+        f"Evaluate it: python -m src.evaluate '{folder}/tiny/002-s7'",
+        f"Train it anew: python -m src.train --config '{folder}/best.yaml'",
+        f"Look at all trials: optuna-dashboard 'sqlite:///{folder}/study.db'",
+    ]
     assert max(map(len, table)) <= 80
-    for part in ("tiny/001-s0", "1.2346e-05 ± 8.7e-06 (2)", "lr=0.01", "momentum=0.9"):
+    for part in ("tiny/002 ", "1.2346e-05 ± 8.7e-06 (2)", "lr=0.01", "momentum=0.9"):
         assert part in "\n".join(table)
 
 
