@@ -109,13 +109,14 @@ def test_mixed_precision(
     ("settings", "expected"),
     [
         ({"name": "AdamW"}, True),
-        ({"name": "SGD", "lr": 0.1}, True),
+        ({"name": "Adam"}, True),
+        ({"name": "SGD", "lr": 0.1, "momentum": 0.9}, None),
         ({"name": "AdamW", "fused": False}, False),
         ({"name": "AdamW", "foreach": True}, None),
         ({"name": "RMSprop"}, None),
     ],
 )
-def test_optimizers_are_fused_where_they_can_be(
+def test_adam_is_fused(
     settings: dict[str, Any], expected: bool | None, gpu: PretendedGPU | None
 ) -> None:
     assert build_optimizer(nn.Linear(1, 1).cuda(), settings).defaults.get("fused") is expected
