@@ -28,12 +28,9 @@ class Compile(Callback):
         self.mode = mode
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        schedules = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-        accumulates = any(c.going_to_accumulate_grad_batches() for c in schedules)
         on_gpu = trainer.strategy.root_device.type == "cuda"
         is_graph = on_gpu and self.mode in WITH_CUDA_GRAPHS
-        if is_graph and (accumulates or trainer.accumulate_grad_batches > 1):
+        if is_graph and accumulates(trainer):
             raise ValueError(
                 f"mode: {self.mode} uses CUDA graphs, in which each batch would overwrite the "
                 "gradients of the one before, which are to be accumulated.\n"
@@ -42,3 +39,11 @@ class Compile(Callback):
         parts = [part for part in pl_module.children() if any(True for _ in part.parameters())]
         for module in [pl_module, *parts] if trainer.world_size == 1 else parts:
             module.compile(mode=self.mode)
+
+
+def accumulates(trainer: Trainer) -> bool:
+    """Tell whether gradients are accumulated over batches in any epoch."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    schedules = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    by_epoch = any(c.going_to_accumulate_grad_batches() for c in schedules)
+    return by_epoch or trainer.accumulate_grad_batches > 1

@@ -149,7 +149,13 @@ def configure_optimizers(
     Raises:
         ValueError: They do not fit the module, its device, or the run.
     """
-    built = build_optimizer(module, optimizer)
+    try:
+        precision = getattr(module.trainer, "precision_plugin", None)
+    except RuntimeError:  # there is no trainer
+        precision = None
+    # Where losses are scaled, a fused optimizer would unscale gradients after they are clipped.
+    is_scaled = getattr(precision, "scaler", None) is not None
+    built = build_optimizer(module, optimizer, may_fuse=not is_scaled)
     if lr_scheduler is None:
         return built
     trainer, name = module.trainer, str(lr_scheduler["name"]).rpartition(".")[2]
@@ -167,12 +173,12 @@ def configure_optimizers(
     return {"optimizer": built, "lr_scheduler": config | {"monitor": monitor}}
 
 
-def build_optimizer(module: nn.Module, settings: Settings) -> Optimizer:
+def build_optimizer(module: nn.Module, settings: Settings, may_fuse: bool = True) -> Optimizer:
     """Build the optimizer, over groups of parameters by multiplier and by whether they decay.
 
-    On a GPU it is fused where its class can be and nothing else is asked for.
+    On a GPU, Adam and AdamW are fused where they may be, and nothing else is asked for.
     """
-    settings = _fused(settings, module)
+    settings = _fused(settings, module) if may_fuse else settings
     cls, given = OPTIMIZER.read(settings)
     _try_optimizer(settings, next(module.parameters(), torch.empty(0)).device)
     multipliers = settings.get("lr_multipliers") or {}
@@ -275,24 +281,21 @@ def _check_timing(settings: Settings) -> None:
 
 
 def _fused(settings: Settings, module: nn.Module) -> Settings:
-    """Ask for one kernel a group and step, where that can be had; else PyTorch takes ten."""
+    """Ask for one kernel a group and step, where PyTorch takes ten.
+
+    Adam and AdamW alone: fused SGD fails for sharded weights, sparse gradients, and with momentum
+    where a parameter has its first gradient later than others.
+    """
     cls, given = OPTIMIZER.read(settings)
     parameters = list(module.parameters())
-    precision = getattr(getattr(module, "_trainer", None), "precision_plugin", None)
     if (
-        "fused" not in inspect.signature(cls).parameters
+        cls not in (torch.optim.Adam, torch.optim.AdamW)  # a subclass may not take `fused`
         or given.keys() & {"fused", "foreach", "capturable", "differentiable"}
-        or getattr(precision, "scaler", None) is not None  # it would unscale after clipping
         or not parameters
         or not all(p.is_cuda and p.is_floating_point() for p in parameters)
     ):
         return settings
-    asked = {**settings, "fused": True}
-    try:
-        _try_optimizer(asked, parameters[0].device)
-    except ValueError:  # Adagrad's is for the CPU alone
-        return settings
-    return asked
+    return {**settings, "fused": True}
 
 
 def _try_optimizer(settings: Settings, device: torch.device | None = None) -> Optimizer:

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,18 +110,30 @@ def test_mixed_precision(
     ("settings", "expected"),
     [
         ({"name": "AdamW"}, True),
-        ({"name": "SGD", "lr": 0.1}, True),
+        ({"name": "Adam"}, True),
+        ({"name": "SGD", "lr": 0.1, "momentum": 0.9}, None),
         ({"name": "AdamW", "fused": False}, False),
         ({"name": "AdamW", "foreach": True}, None),
         ({"name": "RMSprop"}, None),
     ],
 )
-def test_optimizers_are_fused_where_they_can_be(
+def test_adam_is_fused(
     settings: dict[str, Any], expected: bool | None, gpu: PretendedGPU | None
 ) -> None:
     assert build_optimizer(nn.Linear(1, 1).cuda(), settings).defaults.get("fused") is expected
     on_cpu = build_optimizer(nn.Linear(1, 1), settings).defaults.get("fused")
     assert on_cpu is settings.get("fused")
+
+
+@pytest.mark.parametrize(("scaler", "expected"), [(None, True), (object(), None)])
+def test_adam_is_not_fused_where_losses_are_scaled(
+    scaler: Any, expected: bool | None, gpu: PretendedGPU | None
+) -> None:
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    model: Any = Line(optimizer={"name": "Adam"}).cuda()
+    assert model.configure_optimizers().defaults["fused"] is True  # without a trainer
+    model.trainer = trainer
+    assert model.configure_optimizers().defaults["fused"] is expected
 
 
 @pytest.mark.parametrize(
@@ -268,9 +281,11 @@ def test_two_devices(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="CUDA graphs are not pretended: see test_cuda_graph.py"
 )
-def test_a_graph_changes_no_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_graph_changes_no_bit(precision: str, tmp_path: Path) -> None:
     """With dropout, whose random numbers a graph takes on, and a smaller last batch."""
     args = [*ON_GPU, "--model.dropout", "0.3", "--runs_dir", str(tmp_path)]
+    args += ["--data.num_samples", "100", "--trainer.precision", precision]
     for name, more in {"eager": [], "graph": ["--callbacks.cuda_graph.warm_up_steps", "2"]}.items():
         assert train([*args, *more, "--run_name", name]) == 0
     assert same(tmp_path / "tiny/eager", tmp_path / "tiny/graph")
