@@ -262,7 +262,7 @@ def record(run: Run) -> Callable[[], None]:
                 raise
     except RuntimeError as error:
         raise first or error from None
-    return graph.replay  # type: ignore[no-any-return]
+    return graph.replay
 
 
 @contextmanager
@@ -337,5 +337,4 @@ def plain(module: nn.Module) -> dict[str, Any]:
 
 def random_states() -> Any:
     """Return the states of the generators of the CPU."""
-    name, words, *rest = numpy.random.get_state()
-    return torch.get_rng_state().tolist(), name, words.tolist(), rest, random.getstate()
+    return torch.get_rng_state().tolist(), repr(numpy.random.get_state()), random.getstate()

@@ -40,18 +40,26 @@ class Reruns:
         for place, value in held:
             place.copy_(value)
         kept = {name: vars(step)[name] for name in ("output", "gradients", "logged")}
+        updates = step.state.updates
 
         def replay() -> None:
             self.replayed += 1
             attached = [(p, p.grad) for p in step.parameters]
+            metrics: list[Any] = step.state.metrics
+            notes = [(m, m._computed, m._forward_cache) for m in metrics]
             step.state.counts = [metric.update_count for metric in step.state.metrics]
             with cuda_graph.recorded_log(step.module) as step.logged:
                 new = run()
             for place, value in zip(static, new, strict=True):
                 place.copy_(value)
             vars(step).update(kept)
+            for (_, _, place), (_, _, value) in zip(updates, step.state.updates, strict=True):
+                place.copy_(value)
+            step.state.updates = updates
             for parameter, gradient in attached:  # Python that a graph would not run
                 parameter.grad = gradient
+            for metric, computed, value in notes:
+                metric._computed, metric._forward_cache = computed, value
 
         return replay
 
@@ -82,7 +90,7 @@ class Net(LightningModule):
         x, y = batch
         out = self.net(x)[:, 0]
         self.steps = self.steps + 1
-        self.size.update(out.detach().abs())
+        self.size(out.detach().abs())
         loss = F.mse_loss(out, y)
         self.log("loss", loss, on_step=True, on_epoch=True)
         self.log("size", self.size, on_step=False, on_epoch=True)
@@ -170,9 +178,12 @@ class Fills(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
         self.log("twice", 2 * output["loss"], False, True, True, True)
-        self.size(output["out"])
         self.log("now", self.size, on_step=True, on_epoch=False)
         return output
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.log("so_far", self.size.compute(), on_step=True, on_epoch=False)
+        self.log("updates", float(self.size.update_count), on_step=True, on_epoch=False)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         optimizer.zero_grad(set_to_none=False)
@@ -212,7 +223,8 @@ class Counts(Net):
 
 class CountsInPart(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        self.net[2].p = self.net[2].p / 2
+        dropout: Any = self.net[2]
+        dropout.p /= 2
         return super().training_step(batch, batch_idx)
 
 
@@ -368,7 +380,7 @@ def test_the_error_of_the_step_is_the_one_that_is_said(monkeypatch: pytest.Monke
 
     def run() -> list[Tensor]:
         try:
-            return [{}["cached"]]  # of no matter
+            raise KeyError  # of no matter
         except KeyError:
             raise RuntimeError("operation not permitted when stream is capturing")  # noqa: B904
 
@@ -392,7 +404,7 @@ class OwnIterator(Net):
 
 
 class OwnBackward(Net):
-    def backward(self, loss: Tensor) -> None:  # type: ignore[override]
+    def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
