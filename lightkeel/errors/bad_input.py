@@ -27,11 +27,15 @@ class Arguments(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, allow_abbrev=False)
 
+    def option_strings(self) -> set[str]:
+        """Return what options may be called, as in ``--name``."""
+        return {*self._option_string_actions}
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options, rest = self.parse_known_intermixed_args(args, namespace)
         if rest:
             name = rest[0].partition("=")[0]
-            hint = suggest(name, [n for n in self._option_string_actions if n.startswith("--")])
+            hint = suggest(name, [n for n in self.option_strings() if n.startswith("--")])
             raise InputError(f"{name}: {self.prog} has no such option. {hint}")
         return options
 

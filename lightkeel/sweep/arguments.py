@@ -73,12 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help=name)
 
 
-def split(
-    parser: argparse.ArgumentParser, given: Sequence[str]
-) -> tuple[list[str], dict[str, str]]:
+def split(parser: Arguments, given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Part a command line into what is the sweep's, and the options that each run is to have."""
     own, passed, rest = list[str](), dict[str, str](), [*given]
-    known = {name for action in parser._actions for name in action.option_strings}
+    known = parser.option_strings()
     while rest:
         token = rest.pop(0)
         option, equals, value = token.partition("=")

@@ -23,6 +23,8 @@ FOREACH = "_foreach_"  # torch's operations on lists of tensors, documented as s
 ALLOWED: dict[str, set[str]] = {
     # The rules by which jsonargparse keeps arguments of another class have no public switch.
     "lightkeel/options/parser.py": {"_typehints"},
+    # What `multiprocessing` leaves out as a forked process ends, and loggers count on.
+    "lightkeel/sweep/processes.py": {"_run_exitfuncs"},
     # What `update` notes of a metric, in Python, which a graph does not run; no other way to it.
     "lightkeel/callbacks/cuda_graph.py": {"_update_count", "_computed", "_forward_cache"},
 }
