@@ -328,6 +328,7 @@ FLAT = (
 )
 
 
+@pytest.mark.slow
 def test_torchvision_by_its_path(tmp_path: Path) -> None:
     write_mnist(tmp_path / "FashionMNIST" / "raw", 40)
     settings = FASHION.replace("ROOT", str(tmp_path)).replace("FLAT", FLAT)

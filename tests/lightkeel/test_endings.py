@@ -189,6 +189,7 @@ LIKE_OTHERS = [
     "SIGTERM in the test",
     "SIGHUP in the test",
     "SIGTERM in pictures",
+    "Ctrl-C in pictures",
 ]
 
 

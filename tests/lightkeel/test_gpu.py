@@ -146,6 +146,7 @@ def test_adam_is_not_fused_where_losses_are_scaled(
                 *("--model.optimizer", "{name: AdamW, lr: 0.01, fused: true}"),
             ],
             id="accumulation, plateau, fused",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [

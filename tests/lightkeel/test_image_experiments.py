@@ -244,6 +244,7 @@ def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert model.hparams["channels"] == [4, 4]
 
 
+@pytest.mark.slow
 def test_worst_mistakes_are_drawn(tmp_path: Path) -> None:
     args = [*TINY_IMAGES, "--callbacks.plots", "{class_path: Plots, init_args: {num_worst: 5}}"]
     assert train.main([*args, "--runs_dir", str(tmp_path)]) == 0

@@ -87,6 +87,7 @@ def test_muon_resumes_within_an_epoch(gpu: PretendedGPU | None, tmp_path: Path) 
     assert resumed_like_whole(args, tmp_path, models.SimpleCNN, step=5) == []
 
 
+@pytest.mark.slow
 def test_images_are_evaluated_predicted_and_exported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

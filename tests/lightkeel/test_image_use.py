@@ -120,6 +120,7 @@ def test_classes_are_known_by_name(colours: Path, tmp_path: Path) -> None:
     assert json.loads((run / "metrics.json").read_text())["test/acc"] == 1.0
 
 
+@pytest.mark.slow
 def test_classes_that_the_model_does_not_know(
     colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_dry_run_leaves_none(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*/plots"))
 
 
+@pytest.mark.slow
 def test_whole_curves_of_a_run_that_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

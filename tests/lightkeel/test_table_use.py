@@ -111,6 +111,7 @@ def test_least_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["train/loss"] == pytest.approx(float((residuals**2).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_columns_by_their_names(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

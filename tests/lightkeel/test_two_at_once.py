@@ -30,7 +30,12 @@ def choose(barrier: Any, answers: Any, *choice: Any) -> None:
 
 @pytest.mark.parametrize(
     ("run_name", "resume", "number"),
-    [(None, None, NUMBER), ("x", None, 1), ("x", "auto", 1), (None, "auto", 1)],
+    [
+        (None, None, NUMBER),
+        pytest.param("x", None, 1, marks=pytest.mark.slow),
+        ("x", "auto", 1),
+        pytest.param(None, "auto", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_starts_at_once(
     run_name: str | None, resume: str | None, number: int, tmp_path: Path

@@ -92,6 +92,7 @@ def test_zip_file(contents: dict[str, bytes], template: Path, tmp_path: Path) ->
     assert read(bake(archive, work, {})) == contents
 
 
+@pytest.mark.slow
 def test_cruft(contents: dict[str, bytes], repository: Path, tmp_path: Path) -> None:
     answers = json.dumps({"project_slug": "project", "git_init": "no"})
     given = ["--no-input", "--extra-context", answers, "--output-dir", str(tmp_path)]
@@ -116,6 +117,7 @@ def test_template_within_a_repository(
     assert files(tmp_path / "second") == {*contents, ".cruft.json"}
 
 
+@pytest.mark.slow
 def test_overwriting_a_project(contents: dict[str, bytes], template: Path, tmp_path: Path) -> None:
     """With `-f`: what it has of its own stays, what the template has is as new."""
     answers = {"package_name": "mine", "examples": "none"}

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 import lightkeel
 from tests.template.baking import commit, files, run
 
@@ -13,6 +15,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_cruft_update(repository: Path, tmp_path: Path) -> None:
     answers = {"project_slug": "project", "package_name": "mine", "examples": "regression"}
     given = ["--no-input", "--extra-context", json.dumps(answers), "--output-dir", str(tmp_path)]
