@@ -29,7 +29,7 @@ def test_tensorboard(tiny_run: Path, tmp_path: Path) -> None:
         until(lambda: "test/acc" in str(fetch(f"{url}/data/plugin/scalars/tags")))
         until(lambda: "images/filters" in str(fetch(f"{url}/data/plugin/images/tags")))
         page.open(f"{url}/?tagFilter=train|val|test#timeseries")
-        page.shows("8 cards", "train\n/loss", "val\n/acc", "test\n/acc", "Smoothed")
+        page.shows("7 cards", "train\n/loss", "val\n/acc", "test\n/acc", "Smoothed")
         page.screenshot("tensorboard_scalars", tmp_path)
         page.open("about:blank")
         page.open(f"{url}/?tagFilter=images/|feature_maps/#timeseries")

@@ -32,7 +32,9 @@ def test_dashboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = shlex.split(printed)
     command = [str(Path(sys.executable).parent / program), *arguments]
     server = serving(
-        [*command, "--port", free_port()], tmp_path / "server.log", r"Listening on (http://\S+)/"
+        [*command, "--port", free_port()],
+        tmp_path / "server.log",
+        r"Listening (?:on|at:) (http://[^\s/]+)",
     )
     with server as url, browsing(tmp_path / "profile", height_px=1200) as page:
         page.open(url)

@@ -135,7 +135,7 @@ def test_pruned_runs_are_saved(tmp_path: Path) -> None:
     (tmp_path / "sweeps/fated/fated/001/checkpoints/last.ckpt").stat()
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 def test_trials_on_several_devices(tmp_path: Path) -> None:
     """Lightning starts the other ranks as it does from ``src.train``."""
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
@@ -152,7 +152,7 @@ def test_trials_on_several_devices(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "sweeps/two/logs/000.log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 def test_killed_then_interrupted_then_done(tmp_path: Path) -> None:
     """Each time the running trial is saved and resumed, and no process is left."""
     args = [*LINE, "--trainer.max_epochs=40", "--grid", f"{LR}=[0.01]", "--name=killed"]

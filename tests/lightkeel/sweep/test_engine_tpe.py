@@ -11,7 +11,7 @@ from lightkeel.sweep import study as studies
 from tests.lightkeel.sweep.test_engine_study import SPACE, claims, planned
 
 
-@pytest.mark.slow
+@pytest.mark.extras
 def test_tpe_beats_random() -> None:
     """The best of 25 trials, over 10 seeds."""
     studies.quiet()

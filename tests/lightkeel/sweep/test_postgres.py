@@ -18,7 +18,7 @@ from tests.lightkeel.sweep.watched import at_work, members, start, trials, until
 
 pytest.importorskip("optuna")
 pytest.importorskip("psycopg2")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.extras
 
 NAMES = [f"--grid=model.optimizer.lr=[{','.join(f'0.0{n}' for n in range(1, 5))}]", "--name=shared"]
 LINE = [*experiment("linear_regression"), "--callbacks.plots=null", "--trainer.max_epochs=20"]
