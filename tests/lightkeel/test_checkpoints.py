@@ -316,6 +316,7 @@ class NamedWhenSetUp(TinyData):
         self.class_names = self.names
 
 
+@pytest.mark.slow
 def test_names_that_are_known_late(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data", f"{__name__}.{NamedWhenSetUp.__name__}", "--data.names", "[a,b,c]"]
     assert train([*TINY, *data, "--runs_dir", str(tmp_path), "--run_name", "run"]) == 0

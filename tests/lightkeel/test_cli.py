@@ -315,7 +315,8 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     assert config["runs_dir"] == str(runs)
 
 
-@pytest.mark.parametrize("in_file", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_file", [False, True])
 def test_home(in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--runs_dir=~/runs``, which shells leave as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))

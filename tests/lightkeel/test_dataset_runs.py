@@ -400,6 +400,7 @@ def squares() -> TensorDataset:
     return TensorDataset(torch.rand(20, 1, 4, 4), torch.arange(20) % 2)
 
 
+@pytest.mark.slow
 def test_export_takes_samples_and_predict_says_why_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

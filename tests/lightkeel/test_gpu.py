@@ -199,6 +199,7 @@ def test_gradients_are_not_accumulated_over_cuda_graphs(
         fails(train, args, message, capsys)
 
 
+@pytest.mark.slow
 def test_rows_are_predicted(
     gpu: PretendedGPU | None,
     tmp_path: Path,

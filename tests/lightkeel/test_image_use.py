@@ -106,6 +106,7 @@ def unfinished(colours: Path, folder: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_classes_are_known_by_name(colours: Path, tmp_path: Path) -> None:
     """Two of three, which by themselves would be numbers 0 and 1."""
     roots = sorted_otherwise(colours, tmp_path / "images", red="red", green="green")

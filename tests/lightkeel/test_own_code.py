@@ -488,6 +488,7 @@ class Objects(OwnLoaders):
 """
 
 
+@pytest.mark.slow
 def test_objects_as_defaults_are_not_in_the_config(write: Write, tmp_path: Path) -> None:
     """What YAML can say is; the rest the class has by itself; all comes out the same again."""
     name = write(HEAD + MODULE + OBJECTS)
