@@ -229,3 +229,17 @@ def test_run_that_ends_before_it_is_done(tmp_path: Path) -> None:
         assert made.run() == 0
     error = "ended with status 0 before it was done"
     assert outcomes(made) == [(0, "COMPLETE", None), (1, "FAIL", error)]
+
+
+@pytest.mark.parametrize(("is_last", "state"), [(False, "PRUNED"), (True, "COMPLETE")])
+def test_last_epoch_is_not_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last: bool, state: str
+) -> None:
+    """Nothing would be saved by it, and the trial would have no value."""
+    told = [(0, 0.5, is_last)]
+    monkeypatch.setattr(Run, "reports", lambda run: [told.pop()] if told else [])
+    monkeypatch.setattr(Run, "go_on", lambda run: run.finish(0), raising=False)
+    pruner: dict[str, Any] = {"pruner": "ThresholdPruner", "pruner_args": {"upper": 0.1}}
+    made = supervisor(tmp_path, num_trials=1, **pruner)
+    assert made.run() == 0
+    assert outcomes(made) == [(0, state, None)]
