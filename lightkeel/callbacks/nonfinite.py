@@ -42,17 +42,32 @@ class Nonfinite(Callback):
         self.action = action
         self.num_skipped = 0
         self._unread: list[tuple[int, Tensor]] = []  # optimizer step, its loss ()
+        self._is_due, self._step = False, 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._is_due, self._step = is_row_due(trainer, pl_module), trainer.global_step
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
+        if not pl_module.automatic_optimization:
+            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            self._note(trainer, trainer.global_step, loss, len(self._unread) + 1 == every)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        # Not before the backward pass, where a CUDA graph runs no Python.
+        if pl_module.automatic_optimization and outputs:
+            self._note(trainer, self._step, outputs["loss"], self._is_due)
+
+    def _note(self, trainer: Trainer, step: int, loss: Tensor, is_due: bool) -> None:
         if self.action == "skip":
             return
-        self._unread.append((trainer.global_step, loss.detach()))
+        self._unread.append((step, loss.detach()))
         # In the steps whose row of metrics is read as well, so that no other one waits.
-        is_due = len(self._unread) == trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if pl_module.automatic_optimization:
-            is_due = is_row_due(trainer, pl_module)
         if is_due or len(self._unread) >= MOST_KEPT:
             self._check_losses(trainer)
 

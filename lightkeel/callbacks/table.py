@@ -27,7 +27,7 @@ class Callbacks:
 
     Args:
         compile: Compile the model when training begins.
-        cuda_graph: Replay the forward and backward pass as one CUDA graph.
+        cuda_graph: Replay training steps as one CUDA graph.
         nonfinite: Stop where a loss is NaN or infinite, or leave such steps out.
         layer_check: Name the first layer that makes NaN or infinity.
         gradient_norms: Log the size of each layer's gradient.

@@ -283,11 +283,14 @@ def test_two_devices(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="CUDA graphs are not pretended: see test_cuda_graph.py"
 )
+@pytest.mark.parametrize("batches", ["1", "3"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_graph_changes_no_bit(precision: str, tmp_path: Path) -> None:
+def test_a_graph_changes_no_bit(precision: str, batches: str, tmp_path: Path) -> None:
     """With dropout, whose random numbers a graph takes on, and a smaller last batch."""
     args = [*ON_GPU, "--model.dropout", "0.3", "--runs_dir", str(tmp_path)]
     args += ["--data.num_samples", "100", "--trainer.precision", precision]
+    args += ["--callbacks.gradient_accumulation.batches", batches]
+    args += ["--callbacks.gradient_clipping.max_norm", "1.0"]
     for name, more in {"eager": [], "graph": ["--callbacks.cuda_graph.warm_up_steps", "2"]}.items():
         assert train([*args, *more, "--run_name", name]) == 0
     assert same(tmp_path / "tiny/eager", tmp_path / "tiny/graph")

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lightkeel.callbacks import graphed_step
+from lightkeel.callbacks.graphed_step import Run
 from src import evaluate, export, models, predict
 from src.data import SyntheticImageDataModule
 from src.train import main as train
@@ -36,23 +40,45 @@ def images_of(folder: Path, number: int = 3) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_a_step_takes_few_operations(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+def work_of_steps(gpu: PretendedGPU | None, folder: Path, *options: str) -> list[tuple[int, int]]:
+    """Count operations and waits of the first four of five steps of an epoch."""
     if gpu is None:
         pytest.skip("a real GPU does not tell what it ran; the pretended one does")
     Work.gpu, Work.so_far = gpu, []
     args = [*IMAGES, "--trainer.max_epochs", "1", "--trainer.callbacks+", f"{Work.__module__}.Work"]
     args += ["--data.num_samples", "80", "--trainer.log_every_n_steps", "100"]
     args += ["--trainer.limit_val_batches", "0", "--callbacks.checkpoint.monitor", "null"]
-    args += ["--callbacks.early_stopping", "null", "--runs_dir", str(tmp_path)]
+    args += ["--callbacks.early_stopping", "null", "--runs_dir", str(folder), *options]
     assert train(args) == 0
-    steps = [
+    return [
         (operations - before, waits - waits_before)
         for (before, waits_before), (operations, waits) in pairwise(Work.so_far)
     ]
+
+
+def test_a_step_takes_few_operations(gpu: PretendedGPU | None, tmp_path: Path) -> None:
+    steps = work_of_steps(gpu, tmp_path)
     # The first shows its images and makes the state of the optimizer. Batches are made beforehand.
     assert len(steps) == 4
     assert max(operations for operations, _ in steps[1:]) <= 70  # 48: network and loss, both ways
     assert [waits for _, waits in steps[1:]] == [0, 0, 0]
+
+
+def test_beside_a_graph_a_step_takes_few_operations(
+    gpu: PretendedGPU | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the graph is one launch; here, nothing at all."""
+
+    def record(run: Run) -> Callable[[], None]:
+        run()
+        return lambda: None
+
+    monkeypatch.setattr(graphed_step, "record", record)
+    monkeypatch.setattr(graphed_step, "no_waits", lambda device: nullcontext())
+    steps = work_of_steps(gpu, tmp_path, "--callbacks.cuda_graph.warm_up_steps", "1")
+    # Two copies of the batch, one of the loss that is logged, one of the output; two groups of
+    # parameters take two operations each.
+    assert steps[2:] == [(8, 0), (8, 0)]
 
 
 def test_batches_are_those_of_the_cpu(gpu: PretendedGPU | None) -> None:

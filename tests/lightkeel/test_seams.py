@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     # What `multiprocessing` leaves out as a forked process ends, and loggers count on.
     "lightkeel/sweep/processes.py": {"_run_exitfuncs"},
     # What `update` notes of a metric, in Python, which a graph does not run; no other way to it.
-    "lightkeel/callbacks/cuda_graph.py": {"_update_count", "_computed", "_forward_cache"},
+    "lightkeel/callbacks/graph_state.py": {"_update_count", "_computed", "_forward_cache"},
+    "lightkeel/callbacks/graphed_step.py": {"_results"},
 }
 
 

@@ -197,7 +197,8 @@ def test_devices_stop_together(here: str, elsewhere: float, message: str | None)
     trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=None, **settings)
     watching = Nonfinite()
     model = line()
-    watching.on_before_backward(trainer, model, torch.tensor(float(here)))
+    watching.on_train_batch_start(trainer, model, None, 0)
+    watching.on_train_batch_end(trainer, model, {"loss": torch.tensor(float(here))})
     if message is None:
         watching.on_train_epoch_end(trainer, model)
     else:
