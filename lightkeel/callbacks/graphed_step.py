@@ -2,8 +2,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import numpy
@@ -129,8 +130,6 @@ class GraphedStep:
     def _capture(self, kind: Kind, optimizer: Any, batch_idx: int, kwargs: Any) -> dict[str, Any]:
         if len(self.graphs) >= MOST_GRAPHS:
             self.graphs.clear()
-        for other in self.graphs.values():
-            other.state.enter()  # so that they and this one have the same places
         batch = apply_to_collection(kwargs["batch"], Tensor, Tensor.clone)
         results = self.trainer.fit_loop.epoch_loop._results.values()
         graph = Graph(batch, State(self.module, results))
@@ -276,11 +275,22 @@ def flattened(batch: Any) -> tuple[list[Tensor], Any]:
     """Return the tensors in a batch, and what must not change for a graph to be replayed on it."""
     tensors: list[Tensor] = []
 
-    def kind_of(tensor: Tensor) -> Any:
-        tensors.append(tensor)
-        return tensor.shape, tensor.dtype, tensor.device, tensor.stride()
+    def kind_of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return value.shape, value.dtype, value.device, value.stride()
+        if isinstance(value, (list, tuple)):
+            return tuple(map(kind_of, value))
+        if isinstance(value, Mapping):
+            return tuple((key, kind_of(item)) for key, item in value.items())
+        if is_dataclass(value):
+            return kind_of(vars(value))
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            what = f"a batch holds a {type(value).__name__}, whose tensors are not known"
+            raise ValueError(f"no step can be captured: {what}.\n{OFF}")
+        return value
 
-    return tensors, apply_to_collection(batch, Tensor, kind_of)
+    return tensors, kind_of(batch)
 
 
 def random_states() -> Any:

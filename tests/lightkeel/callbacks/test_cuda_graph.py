@@ -6,6 +6,7 @@ import random
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset
 from torchmetrics import CatMetric, MeanMetric
 
 from lightkeel.callbacks import cuda_graph, graphed_step
@@ -24,6 +26,7 @@ from lightkeel.callbacks.compile import Compile
 from lightkeel.callbacks.cuda_graph import CUDAGraph
 from lightkeel.callbacks.graphed_step import Graph, GraphedStep, Run
 from lightkeel.callbacks.readings import is_row_due
+from src.callbacks import GradientAccumulation
 from tests.lightkeel.fitting import Given, Rows, fit
 
 
@@ -55,11 +58,14 @@ class Reruns:
 
         def replay() -> None:
             self.replayed += 1
+            assert all(getattr(owner, name) is place for owner, name, place in state.places)
             attached = [(p, p.grad) for p in step.parameters]
             notes = [(m, dict(vars(m))) for m in state.metrics]
             progress = copy.deepcopy(step.loop.optim_progress.state_dict())
             step.loop.optim_progress.load_state_dict(copy.deepcopy(began))
             state.counts = [metric.update_count for metric in state.metrics]
+            for parameter, gradient in kept[1]:  # which are at places that a graph knows
+                parameter.grad = gradient
             with graphed_step.steps_left_out(step.optimizer):
                 new = run()
             for place, value in zip(static, new, strict=True):
@@ -172,6 +178,14 @@ def test_rows_are_written_by_a_graph_of_their_own(tmp_path: Path, reruns: Reruns
     assert (reruns.captured, reruns.replayed) == (2, 6 + 6)
 
 
+def test_few_graphs_are_kept(
+    tmp_path: Path, reruns: Reruns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphed_step, "MOST_GRAPHS", 1)
+    assert_no_bit_changes(tmp_path, CUDAGraph(2), Clips(), log_every_n_steps=2)
+    assert (reruns.captured, reruns.replayed) == (12, 12)
+
+
 class Scheduled(Net):
     """With a learning rate and a momentum that change with each step."""
 
@@ -182,18 +196,53 @@ class Scheduled(Net):
 
 
 def test_schedules_act(tmp_path: Path, reruns: Reruns) -> None:
-    assert_no_bit_changes(tmp_path, CUDAGraph(1), model=Scheduled)
+    graphed = assert_no_bit_changes(tmp_path, CUDAGraph(1), model=Scheduled)
     assert reruns.captured == 1
+    assert vars(graphed.trainer.optimizers[0])["step"]._wrapped_by_lr_sched
 
 
-@pytest.mark.parametrize("batches", [2, 3, 4])
+@pytest.mark.parametrize(("batches", "replayed"), [(2, 12), (3, 10), (4, 7)])
 def test_accumulated_batches_have_graphs_of_their_own(
-    batches: int, tmp_path: Path, reruns: Reruns
+    batches: int, replayed: int, tmp_path: Path, reruns: Reruns
 ) -> None:
-    """Windows of 2 in an epoch of 7 batches: the last, of one, runs as ever."""
-    options: dict[str, Any] = {"accumulate_grad_batches": batches, "log_every_n_steps": 2}
-    assert_no_bit_changes(tmp_path, CUDAGraph(1), Clips(), **options)
-    assert reruns.replayed >= {2: 11, 3: 10, 4: 4}[batches]
+    """In the last window of an epoch, samples have other weights."""
+    callbacks = [Clips(), GradientAccumulation(batches)]
+    assert_no_bit_changes(tmp_path, CUDAGraph(1), *callbacks, log_every_n_steps=2)
+    assert reruns.replayed == replayed
+
+
+class Partly(Net):
+    """Leaves a bias out in the first batch of an epoch, which is not captured."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        last: Any = self.net[3]
+        out = F.linear(self.net[:3](x), last.weight, last.bias if batch_idx else None)
+        return F.mse_loss(out[:, 0], y)
+
+
+def test_a_gradient_that_the_batch_before_had_not(tmp_path: Path, reruns: Reruns) -> None:
+    options: dict[str, Any] = {"accumulate_grad_batches": 3, "model": Partly}
+    assert_no_bit_changes(tmp_path, CUDAGraph(1), **options)
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(*data(5).arrays, strict=True)
+
+
+def test_the_last_window_of_a_stream_steps_too(tmp_path: Path, reruns: Reruns) -> None:
+    """Of five batches, accumulated by two, the last is a window of its own; nobody knows when."""
+    found = []
+    for callbacks in ([], [CUDAGraph(1)]):
+        model = Net()
+        loader = LightningDataModule.from_datasets(Endless(), batch_size=1)
+        torch.manual_seed(5)
+        options: dict[str, Any] = {"max_epochs": 4, "accumulate_grad_batches": 2}
+        fit(tmp_path, model.eval(), loader, *callbacks, **options)
+        found.append([p.tolist() for p in model.parameters()])
+    assert found[0] == found[1]
+    assert reruns.replayed > 0
 
 
 class Validates(Net):
@@ -396,6 +445,34 @@ class Watches(Callback):
         self.seen += 1
 
 
+class OfArray(Net):
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return (*batch, np.zeros(1))
+
+
+class OfDictionary(Net):
+    """Takes a dictionary, with a dataclass in it."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return {"both": Pair(*batch[:2]), "name": "train"}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["both"].x, batch["both"].y), batch_idx)
+
+
+@dataclass
+class Pair:
+    x: Tensor
+    y: Tensor
+
+
+def test_batches_of_any_kind(tmp_path: Path, reruns: Reruns) -> None:
+    assert_no_bit_changes(tmp_path, CUDAGraph(1), model=OfDictionary)
+    assert reruns.replayed == 15
+    with pytest.raises(ValueError, match=r"^no step can be captured: a batch holds a ndarray, "):
+        trained(tmp_path, CUDAGraph(1), model=OfArray)
+
+
 def test_hooks_that_count_are_refused(tmp_path: Path, reruns: Reruns) -> None:
     with pytest.raises(ValueError, match=r"^the step changes `Watches\.seen`, which a graph would"):
         trained(tmp_path, CUDAGraph(1), Watches())
@@ -443,9 +520,10 @@ class Waits(Net):
         return output
 
 
-def test_a_step_that_waits_is_refused_before_the_capture(
-    tmp_path: Path, reruns: Reruns, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``.item()`` raise where a GPU would."""
+
     def item(tensor: Tensor) -> None:
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
@@ -456,12 +534,30 @@ def test_a_step_that_waits_is_refused_before_the_capture(
             yield
 
     monkeypatch.setattr(graphed_step, "no_waits", no_waits)
+
+
+def test_a_step_that_waits_is_refused_before_the_capture(
+    tmp_path: Path, reruns: Reruns, no_items: None
+) -> None:
     steps = Keeps()
     with pytest.raises(ValueError, match="the step") as caught:
         fit(tmp_path, Waits(), data(), steps, CUDAGraph(3))
     message = "the step of Waits cannot be captured: called a synchronizing CUDA operation."
     assert str(caught.value) == message + OFF
     assert (len(steps.kept), reruns.captured) == (2, 0)
+
+
+class WaitsOnce(Callback):
+    """As what is logged for the first time does."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        if is_row_due(trainer, pl_module) and trainer.global_step < 3:
+            next(pl_module.parameters()).sum().item()
+
+
+def test_a_kind_of_steps_may_wait_once(tmp_path: Path, reruns: Reruns, no_items: None) -> None:
+    trained(tmp_path, WaitsOnce(), CUDAGraph(1), log_every_n_steps=3)
+    assert reruns.captured == 2
 
 
 def test_waits_are_errors_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
