@@ -62,7 +62,7 @@ class GraphedStep:
         self.trainer, self.module, self.warm_up_steps = trainer, module, warm_up_steps
         self.loop: Any = trainer.fit_loop.epoch_loop.automatic_optimization
         self.eager, self.optimizer = self.loop.run, trainer.optimizers[0]
-        self.loop.run = self.run
+        vars(self.loop)["run"] = self.run
         self.parts, self.parameters = [*module.modules()], [*module.parameters()]
         self.graphs: dict[Kind, Graph] = {}
         self.seen: Counter[Kind] = Counter()
@@ -78,7 +78,7 @@ class GraphedStep:
                     parameter.grad = None
         self.graphs.clear()
 
-    def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> dict[str, Any]:
+    def run(self, optimizer: Any, batch_idx: int, kwargs: Any) -> Any:
         """Do what ``run`` of Lightning's automatic optimization does."""
         leaves, shapes = flattened(kwargs["batch"])
         kind = self._kind(shapes, batch_idx)

@@ -136,7 +136,7 @@ def trained(
     """Train for 3 epochs of 7 batches, the last of which has 3 samples and not 4."""
     made, rows = model(), Rows()
     torch.manual_seed(5)  # of dropout
-    options = {"max_epochs": 3, "logger": rows} | options
+    options = {"max_epochs": 3, "logger": rows, **options}
     return made, rows, fit(folder, made, data(), *callbacks, **options)
 
 
@@ -217,6 +217,7 @@ class Partly(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
         last: Any = self.net[3]
+        first: Any = self.net[:3]
         out = F.linear(self.net[:3](x), last.weight, last.bias if batch_idx else None)
         return F.mse_loss(out[:, 0], y)
 
@@ -494,8 +495,9 @@ def test_steps_that_are_never_alike_are_said(
 ) -> None:
     class Moves(Net):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            self.net[0].weight.data = self.net[0].weight.data.clone()
-            self.kept = [*getattr(self, "kept", []), self.net[0].weight.data]
+            first: Any = self.net[0]
+            first.weight.data = first.weight.data.clone()
+            self.kept = [*getattr(self, "kept", []), first.weight.data]
 
     monkeypatch.setattr(graphed_step, "MOST_KINDS", 4)
     with pytest.raises(ValueError, match=r"^finds no step to capture: ") as caught:
