@@ -4,11 +4,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch.optim import LBFGS
 
 from ..errors.checks import at_least
 from .compile import WITH_CUDA_GRAPHS, Compile
-from .graphed_step import OFF, GraphedStep
+from .graph_capture import OFF
+from .graphed_step import GraphedStep
 from .readings import scaler_of
 
 
@@ -25,8 +25,9 @@ class CUDAGraph(Callback):
 
     Steps of several kinds have graphs of their own: those that write a row of metrics, the first,
     middle and last of accumulated batches, those after layers were frozen. Some run as ever: the
-    first of an epoch and after validation, the last batch if it is smaller, and the last window of
-    accumulated batches.
+    first of an epoch and after validation, the last batch if it is smaller, the last window of
+    accumulated batches, and those of a ninth kind. Where hooks change in Python what steps compute
+    with, they are captured anew in the next epoch.
 
     Args:
         warm_up_steps: Steps of each kind before its capture, in which libraries choose their
@@ -83,6 +84,4 @@ def obstacle(trainer: Trainer, pl_module: LightningModule) -> str | None:
         return f"{name} has an `optimizer_step` of its own, in Python."
     if scaler_of(trainer) is not None:
         return "16-bit precision scales losses by a number that changes. Use bf16-mixed."
-    if isinstance(trainer.optimizers[0], LBFGS):
-        return "LBFGS computes losses several times a step, as they come out."
     return None

@@ -1,4 +1,4 @@
-"""What a step changes besides weights, at the places in memory that a graph knows."""
+"""What a step changes besides weights: tensors at places that a graph knows, and Python."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,13 +8,19 @@ import torch
 from lightning_utilities import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_mean
+
+# Of metrics, what `leave` sees to.
+NOTED = ("_computed", "_forward_cache", "_update_count", "has_reset")
+# What says how others are found, what is in the kind of a step; buffers have places.
+DERIVED = ("_buffers", "_metric_attributes", "_state_is_copy", "training")
 
 
 class State:
-    """Buffers and states of metrics that a step changes, at the places that a graph knows.
+    """Tensors that a step binds anew, at the places that a graph knows.
 
     Args:
-        module: Its buffers, and its metrics.
+        module: Its buffers, metrics and other tensors.
         results: What ``self.log`` accumulates, metrics too.
     """
 
@@ -25,9 +31,12 @@ class State:
         self.places: list[tuple[Any, str, Tensor]] = []
         for owner in {id(part): part for part in [*module.modules(), *self.metrics]}.values():
             found: dict[str, Any] = dict(owner.named_buffers(recurse=False))
-            found |= owner.metric_state if isinstance(owner, Metric) else {}
+            found |= {name: value for name, value in vars(owner).items() if name not in NOTED}
             self.places += [(owner, name, v) for name, v in found.items() if torch.is_tensor(v)]
+        for metric in self.metrics:  # or nodes of the backward pass outlive the steps before
+            metric._forward_cache = detached(metric._forward_cache)
 
+    @torch.no_grad()
     def enter(self) -> None:
         """Bring what was bound anew, as by ``reset`` of a metric, to the place of the graph."""
         for owner, name, place in self.places:
@@ -37,12 +46,24 @@ class State:
                 setattr(owner, name, place)
 
     def settle(self) -> None:
-        """Note what the step has changed, as part of it."""
+        """Note what the step has changed, as part of it.
+
+        Raises:
+            ValueError: A metric computes with numbers that a graph would repeat.
+        """
+        bound = {
+            id(owner) for owner, name, place in self.places if getattr(owner, name) is not place
+        }
         self.enter()
-        added = [m.update_count - n for m, n in zip(self.metrics, self.counts, strict=True)]
-        updated = [(m, n) for m, n in zip(self.metrics, added, strict=True) if n]
-        self.updates = [(metric, number, metric._forward_cache) for metric, number in updated]
-        others = {id(part) for part in self.metrics} - {id(metric) for metric, _ in updated}
+        for metric, before in zip(self.metrics, self.counts, strict=True):
+            if number := metric.update_count - before:
+                last = detached(metric._forward_cache)
+                if last is not None and dim_zero_mean in metric._reductions.values():
+                    name = type(metric).__name__
+                    raise ValueError(f"{name} averages by its number of updates. Use `update`")
+                self.updates.append((metric, number, last))
+        others = {id(metric) for metric in self.metrics} - bound
+        others -= {id(metric) for metric, *_ in self.updates}
         self.places = [place for place in self.places if id(place[0]) not in others]
 
     def leave(self, times: int) -> None:
@@ -55,16 +76,33 @@ class State:
             if hasattr(metric, "has_reset"):
                 metric.has_reset = False
 
+    def give_up(self) -> None:
+        """Bind what was bound before a capture that failed."""
+        for owner, name, place in self.places:
+            setattr(owner, name, place)
+
+
+def detached(value: Any) -> Any:
+    """Return what was computed without the way there."""
+    return apply_to_collection(value, Tensor, Tensor.detach)
+
 
 def plain(owners: dict[str, Any]) -> dict[str, Any]:
-    """Return plain values of objects by path, and how much is in a collection of theirs."""
-    found: dict[str, Any] = {}
-    for path, owner in owners.items():
-        values = owner.metric_state if isinstance(owner, Metric) else vars(owner)
-        for name, value in values.items():
-            key = f"{path}.{name}".removeprefix(".")
-            if isinstance(value, (int, float, str, bool)):
-                found[key] = value
-            elif isinstance(value, (list, dict, set, deque)):
-                found[key] = len(value)
-    return found
+    """Return what objects hold in Python, by path: values, and what is in their collections."""
+    return {
+        f"{path}.{name}".removeprefix("."): content(value)
+        for path, owner in owners.items()
+        for name, value in vars(owner).items()
+        if name not in NOTED + DERIVED and content(value) is not None
+    }
+
+
+def content(value: Any, is_within: bool = False) -> Any:
+    """Return what can be compared later; None: nothing of a value, or of what it holds, can be."""
+    if isinstance(value, (int, float, str, bool)):
+        return value
+    if isinstance(value, dict):
+        return [(key, content(part, True)) for key, part in value.items()]
+    if isinstance(value, (list, tuple, set, deque)):
+        return [content(part, True) for part in value]
+    return id(value) if is_within else None

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lightkeel.callbacks import graphed_step
-from lightkeel.callbacks.graphed_step import Run
+from lightkeel.callbacks import graph_capture, graphed_step
+from lightkeel.callbacks.graph_capture import Run
 from src import evaluate, export, models, predict
 from src.data import SyntheticImageDataModule
 from src.train import main as train
@@ -74,7 +74,7 @@ def test_beside_a_graph_a_step_takes_few_operations(
         return lambda: None
 
     monkeypatch.setattr(graphed_step, "record", record)
-    monkeypatch.setattr(graphed_step, "no_waits", lambda device: nullcontext())
+    monkeypatch.setattr(graph_capture, "no_waits", lambda device: nullcontext())
     steps = work_of_steps(gpu, tmp_path, "--callbacks.cuda_graph.warm_up_steps", "1")
     # Two copies of the batch, one of the loss that is logged, one of the output; two groups of
     # parameters take two operations each.

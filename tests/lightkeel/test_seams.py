@@ -26,7 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     # What `multiprocessing` leaves out as a forked process ends, and loggers count on.
     "lightkeel/sweep/processes.py": {"_run_exitfuncs"},
     # What `update` notes of a metric, in Python, which a graph does not run; no other way to it.
-    "lightkeel/callbacks/graph_state.py": {"_update_count", "_computed", "_forward_cache"},
+    "lightkeel/callbacks/graph_state.py": {
+        *("_update_count", "_computed", "_forward_cache", "_reductions"),
+    },
     "lightkeel/callbacks/graphed_step.py": {"_results"},
 }
 
