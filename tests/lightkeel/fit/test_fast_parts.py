@@ -156,6 +156,12 @@ class Overrides(LightningModule):
     def validation_step(self, *args: Any) -> None: ...
 
 
+class Borrows(Callback):
+    """Has a hook that no module overrides, but a callback does."""
+
+    on_fit_start = LightningModule.on_fit_start  # type: ignore[assignment]
+
+
 METHODS = [
     lambda *_: None,
     partial(print),
@@ -175,6 +181,7 @@ def variants() -> Iterator[tuple[str, Any]]:
             instance.__dict__[name] = method
             yield name, instance
     yield from (("training_step", None), ("training_step", 3))
+    yield from (("on_fit_start", Overrides()), ("on_fit_start", Borrows()))
 
 
 def test_methods_that_are_overridden_are_found_as_before() -> None:
