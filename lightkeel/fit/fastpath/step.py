@@ -98,10 +98,10 @@ def record(name: str, args: str | None = None) -> Any:
 
 
 def capture_check(self: Optimizer) -> None:
-    """``_accelerator_graph_capture_health_check``, where there is a CUDA graph, or to be one."""
+    """``_accelerator_graph_capture_health_check``, where a CUDA graph is captured, or to warn."""
     cuda: Any = torch.cuda
     is_capturing = cuda.is_initialized() and cuda.is_current_stream_capturing()
-    if is_capturing or self.param_groups[0].get("capturable"):
+    if is_capturing or not getattr(self, "_warned_capturable_if_run_uncaptured", False):
         CHECK(self)
 
 
