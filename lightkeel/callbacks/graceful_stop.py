@@ -41,9 +41,9 @@ class GracefulStop(Callback):
     def on_between_batches(self, trainer: Trainer) -> None:
         """Leave if asked to, once all that belongs to the step is done; see ``ExactResume``."""
         # Between two batches of an accumulation window there is nothing that could be resumed.
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        is_due = stepped and (trainer.world_size == 1 or self._step % AGREE_EVERY == 0)
-        if is_due and (status := self._agreed(trainer)):
+        before, self._step = self._step, trainer.global_step
+        is_due = self._received if trainer.world_size == 1 else self._step % AGREE_EVERY == 0
+        if is_due and self._step != before and (status := self._agreed(trainer)):
             save_and_exit(trainer, status)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

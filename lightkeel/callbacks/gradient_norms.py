@@ -1,6 +1,5 @@
 """See in which layers gradients vanish or explode."""
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -29,15 +28,15 @@ class GradientNorms(Callback):
         at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
 
-    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
+        if not is_row_due(trainer, pl_module):
+            return
         # The first row after each multiple; in manual optimization, a step of each optimizer.
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         span = every if pl_module.automatic_optimization else len(trainer.optimizers)
-        is_due = (trainer.global_step + 1) % self.every_n_steps < span
-        if not (is_due and is_row_due(trainer, pl_module)):
+        if (trainer.global_step + 1) % self.every_n_steps >= span:
             return
         # Fused optimizers unscale gradients in their step.
         scaler = scaler_of(trainer) if optimizer.defaults.get("fused") else None

@@ -69,7 +69,7 @@ class Progress(ProgressBar):
         self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
         now, every = time.monotonic(), trainer.log_every_n_steps  # type: ignore[attr-defined]
         # In steps whose row of metrics is read as well, so that no other one waits for a GPU.
-        if every and trainer.global_step % every == 0 and now >= self._next_read:
+        if every and now >= self._next_read and trainer.global_step % every == 0:
             self._read(trainer)
         if now >= self._next:
             self._show(trainer, self._batch, trainer.num_training_batches)

@@ -82,10 +82,12 @@ def count_samples(batch: Any) -> int | None:
     nesting of lists, tuples, mappings and dataclasses. Other objects may hold anything.
     """
     if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
+        return batch.shape[0] if batch.ndim else None
     if isinstance(batch, PackedSequence):
         return int(batch.batch_sizes[0])
     parts = list(batch) if isinstance(batch, (tuple, list)) else []
+    if parts and isinstance(parts[0], Tensor) and parts[0].ndim:
+        return parts[0].shape[0]
     if parts and all(isinstance(part, (str, bytes, int, float)) for part in parts):
         return len(parts)
     if isinstance(batch, Mapping):

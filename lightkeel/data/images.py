@@ -118,8 +118,9 @@ class ImageDataModule(InMemoryDataModule):
     def _epoch_draws(self, device: torch.device) -> dict[str, Tensor]:
         """Random numbers for all rows of the epoch, drawn once: in a batch it is one gather."""
         assert self.trainer is not None
-        epoch, num_rows = self.trainer.current_epoch, len(self.datasets["train"].arrays.targets)
+        epoch = self.trainer.current_epoch
         if self._draws[0] != (epoch, device):
+            num_rows = len(self.datasets["train"].arrays.targets)
             there = device if device.type == "cuda" else None  # 64 bits as here
             names = self._augmentations
             draws = {n: draw(num_rows, self.seed, epoch, n, there).to(device) for n in names}

@@ -22,7 +22,7 @@ from ..project import LIBRARY, current
 from .bad_input import InputError
 from .checks import snake_case
 
-FAST_PATH = str(LIBRARY / "fit" / "fastpath.py")
+FAST_PATH = LIBRARY / "fit" / "fastpath"
 LIGHTNING = Path(lightning.__file__).parent
 # Whose code is nobody's who uses this project: that of Python and of packages.
 INSTALLED = {
@@ -170,7 +170,7 @@ def called_by_own_code(trace: TracebackType | None) -> bool:
     Setting up the data, as to count the steps of a run for a schedule, checks options.
     """
     codes = [frame.f_code for frame in frames(trace)]
-    codes = [code for code in codes if code.co_filename != FAST_PATH]  # part of Lightning
+    codes = [code for code in codes if not _is_in(code, FAST_PATH)]  # part of Lightning
     into = [pair for pair in pairwise(codes) if _is_in(pair[1], LIGHTNING) and _is_own(pair[0])]
     return any(called.co_name != "estimated_stepping_batches" for _, called in into)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from ..data.random_streams import RandomStreams
 from ..errors.checks import warn
 from . import lightning_state as lightning, module_state
+from .fastpath.hooks import overriding
 from .replay import (
     Pass,
     ReplayLoader,
@@ -222,10 +223,8 @@ class ExactResume(Callback):
 
 def call_each(trainer: Trainer, name: str, *args: Any) -> None:
     """Call a method of each callback that has it."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if hook := getattr(callback, name, None):
-            hook(*args)
+    for callback in overriding(trainer, name):
+        getattr(callback, name)(*args)
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:

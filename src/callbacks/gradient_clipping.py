@@ -43,7 +43,6 @@ class GradientClipping(Callback):
                 "already. Set model.optimizer.fused to false, or trainer.precision to bf16-mixed."
             )
 
-    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:

@@ -1,5 +1,6 @@
 """Runs on a GPU: that of the machine, or where it has none, a pretended one."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,25 @@ class Work(Callback):
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.so_far.append((len(self.gpu.operations), len(self.gpu.waits)))
+
+
+class Calls(Callback):
+    """Note how many functions were called from one batch to the next, those of C too."""
+
+    so_far: ClassVar[list[int]]
+    number = 0
+
+    def count(self, frame: Any, event: str, argument: Any) -> None:
+        self.number += event in ("call", "c_call")
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        sys.setprofile(None)
+        self.so_far.append(self.number)
+        self.number = 0
+        sys.setprofile(self.count)
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        sys.setprofile(None)
 
 
 def resumed_like_whole(

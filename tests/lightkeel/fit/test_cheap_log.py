@@ -1,4 +1,4 @@
-"""``self.log`` as ``fit/fastpath.py`` has it, against Lightning's own: the same values everywhere.
+"""``self.log`` as ``fit/fastpath/logged.py`` has it, against Lightning's: same values everywhere.
 
 python -m tests.lightkeel.fit.test_cheap_log FOLDER     two processes: what both of them logged
 """
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection
 
 from lightkeel.fit import fastpath
+from lightkeel.fit.fastpath import logged
 
 Call = Callable[..., Any]  # of a module, a number and how many came before
 Calls = Mapping[str, Call]
@@ -443,13 +444,13 @@ def test_a_log_of_ones_own_is_called(tmp_path: Path) -> None:
 def counted() -> Iterator[list[str]]:
     """Note the names of what Lightning's own ``log`` is asked for."""
     names: list[str] = []
-    own = fastpath.LOG
+    own = logged.LOG
 
     def log(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
         names.append(name)
         own(self, name, *args, **kwargs)
 
-    with patch.object(fastpath, "LOG", log), fastpath.active():
+    with patch.object(logged, "LOG", log), fastpath.active():
         yield names
 
 
@@ -516,7 +517,7 @@ def test_a_row_is_read_at_once(gpu: Any) -> None:
         pytest.skip("a real GPU does not tell when the host waits; the pretended one does")
     values: dict[str, Any] = {name: torch.ones((), device="cuda") for name in "abcd"}
     before = len(gpu.waits)
-    assert fastpath.numbers({**values, "e": 2, "f": 0.1}) == {
+    assert logged.numbers({**values, "e": 2, "f": 0.1}) == {
         **dict.fromkeys("abcd", 1.0),
         "e": 2,
         "f": 0.1,
