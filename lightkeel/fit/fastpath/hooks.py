@@ -96,7 +96,7 @@ def is_parameter(
 look_up = cache(is_param_in_hook_signature)
 
 
-def lightning_module(self: Trainer) -> Any:
+def lightning_module(self: Trainer) -> LightningModule | None:
     """``Trainer.lightning_module`` without two properties, read some 35 times a step."""
     strategy = self._accelerator_connector.strategy
     if type(strategy).lightning_module is not Strategy.lightning_module:
