@@ -56,8 +56,6 @@ SEAMS: tuple[tuple[Any, str, Any], ...] = (
     (stat_scores, "_multiclass_stat_scores_update", step.count_classes),
     # Nine searches for the loop at hand, by its stage: 4 to 11.
     (Trainer, "_results", property(hooks.results)),
-    # Two properties more for each of 35 readers: 70 calls, but 1 of time.
-    (Trainer, "lightning_module", property(hooks.lightning_module)),
     # Eight comparisons of code, which does not change: 19.
     (data_connector, "is_overridden", hooks.is_overridden),
     (trainer_file, "is_overridden", hooks.is_overridden),

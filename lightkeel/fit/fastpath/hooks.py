@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import model_helpers
@@ -94,14 +93,6 @@ def is_parameter(
 
 
 look_up = cache(is_param_in_hook_signature)
-
-
-def lightning_module(self: Trainer) -> LightningModule | None:
-    """``Trainer.lightning_module`` without two properties, read some 35 times a step."""
-    strategy = self._accelerator_connector.strategy
-    if type(strategy).lightning_module is not Strategy.lightning_module:
-        return strategy.lightning_module
-    return strategy._lightning_module
 
 
 def results(self: Trainer) -> Any:

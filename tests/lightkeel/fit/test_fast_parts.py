@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
@@ -212,24 +211,6 @@ def test_results_are_those_of_the_stage(stage: RunningStage | None) -> None:
     with fastpath.active():
         assert trainer._results is expected
     assert (expected == "a") is (stage is RunningStage.TRAINING)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_module_is_that_of_the_strategy() -> None:
-    class Own(SingleDeviceStrategy):
-        @property
-        def lightning_module(self) -> Any:
-            return "own"
-
-    model = BoringModel()
-    for strategy, found in ((SingleDeviceStrategy(), model), (Own(), "own")):
-        trainer = Trainer(
-            accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False
-        )
-        with fastpath.active():
-            assert trainer.lightning_module is strategy.lightning_module
-            strategy._lightning_module = model
-            assert trainer.lightning_module is found
 
 
 def test_profilers_of_ones_own_are_started() -> None:

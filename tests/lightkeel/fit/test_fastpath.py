@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _ResultCollection,
@@ -59,8 +58,6 @@ RELIED_ON: dict[str, Any] = {
     "_multiclass_stat_scores_update": step.COUNT,
     "convert_tensors_to_scalars": convert_tensors_to_scalars,
     "is_param_in_hook_signature": is_param_in_hook_signature,
-    "Trainer.lightning_module": Trainer.lightning_module,
-    "Strategy.lightning_module": Strategy.lightning_module,
     "Trainer._results": hooks.RESULTS,
     "Trainer._active_loop": Trainer._active_loop,
     "_FitLoop._results": _FitLoop._results,
@@ -95,8 +92,6 @@ DIGESTS = {
     "_multiclass_stat_scores_update": "d71485fa",
     "convert_tensors_to_scalars": "0ed601a5",
     "is_param_in_hook_signature": "bd4c75a2",
-    "Trainer.lightning_module": "d1c2be9a",
-    "Strategy.lightning_module": "5808bcaf",
     "Trainer._results": "70c42562",
     "Trainer._active_loop": "e78f3cfe",
     "_FitLoop._results": "308cead4",
