@@ -71,7 +71,6 @@ class Nonfinite(Callback):
         if is_due or len(self._unread) >= MOST_KEPT:
             self._check_losses(trainer)
 
-    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:

@@ -91,7 +91,7 @@ def test_a_step_takes_few_calls(tmp_path: Path) -> None:
     # The first shows its images and makes the state of the optimizer.
     _, _, *steps = Calls.so_far
     assert len(steps) == 3
-    assert max(steps) <= 1330  # 1,317 with Python 3.11 and PyTorch 2.15
+    assert max(steps) <= 1330  # 1,304 to 1,317 with Python 3.11 and PyTorch 2.15
 
 
 def test_batches_are_those_of_the_cpu(gpu: PretendedGPU | None) -> None:
