@@ -49,3 +49,9 @@ lock:
 		$(COMPILE) --group $$group --constraint requirements.lock \
 			--output-file locks/$$group.lock || exit; \
 	done
+
+# Of this repository alone.
+.PHONY: docs
+docs: # the site, in site/
+	$(MAKE) setup ADD=docs
+	$(VENV)/bin/mkdocs build

@@ -194,11 +194,12 @@ def set_names(answers: Answers) -> None:
         r'description = ".*"': f"description = {toml(answers['description'])}{authors}",
         r'license = ".*"\n': "" if chosen == "none" else f"license = {toml(chosen)}\n",
         **PYPROJECT,
-        **{rf"{group} = \[.*\]\n": "" for group in ("template", *LOGGERS) if group != logger},
+        **{rf"{group} = \[.*\]\n": "" for group in ("template", "docs", *LOGGERS) if group != logger},
     }.items():
         set_line(pyproject, pattern, new)
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
     set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
+    set_line(Path("Makefile"), r"\n# Of this repository alone\.\n(.*\n)+", "")
     for other in LOGGERS:
         if other != logger:
             remove(Path("configs/overlays", f"{other}.yaml"))

@@ -352,12 +352,12 @@ def test_torchvision_by_its_path(tmp_path: Path) -> None:
     assert same(run, again)
 
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/your_data.md").read_text()
 
 
 def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file and the command under this heading, on images made here."""
-    section = README.split("### Your own dataset\n")[1].split("\n##")[0]
+    section = PAGE.split("## Your own dataset\n")[1].split("\n##")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
     (command,) = re.findall(r"    python -m src.train ((?:.*\\\n)*.*)\n", section)

@@ -1,4 +1,4 @@
-"""The README's recipe for a new model and dataset, followed to the letter in a copy."""
+"""The documentation's recipe for a new model and dataset, followed to the letter in a copy."""
 
 import json
 import re
@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, ROOT
+from tests.lightkeel.places import ROOT
 from tests.template.baking import commit, copy_template, run
 
 RECIPE = Path(__file__).parent / "recipe"
 
 
 @pytest.mark.slow
-def test_recipe_in_the_readme(tmp_path: Path) -> None:
+def test_recipe_in_the_documentation(tmp_path: Path) -> None:
     """Its files are shown as they are, and work when they are added as it says."""
-    text = (ROOT / "README.md").read_text().split("### Add a model")[1].split("\n## ")[0]
+    text = (ROOT / "docs/your_model.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.S)
     copy = copy_template(tmp_path / "project")
     shown = {}
@@ -44,9 +44,3 @@ def test_recipe_in_the_readme(tmp_path: Path) -> None:
     assert re.search(r"^4 passed", tested.splitlines()[-1]), tested
     run("ruff", "check", "--no-cache", folder=copy)
     run("ruff", "format", "--check", "--no-cache", folder=copy)
-
-
-def test_all_configs_are_named_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    names = [path.stem for path in CONFIGS.glob("*.yaml") if path.stem != DEFAULT_CONFIG]
-    assert [name for name in names if f"--config {name}" not in readme] == []
