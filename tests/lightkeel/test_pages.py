@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.transforms.v2.functional import to_pil_image
 
 from lightkeel import load
 from tests.lightkeel.places import CONFIGS, DEFAULT_CONFIG, ROOT
@@ -154,7 +153,7 @@ def test_an_export_is_served_in_ten_lines(
     run("python -m src.export cifar10/NAME --format onnx --output best.onnx")
     pixels = torch.rand(3, 6, 8, generator=torch.Generator().manual_seed(0))
     smooth = nn.functional.interpolate(pixels[None], (40, 48), mode="bicubic")[0].clamp(0, 1)
-    to_pil_image(smooth).save("photo.png")
+    Image.fromarray((255 * smooth).byte().permute(1, 2, 0).numpy()).save("photo.png")
     served = subprocess.run(
         [sys.executable, "serve.py", "best.onnx", "photo.png"], capture_output=True, check=True
     )
