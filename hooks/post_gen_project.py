@@ -45,6 +45,7 @@ EXAMPLES = {
 STARTER = ["configs/blobs.yaml", "src/data/blobs.py", "src/models/point_classifier.py"]
 FIRST_CONFIG = {"vision": "cifar10_synthetic", "none": "blobs"}
 LOGGERS = ["wandb", "mlflow"]
+OWN_GROUPS = ["template", "docs"]  # of dependencies, of this repository alone
 OF_ANSWERS = {logger: f"locks/{logger}.lock" for logger in LOGGERS}
 OF_ANSWERS |= {"github": ".github/workflows/ci.yml", "gitlab": ".gitlab-ci.yml"}
 # In pyproject.toml: what only this repository needs, and what it asks of its own files.
@@ -194,7 +195,7 @@ def set_names(answers: Answers) -> None:
         r'description = ".*"': f"description = {toml(answers['description'])}{authors}",
         r'license = ".*"\n': "" if chosen == "none" else f"license = {toml(chosen)}\n",
         **PYPROJECT,
-        **{rf"{group} = \[.*\]\n": "" for group in ("template", "docs", *LOGGERS) if group != logger},
+        **{rf"{group} = \[.*\]\n": "" for group in OWN_GROUPS + LOGGERS if group != logger},
     }.items():
         set_line(pyproject, pattern, new)
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
