@@ -51,9 +51,6 @@ class State:
         Raises:
             ValueError: A metric computes with numbers that a graph would repeat.
         """
-        bound = {
-            id(owner) for owner, name, place in self.places if getattr(owner, name) is not place
-        }
         self.enter()
         for metric, before in zip(self.metrics, self.counts, strict=True):
             if number := metric.update_count - before:
@@ -62,9 +59,6 @@ class State:
                     name = type(metric).__name__
                     raise ValueError(f"{name} averages by its number of updates. Use `update`")
                 self.updates.append((metric, number, last))
-        others = {id(metric) for metric in self.metrics} - bound
-        others -= {id(metric) for metric, *_ in self.updates}
-        self.places = [place for place in self.places if id(place[0]) not in others]
 
     def leave(self, times: int) -> None:
         """Tell metrics that they were updated, ``times`` as often as in the step."""

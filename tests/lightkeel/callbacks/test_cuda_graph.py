@@ -225,6 +225,25 @@ def test_a_step_that_changes_is_captured_anew(
     assert tape.captured == captured
 
 
+class Resets(Net):
+    """Computes a metric in each step, and begins it anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error = MeanSquaredError()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = super().training_step(batch, batch_idx)
+        self.error.update(output["out"], batch[1])
+        self.log("error", self.error.compute(), on_step=True, on_epoch=True)
+        self.error.reset()
+        return output
+
+
+def test_a_metric_may_be_reset_in_a_step(tmp_path: Path, tape: Tape) -> None:
+    assert_no_bit_changes(tmp_path, CUDAGraph(1), model=Resets)
+
+
 class Fills(Net):
     """Fills gradients with zeros, gives options by position, logs a metric by step."""
 
@@ -603,10 +622,16 @@ class Looks(Callback):
         self.look(trainer, pl_module)
 
 
-def test_a_capture_that_fails_leaves_nothing(tmp_path: Path, tape: Tape) -> None:
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(LogsLate, "it logs `late` as a number"), (Counts, "the step changes `number`")],
+)
+def test_a_capture_that_fails_leaves_nothing(
+    model: type[Net], message: str, tmp_path: Path, tape: Tape
+) -> None:
     looks = Looks()
-    with pytest.raises(ValueError, match="it logs `late` as a number"):
-        trained(tmp_path, looks, CUDAGraph(2), model=LogsLate)
+    with pytest.raises(ValueError, match=message):
+        trained(tmp_path, looks, CUDAGraph(2), model=model)
     assert looks.seen[0] == looks.seen[1]
 
 
@@ -637,7 +662,14 @@ def test_no_backward_pass_is_kept(
         return tape.record(run)
 
     monkeypatch.setattr(graphed_step, "record", record)
-    fit(tmp_path, model, data(), CUDAGraph(1))
+    seen = []
+
+    class Looks(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            seen.append(pl_module.error._forward_cache.requires_grad)
+
+    fit(tmp_path, model, data(), CUDAGraph(1), Looks(), limit_train_batches=4)
+    assert seen == [True, False, False, False]
     assert [(value.requires_grad, value > 0) for value in last] == [(False, True)]
     assert_no_bit_changes(tmp_path, CUDAGraph(1), model=Kept)
 
