@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .models.weights import initialize as initialize, whitening_filters as whitening_filters
     from .use.predictor import load as load
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 PUBLIC = {
     "AccumulationScheduler": "callbacks.accumulation",
