@@ -45,7 +45,7 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     if not trainer.is_global_zero:
         return
     shown = [(name, format_value(value)) for name, value in sorted(metrics.items())]
-    print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
+    print_table(f"{split} split", shown, paths={"checkpoint": str(path)})
     names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     accuracies = {} if confusion.matrix is None else print_classes(confusion.matrix, names)
     if output is not None:

@@ -168,9 +168,9 @@ def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
     rows = [(n, format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
     rows += reported.items()
-    rows += [] if dry else [("run", str(cli.folder)), ("best checkpoint", best or "none")]
+    paths = {} if dry else {"run": str(cli.folder), "checkpoint": best or "none"}
     with tolerated("the table of results"):
-        print_table(name, rows)
+        print_table(name, rows, paths=paths)
     if cli.plots is not None and cli.folder is not None and not dry:
         with tolerated("callbacks.plots"):
             cli.plots.draw(trainer, cli.folder, panels)
