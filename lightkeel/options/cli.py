@@ -29,7 +29,7 @@ from ..runs.folder import Claim, is_rank_zero
 from ..runs.loggers import MetricsCSV, TensorBoard  # naming it makes short names known
 from . import cache
 from .configs import appended_options, read_yaml, resolve_configs
-from .names import to_learn
+from .names import check_names, to_learn
 from .parser import (
     Parser,
     check_finite,
@@ -122,6 +122,8 @@ class ProjectCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except Exception as error:
+            if isinstance(error, InputError):  # said as where names are known beforehand
+                check_names(args, learn(parser, self.table))
             message = None if isinstance(error, InputError) else explain_unparsed(error)
             if message is None:
                 raise

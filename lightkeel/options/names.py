@@ -3,17 +3,22 @@
 Names are refused here only where that is certain; the parser in ``cli`` judges all that passes.
 """
 
+import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors.bad_input import InputError
 from ..errors.checks import suggest
+from ..project import current
 from ..runs.safe_yaml import flatten
 from . import cache, moved
+from .cache import Known
 from .configs import read_yaml, resolve_configs
+from .guesses import NEAR, guess
 
 COMMAND_LINE = "the command line"
 HELP = re.compile(r"-h|--([\w.]+\.)?help(=.*)?")
@@ -34,74 +39,154 @@ def check_options(args: Sequence[str], own: Sequence[str] = ()) -> None:
     if known is None:
         # A process that has imported Lightning before may have classes that others do not.
         to_learn[:] = [True] * ("lightning" not in sys.modules)
-    if known is None or any(HELP.fullmatch(token) for token in tokens):
-        return
-    # Of which class the model, the data and each callback are so far; None: any.
-    chosen = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
-    folders = [Path()]  # where a file could be that a short name means
-    is_alone = "lightning" not in sys.modules  # others may bring further short names
-    for name, value in _given(tokens, folders):
-        is_alone &= not PATH.search(str(value)) or str(value) in known.classes
-        owner = next((o for o in chosen if f"{name}.".startswith(f"{o}.")), "")
-        option = name.removeprefix(owner)[1:].removeprefix("init_args.").split(".")[0]
+    if known is not None and not any(HELP.fullmatch(token) for token in tokens):
+        check_names(tokens, known, own, is_alone="lightning" not in sys.modules)
+
+
+def check_names(
+    tokens: Sequence[str], known: Known, own: Sequence[str] = (), is_alone: bool = True
+) -> None:
+    """Raise ``InputError`` for a name that is certainly none, and say what was probably meant.
+
+    Args:
+        tokens: The command line, with the paths of configs.
+        known: What the parser knows.
+        own: Options that the command has beside those of training, to be suggested.
+        is_alone: Whether no class but those that are known can have a short name.
+    """
+    seen, words = _Seen(known, is_alone), list[str]()
+    unknown: list[tuple[str, str, Iterable[str], str]] = []
+    for name, value in _given([*tokens], seen.folders, words):
+        if fault := seen.take(name, value, own):
+            unknown.append(fault)
+    if unknown:
+        owner, name, options, whose = unknown[0]
+        ask = partial(guess, known=known, chosen=seen.chosen, given=seen.given)
+        text = owner + unknown_option(name, options, whose, ask)
+        typed = [token.lstrip("-").partition("=")[0] for token in tokens]
+        is_typed = any(f"{owner}{name}.".startswith(f"{option}.") for option in typed)
+        raise InputError(text if is_typed else text.replace("`--", "`"))
+    if words:
+        raise InputError(no_option(words))
+
+
+class _Seen:
+    """The options that are given, and the classes that they choose."""
+
+    def __init__(self, known: Known, is_alone: bool) -> None:
+        self.known, self.is_alone = known, is_alone
+        # Of which class the model, the data and each callback is so far; None: any.
+        self.chosen = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
+        self.folders = [Path()]  # where a file could be that a short name means
+        self.given: dict[str, None] = {}
+
+    def take(
+        self, name: str, value: Any, own: Sequence[str]
+    ) -> tuple[str, str, Iterable[str], str] | None:
+        """Note an option; of one that is none, return whose, its name, what there is, and where."""
+        self.is_alone &= not PATH.search(str(value)) or str(value) in self.known.classes
+        names, owner = self.known.names, self._owner(name)
+        below = name.removeprefix(owner)[1:].removeprefix("init_args.")
+        option = below.split(".")[0]
         if owner and option in ("", "class_path"):
-            if value != {}:
-                short = "" if value is None else str(value)
-                path = short if "." in short else f"{owner}:{short}"
-                chosen[owner] = known.classes.get(path)
-                is_class = isinstance(value, str) and short.isidentifier() and owner in known.listed
-                is_unknown = is_class and is_alone and path not in known.classes
-                if is_unknown and not any(Path(folder, short).exists() for folder in folders):
-                    raise InputError(unknown_class(owner, short, known.listed[owner]))
+            self._choose(owner, value)
         elif owner:
-            whose, options = chosen[owner] or ("", [option])
+            whose, options = self.chosen[owner] or ("", [option])
             if option not in (*options, "init_args", "dict_kwargs"):
-                raise InputError(f"{owner}.{unknown_option(f'--{option}', options, whose)}")
+                return f"{owner}.", below, options, whose
         else:
             group, *rest = name.split(".")
-            is_group = any(other.startswith(f"{group}.") for other in known.names)
-            name = ".".join([group, *rest[:is_group]])
-            if name not in known.names:
-                raise InputError(unknown_option(f"--{name}", [*known.names, *own], COMMAND_LINE))
+            is_group = any(other.startswith(f"{group}.") for other in names)
+            if ".".join([group, *rest[:is_group]]) not in names:
+                return "", name, [*names, *own], COMMAND_LINE
             if not rest:  # a file, perhaps, that chooses classes
-                chosen |= {key: None for key in chosen if key.startswith(f"{name}.")}
+                self.chosen |= {o: None for o in self.chosen if o.startswith(f"{name}.")}
+        self.given[name.replace(".init_args", "").removesuffix(".class_path")] = None
+        return None
+
+    def _owner(self, name: str) -> str:
+        return next((owner for owner in self.chosen if f"{name}.".startswith(f"{owner}.")), "")
+
+    def _choose(self, owner: str, value: Any) -> None:
+        if value == {}:
+            return
+        short = "" if value is None else str(value)
+        short = short.lower() if isinstance(value, bool) else short
+        path = short if "." in short else f"{owner}:{short}"
+        self.chosen[owner] = self.known.classes.get(path)
+        is_class = isinstance(value, (str, bool)) and short.isidentifier()
+        is_unknown = is_class and self.is_alone and path not in self.known.classes
+        is_file = any(Path(folder, short).exists() for folder in self.folders)
+        if is_unknown and owner in self.known.listed and not is_file:
+            off = ["null"] * owner.startswith("callbacks.")
+            raise InputError(unknown_class(owner, short, [*self.known.listed[owner], *off]))
 
 
-def _given(tokens: list[str], folders: list[Path]) -> Iterator[tuple[str, Any]]:
-    """List the options by their dotted names, classes before what they are made with."""
+def _given(tokens: list[str], folders: list[Path], words: list[str]) -> Iterator[tuple[str, Any]]:
+    """List the options by their dotted names, classes before what they are made with.
+
+    Adds to ``folders`` where configs are, and to ``words`` what is no option.
+    """
     while tokens and (token := tokens.pop(0)) != "--":
         option, equals, value = token.partition("=")
-        if not equals and tokens and not tokens[0].startswith("--"):
+        is_option = re.match("--|-[A-Za-z]", token)  # -1 is a value
+        if is_option and not equals and tokens and not tokens[0].startswith("--"):
             value = tokens.pop(0)
         parts: dict[str, Any] = {}
         if option == "--config":
             folders.append(Path(value).parent)
             parts = flatten(read_yaml(Path(value)))
-        elif option.startswith("--") and "init_args" not in option:
+        elif (is_option or (equals and NAME.fullmatch(option))) and "init_args" not in option:
             parts = flatten(read_yaml(value), option.lstrip("-"))
-        elif re.fullmatch(r"[^-\s]\S*", token):
-            raise InputError(unknown_option(token, (), COMMAND_LINE))
+        if not is_option and re.fullmatch(r"[^-\s]\S*", token):
+            words.append(token)
         ordered = sorted(parts.items(), key=lambda part: not part[0].endswith("class_path"))
         yield from (part for part in ordered if NAME.fullmatch(part[0]))
 
 
-def unknown_option(argument: str, names: Iterable[str], owner: str) -> str:
-    """Say that there is no such option among ``names`` (dotted), and which was probably meant."""
-    if not argument.startswith("-"):
-        return f"{argument}: is no option. Options begin with --, as in --trainer.max_epochs 5."
+def unknown_option(
+    argument: str,
+    names: Iterable[str],
+    owner: str,
+    ask: Callable[..., str] = lambda name, nearly=False: "",
+) -> str:
+    """Say that there is no such option among ``names`` (dotted), and which was probably meant.
+
+    Args:
+        argument: What was given.
+        names: The options that there are.
+        owner: What has them.
+        ask: Asks whether options elsewhere were meant: ``guess`` without its middle arguments.
+    """
     name = argument.lstrip("-").partition("=")[0]
     parent, parts = "", name.split(".")
-    for part in parts:
+    for number, part in enumerate(parts):
         children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
         if part not in children:
-            whose = parent.rstrip(".") or owner
-            gone = [text for name, text in moved.GONE.items() if name.endswith(f".{part}")]
-            hint = "Available: none (options of another class stand after it)."
-            if gone or children:
-                hint = gone[0] if gone else suggest(part, children)
-            return f"{parent}{part}: {whose} has no such option. {hint}"
+            whose, rest = parent.rstrip(".") or owner, ".".join(parts[number:])
+            said = f"{whose} has no such option."
+            for option, instead in moved.GONE.items():
+                if option.endswith(f".{part}"):
+                    return f"{parent}{part}: {said} {instead}"
+            is_top = whose == COMMAND_LINE
+            is_near = difflib.get_close_matches(part, children, 1, NEAR)
+            if (is_top or not is_near) and (asked := ask(rest, nearly=is_top and not is_near)):
+                return f"{parent}{rest}: {said} {asked}"
+            none = "Available: none (options of another class stand after it)."
+            return f"{parent}{part}: {said} {suggest(part, children) if children else none}"
         parent += f"{part}."
     return f"{name}: there is no such option."
+
+
+def no_option(words: Sequence[str]) -> str:
+    """Say that words are no options, and how to name the experiment that one of them may be."""
+    known = [path.stem for path in current().configs.glob("*.yaml")]
+    near = [n for word in words for n in difflib.get_close_matches(Path(word).stem, known, 1, NEAR)]
+    example = f"--{words[0]}" if "=" in words[0] else "--trainer.max_epochs 5"
+    how = f"Options begin with --, as in {example}."
+    if near:
+        how = f"Give the experiment as --config {near[0]}."
+    return f"{words[0]}: is no option. {how}"
 
 
 def unknown_class(owner: str, name: str, known: Iterable[str]) -> str:
