@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -213,7 +214,9 @@ class ProjectCLI(LightningCLI):
             for name in sorted(had - before["callbacks"].keys()) if is_rank_zero() else []:
                 warn(f"callbacks.{name}: is gone. The run ends otherwise than it would.")
             drop_repeated(config, before, appended_options(self.arguments))
-            check_resumable(before, yaml.safe_load(self._dump()))
+            given = [value for option, value in pairwise(self.arguments) if option == "--config"]
+            beside = {path: read_yaml(Path(path)) for path in given[1:]}  # the first is the run's
+            check_resumable(before, yaml.safe_load(self._dump()), beside)
 
     def _name_loggers(self) -> None:
         """Name a run as its folder with W&B and MLflow, and have W&B write there by default."""

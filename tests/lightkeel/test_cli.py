@@ -163,8 +163,11 @@ def test_resume_auto(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert train([*args, "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
     assert len(list(whole.parent.iterdir())) == 2
     assert same(parts, whole)
+    capsys.readouterr()
     assert train([*args, "--resume", "auto"]) == 0
-    assert len(list(whole.parent.iterdir())) == 3
+    (new,) = {*whole.parent.iterdir()} - {whole, parts}
+    said = f"--resume auto: nothing to resume. A new run begins: {new}\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_cannot_be_resumed(
@@ -199,6 +202,32 @@ def test_what_cannot_be_resumed(
             train(["--resume", str(run), "--runs_dir", str(tmp_path), *args])
         assert capsys.readouterr().err == f"error: {message}\n"
         assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_config_beside_resume(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What to leave out is said where it is a config that makes a difference."""
+    run, file = tmp_path / "tiny" / "run", tmp_path / "other.yaml"
+    shutil.copytree(tiny_run, run)
+    args = ["--resume", str(run), "--config", str(file), "--data.batch_size", "7"]
+    leave = f"Leave out --config {os.path.relpath(file)}: the run has its own."
+    file.write_text("data: {init_args: {batch_size: 7}}\nmodel: {init_args: {optimizer: {lr: 2}}}")
+    assert _refusal(args, capsys) == [
+        "error: model.optimizer.name: None, but the run to resume has AdamW. A resumed run keeps "
+        "its model, optimizer, schedule and seed.",
+        f"  {leave}",
+    ]
+    otherwise = "warning: data.batch_size: 7, before 32. The run ends otherwise than it would."
+    file.write_text("data: {init_args: {batch_size: 7}}")
+    assert _refusal(args, capsys)[0] == f"{otherwise} {leave}"
+    assert _refusal([*args[:2], *args[4:]], capsys)[0] == otherwise
+
+
+def _refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit, match="2"):
+        train(args)
+    return capsys.readouterr().err.splitlines()
 
 
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

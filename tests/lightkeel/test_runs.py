@@ -505,6 +505,23 @@ def test_how_commands_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert project.command("runs") == "python 'my run.py'"
 
 
+def test_python_as_a_shell_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no environment is entered, `python` is another or none."""
+    for name in ("other", ".venv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "python").touch(0o777)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/python"))
+    for path, folder, expected in [
+        (".venv", "other", "python"),
+        ("other", "other", str(tmp_path / ".venv/python")),
+        ("other", ".", ".venv/python"),
+        ("none", ".", ".venv/python"),
+    ]:
+        monkeypatch.setenv("PATH", str(tmp_path / path))
+        monkeypatch.chdir(tmp_path / folder)
+        assert PROJECT.command("train") == f"{expected} -m src.train"
+
+
 def test_closed_pipe(made: Path) -> None:
     process = start(*RUNS, str(made))
     assert process.stdout is not None
@@ -556,6 +573,47 @@ def test_run_by_experiment_and_name(
     (copy / "metrics.json").unlink()
     found = find.find_resumable("tiny/copy", tmp_path / "all", "tiny", None)
     assert found == copy / "checkpoints/last.ckpt"
+
+
+def with_checkpoint(folder: Path, minute: int) -> Path:
+    """Make a run that trained last at a minute of 1970."""
+    (make(folder, minute) / "checkpoints").mkdir()
+    (folder / "checkpoints/best.ckpt").touch()
+    os.utime(folder / "config.yaml", (minute, minute))
+    return folder
+
+
+def test_run_as_it_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name, also broken in two or with what a shell completes; of an experiment the newest."""
+    runs = tmp_path / "runs"
+    old, new = (with_checkpoint(runs / "mlp" / name, n) for n, name in enumerate(["old", "new"], 1))
+    other = with_checkpoint(runs / "cnn/last_one", 3)
+    trial = with_checkpoint(runs / "sweeps/tuned/mlp/003", 4)
+    (tmp_path / "cnn").mkdir()  # somebody's, and no run
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        **dict.fromkeys(["mlp/old", "mlp/old/", "mlp/\nold\n", " mlp/old", str(old)], old),
+        **dict.fromkeys(["mlp", "mlp/", "mlp/last", "runs/mlp", str(runs / "mlp/last")], new),
+        **dict.fromkeys(["last", "cnn", "cnn/last"], other),
+        "mlp/003": trial,
+    }
+    assert {spec: find.find_run(spec, Path("runs")).folder for spec in expected} == {
+        spec: folder if os.sep == spec[0] else folder.relative_to(tmp_path)
+        for spec, folder in expected.items()
+    }
+    newest = "has 2 runs. This is the newest, runs/mlp/new."
+    assert capsys.readouterr().err.splitlines() == [
+        f"RUN {spec}: {newest}" for spec in ("mlp", "mlp/", "runs/mlp")
+    ]
+    with_checkpoint(runs / "sweeps/again/mlp/003", 5)
+    places = "runs/sweeps/again/mlp/003, runs/sweeps/tuned/mlp/003"
+    text = f"RUN mlp/003: is in several sweeps. Give one of these: {places}."
+    with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
+        find.find_run("mlp/003", Path("runs"))
+    with pytest.raises(InputError, match=r"^RUN runs: no checkpoint in runs/checkpoints\.$"):
+        find.find_run("runs", Path("runs"))
 
 
 def test_stopped_and_resumed(
