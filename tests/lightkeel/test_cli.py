@@ -112,6 +112,52 @@ def test_evaluate_gives_the_same_to_the_last_digit(
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "missed"),
+    [
+        (["--min", "test/acc=0.4", "--max=test/acc=0.4", "--max", "test/loss=inf"], []),
+        (
+            ["--max", "test/acc=0.3", "--min", "test/loss=1.2", "--min", "test/acc=0.41"],
+            [
+                "missed: test/loss is 1.127105, not at least 1.2 (--min)",
+                "missed: test/acc is 0.4, not at least 0.41 (--min)",
+                "missed: test/acc is 0.4, not at most 0.3 (--max)",
+            ],
+        ),
+        (
+            ["--json", "--min", "test/acc/2=1"],
+            ["missed: test/acc/2 is 0.5, not at least 1 (--min)"],
+        ),
+    ],
+)
+def test_thresholds(
+    given: list[str],
+    missed: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An accuracy of 2/5 in float32 is more than 0.4, and at most that."""
+    output = tmp_path / "metrics.json"
+    assert evaluate([str(tiny_run), "--output", str(output), *given]) == (3 if missed else 0)
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert lines[len(lines) - len(missed) :] == missed
+    if "--json" in given:
+        assert json.loads(printed.out) == json.loads(output.read_text())
+        assert "test/loss" in lines[2]
+    else:
+        assert lines == missed
+
+
+def test_thresholds_of_nothing(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ("test/acc", "=1", "test/acc=", "test/acc=nan"):
+        text = f"--max {given}: is no METRIC=VALUE, as in test/acc=0.7."
+        fails(evaluate, [str(tiny_run), "--max", given], text, capsys)
+    text = "--min val/acc: no such metric. Did you mean `test/acc`? Available: test/acc, test/acc/…"
+    fails(evaluate, [str(tiny_run), "--min", "val/acc=0", "--output", os.devnull], text, capsys)
+
+
 def evaluate_batch_size(
     run: Path, split: str, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, str]:
