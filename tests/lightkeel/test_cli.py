@@ -145,7 +145,7 @@ def test_thresholds(
     assert lines[len(lines) - len(missed) :] == missed
     if "--json" in given:
         assert json.loads(printed.out) == json.loads(output.read_text())
-        assert "test/loss" in lines[2]
+        assert "│ test/loss │ 1.127105 │" in lines
     else:
         assert lines == missed
 
