@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def check_options(args: Sequence[str], own: Sequence[str] = ()) -> None:
     if known is None:
         # A process that has imported Lightning before may have classes that others do not.
         to_learn[:] = [True] * ("lightning" not in sys.modules)
-    if known is not None and not any(HELP.fullmatch(token) for token in tokens):
+    if known is not None:
         check_names(tokens, known, own, is_alone="lightning" not in sys.modules)
 
 
@@ -54,6 +55,8 @@ def check_names(
         own: Options that the command has beside those of training, to be suggested.
         is_alone: Whether no class but those that are known can have a short name.
     """
+    if any(HELP.fullmatch(token) for token in tokens):
+        return
     seen, words = _Seen(known, is_alone), list[str]()
     unknown: list[tuple[str, str, Iterable[str], str]] = []
     for name, value in _given([*tokens], seen.folders, words):
@@ -144,6 +147,24 @@ def _given(tokens: list[str], folders: list[Path], words: list[str]) -> Iterator
         yield from (part for part in ordered if NAME.fullmatch(part[0]))
 
 
+def name_classes(tokens: Sequence[str]) -> list[str]:
+    """Have ``--model.help`` and the like come last, and show the class that is chosen by then."""
+    parts = _given([*tokens], [], [])
+    chosen = {name.removesuffix(".class_path"): v for name, v in parts if isinstance(v, str)}
+    others, asked = list[str](), list[str]()
+    rest = iter(pairwise([*tokens, "--"]))
+    for token, following in rest:
+        name, equals, _ = token.partition("=")
+        if not name.endswith(".help"):
+            others.append(token)
+            continue
+        path = chosen.get(name.removeprefix("--").removesuffix(".help"))
+        if not equals and not following.startswith("--"):
+            path = next(rest)[0]
+        asked.append(f"{token}={path}" if path and not equals else token)
+    return others + asked
+
+
 def unknown_option(
     argument: str,
     names: Iterable[str],
@@ -172,8 +193,10 @@ def unknown_option(
             is_near = difflib.get_close_matches(part, children, 1, NEAR)
             if (is_top or not is_near) and (asked := ask(rest, nearly=is_top and not is_near)):
                 return f"{parent}{rest}: {said} {asked}"
-            none = "Available: none (options of another class stand after it)."
-            return f"{parent}{part}: {said} {suggest(part, children) if children else none}"
+            hint = "Available: none (options of another class stand after it)."
+            if children:  # what is far from all at the top was meant for another place
+                hint = suggest("" if is_top and not is_near else part, children)
+            return f"{parent}{part}: {said} {hint}"
         parent += f"{part}."
     return f"{name}: there is no such option."
 

@@ -154,15 +154,16 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     for owner, some in kinds.items():
         known |= {f"{owner}:{cls.__name__}": found.get(cls) for cls in some}
     known |= {f"{cls.__module__}.{cls.__qualname__}": made for cls, made in found.items()}
-    named = {owner: listed(owner) for owner in BASES}
-    named |= {f"callbacks.{name}": {cls.__name__: cls} for name, cls in fields.items()}
-    about = {owner: {n: _about(cls) for n, cls in some.items()} for owner, some in named.items()}
+    about = {o: {n: _about(cls) for n, cls in listed(o).items()} for o in BASES}
+    helps = {str(action.dest): action.help for action in parser._actions}
+    for name, cls in fields.items():
+        about[f"callbacks.{name}"] = {cls.__name__: helps[f"callbacks.{name}"] or _about(cls)}
     return Known(parser.option_names(), known, about)
 
 
 def _about(cls: type) -> str:
     """Return the first line of a class's documentation."""
-    return (inspect.getdoc(cls) or "").partition("\n")[0].replace("``", "`")
+    return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0].replace("``", "`")
 
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:

@@ -240,6 +240,14 @@ def test_other_commands_need_nothing_heavy(
     assert status == 2
 
 
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--config", DEFAULT_CONFIG, "-h"], ["--list"]], ids=str
+)
+def test_pages_need_nothing_heavy(args: list[str], user_cache: Path, tmp_path: Path) -> None:
+    there: dict[str, Any] = {"folder": tmp_path, "at_import": MISSING, "cache_home": user_cache}
+    assert run("train", *args, **there) == (0, "")
+
+
 def test_ctrl_c_while_pytorch_is_imported(tiny_run: Path, tmp_path: Path) -> None:
     pressed: dict[str, Any] = {"at_import": "raise KeyboardInterrupt", "cache_home": tmp_path}
     assert run("train", *TINY, folder=tmp_path / "a", **pressed) == (130, "")
