@@ -2,10 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from ..project import current
-from .cache import Class, Known
+from .cache import Known
 
 # Names of other tools, without dashes and underscores, by what to give here.
 OTHER_TOOLS = {
@@ -49,64 +48,29 @@ def plain(name: str) -> str:
     return re.sub("[-_]", "", name).lower()
 
 
-def guess(
-    name: str,
-    known: Known,
-    chosen: Mapping[str, Class | None],
-    given: Iterable[str],
-    nearly: bool = False,
-) -> str:
-    """Ask whether options of that name were meant, or what other tools call so; empty: of none.
-
-    Args:
-        name: What was given, with dots.
-        known: What the parser knows.
-        chosen: The class of the model, the data and each callback; None: any.
-        given: Options that are given already, in configs or on the command line.
-        nearly: Whether a name may be misspelt.
-    """
-    made = [f"{owner}.{part}" for owner, cls in chosen.items() if cls for part in cls[1]]
-    options = [*dict.fromkeys([*given, *made, *known.names])]
-    found = _ending(name, options)
-    target = WORDS.get(plain(name), "")
-    if target and _is_there(target, chosen, options, made):
-        others = (o for o in found if o != target and not target.startswith(f"{o}."))
-        found = [target, *others]
-    asked = [f"`--{option}`" for option in found[:MOST]] or _of_other_classes(name, known)
-    if asked:
-        return f"Did you mean {' or '.join(asked)}?"
-    parts = {name.rpartition(".")[2] for name in options}
-    parts |= {part for cls in known.classes.values() if cls for part in cls[1]}
-    words = [*WORDS, *map(plain, parts)]
-    last = plain(name.rpartition(".")[2])
-    near = difflib.get_close_matches(last, words, 1, NEAR) if nearly else []
-    return guess(near[0], known, chosen, given) if near else ""
-
-
-def _ending(name: str, options: Iterable[str]) -> list[str]:
+def ending(name: str, options: Iterable[str]) -> list[str]:
+    """List the options whose dotted names end with a name, however that is written."""
     return [option for option in options if f".{plain(option)}".endswith(f".{plain(name)}")]
 
 
-def _is_there(
-    target: str, chosen: Mapping[str, Class | None], options: Iterable[str], made: Iterable[str]
-) -> bool:
-    option, _, value = target.partition(" ")
-    if option == "config" and value:
-        return (current().configs / f"{value}.yaml").is_file()
-    owner = next((owner for owner in chosen if option.startswith(f"{owner}.")), None)
-    is_any = owner is not None and chosen[owner] is None
-    return is_any or option in options or any(option.startswith(f"{part}.") for part in made)
-
-
-def _of_other_classes(name: str, known: Known) -> list[str]:
-    """List the options of that name of models and data that are not chosen."""
+def of_other_classes(name: str, known: Known) -> list[str]:
+    """List the options of that name which some of the project's classes have, and of which."""
     found: dict[str, list[str]] = {}
     for owner, listed in known.listed.items():
         for short in listed:
-            made = known.classes.get(f"{owner}:{short}") or ("", [])
-            for option in _ending(name, [f"{owner}.{part}" for part in made[1]]):
+            _, parts = known.classes.get(f"{owner}:{short}") or ("", [])
+            for option in ending(name, [f"{owner}.{part}" for part in parts]):
                 found.setdefault(option, []).append(short)
     more = {
         option: f" and {len(some) - 1} more" * (len(some) > 1) for option, some in found.items()
     }
-    return [f"`--{option}` (of {some[0]}{more[option]})" for option, some in found.items()][:MOST]
+    return [f"`--{option}` (of {some[0]}{more[option]})" for option, some in found.items()]
+
+
+def nearest(name: str, options: Iterable[str], known: Known) -> str:
+    """Return the part of an option, or the word of another tool, that a name may be misspelt of."""
+    parts = {option.rpartition(".")[2] for option in options}
+    parts |= {part for cls in known.classes.values() if cls for part in cls[1]}
+    last = plain(name.rpartition(".")[2])
+    near = difflib.get_close_matches(last, [*WORDS, *map(plain, parts)], 1, NEAR)
+    return near[0] if near else ""

@@ -6,8 +6,7 @@ Names are refused here only where that is certain; the parser in ``cli`` judges 
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from ..runs.safe_yaml import flatten
 from . import cache, moved
 from .cache import Known
 from .configs import read_yaml, resolve_configs
-from .guesses import NEAR, guess
+from .guesses import MOST, NEAR, WORDS, ending, nearest, of_other_classes, plain
 
 COMMAND_LINE = "the command line"
 HELP = re.compile(r"-h|--([\w.]+\.)?help(=.*)?")
 NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 PATH = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]")
+Fault = tuple[str, str, set[str], str]
 to_learn: list[bool] = []  # filled where the parser's names are to be kept, once it is there
 
 
@@ -57,17 +57,18 @@ def check_names(
     """
     if any(HELP.fullmatch(token) for token in tokens):
         return
-    seen, words = _Seen(known, is_alone), list[str]()
-    unknown: list[tuple[str, str, Iterable[str], str]] = []
+    seen, words = _Seen(known, own, is_alone), list[str]()
+    unknown: list[tuple[str, Fault]] = []
     for name, value in _given([*tokens], seen.folders, words):
-        if fault := seen.take(name, value, own):
-            unknown.append(fault)
+        if fault := seen.fault(name):
+            unknown.append((name, fault))
+        else:
+            seen.take(name, value)
     if unknown:
-        owner, name, options, whose = unknown[0]
-        ask = partial(guess, known=known, chosen=seen.chosen, given=seen.given)
-        text = owner + unknown_option(name, options, whose, ask)
+        name, fault = unknown[0]
+        text = seen.explain(*fault)
         typed = [token.lstrip("-").partition("=")[0] for token in tokens]
-        is_typed = any(f"{owner}{name}.".startswith(f"{option}.") for option in typed)
+        is_typed = any(f"{name}.".startswith(f"{option}.") for option in typed)
         raise InputError(text if is_typed else text.replace("`--", "`"))
     if words:
         raise InputError(no_option(words))
@@ -76,43 +77,80 @@ def check_names(
 class _Seen:
     """The options that are given, and the classes that they choose."""
 
-    def __init__(self, known: Known, is_alone: bool) -> None:
-        self.known, self.is_alone = known, is_alone
+    def __init__(self, known: Known, own: Sequence[str], is_alone: bool) -> None:
+        self.known, self.own, self.is_alone = known, own, is_alone
         # Of which class the model, the data and each callback is so far; None: any.
         self.chosen = {path[:-1]: cls for path, cls in known.classes.items() if path[-1] == ":"}
         self.folders = [Path()]  # where a file could be that a short name means
         self.given: dict[str, None] = {}
 
-    def take(
-        self, name: str, value: Any, own: Sequence[str]
-    ) -> tuple[str, str, Iterable[str], str] | None:
-        """Note an option; of one that is none, return whose, its name, what there is, and where."""
-        self.is_alone &= not PATH.search(str(value)) or str(value) in self.known.classes
-        names, owner = self.known.names, self._owner(name)
-        below = name.removeprefix(owner)[1:].removeprefix("init_args.")
-        option = below.split(".")[0]
-        if owner and option in ("", "class_path"):
-            self._choose(owner, value)
-        elif owner:
-            whose, options = self.chosen[owner] or ("", [option])
-            if option not in (*options, "init_args", "dict_kwargs"):
-                return f"{owner}.", below, options, whose
-        else:
-            group, *rest = name.split(".")
-            is_group = any(other.startswith(f"{group}.") for other in names)
-            if ".".join([group, *rest[:is_group]]) not in names:
-                return "", name, [*names, *own], COMMAND_LINE
-            if not rest:  # a file, perhaps, that chooses classes
-                self.chosen |= {o: None for o in self.chosen if o.startswith(f"{name}.")}
-        self.given[name.replace(".init_args", "").removesuffix(".class_path")] = None
-        return None
+    def fault(self, name: str) -> Fault | None:
+        """Return where a name is no option: below what, the rest of it, what there is, and whose.
 
-    def _owner(self, name: str) -> str:
-        return next((owner for owner in self.chosen if f"{name}.".startswith(f"{owner}.")), "")
+        None: there is such an option, or may be.
+        """
+        owner, below = self._parts(name)
+        if owner:
+            whose, options = self.chosen[owner] or ("", [below.split(".")[0]])
+            is_one = below.split(".")[0] in ("", "class_path", "init_args", "dict_kwargs", *options)
+            return None if is_one else (f"{owner}.", below, {*options}, whose)
+        group, _, below = name.partition(".")
+        names = [other.split(".") for other in self.known.names]
+        tops = {other[0] for other in names}
+        parts = {other[1] for other in names if other[0] == group and other[1:]}
+        if group not in tops:
+            return "", name, tops | {*self.own}, COMMAND_LINE
+        is_one = not parts or below.split(".")[0] in ("", *parts)
+        return None if is_one else (f"{group}.", below, parts, group)
+
+    def explain(self, parent: str, rest: str, choices: set[str], whose: str) -> str:
+        """Say that there is no such option, and which was probably meant; see ``fault``."""
+        part, said = rest.split(".")[0], f"{whose} has no such option."
+        if instead := moved.GONE.get(f"{parent}{part}"):
+            return f"{parent}{part}: {said} {instead}"
+        is_near = difflib.get_close_matches(part, choices, 1, NEAR)
+        may_be = not (parent and is_near)  # of the options at the top few are meant
+        if may_be and (asked := self.guess(rest, nearly=not parent and not is_near)):
+            return f"{parent}{rest}: {said} {asked}"
+        hint = "Available: none (options of another class stand after it)."
+        if choices:
+            hint = suggest(part if parent or is_near else "", choices)
+        return f"{parent}{part}: {said} {hint}"
+
+    def take(self, name: str, value: Any) -> None:
+        """Note an option, and the class that it chooses."""
+        self.is_alone &= not PATH.search(str(value)) or str(value) in self.known.classes
+        owner, below = self._parts(name)
+        if owner and below in ("", "class_path") and value != {}:
+            self._choose(owner, value)
+        elif not owner:  # a file, perhaps, that chooses classes
+            self.chosen |= {o: None for o in self.chosen if o.startswith(f"{name}.")}
+        self.given[name.replace(".init_args", "").removesuffix(".class_path")] = None
+
+    def guess(self, name: str, nearly: bool = False) -> str:
+        """Ask whether options of that name were meant; ``nearly``: it may be misspelt."""
+        made = [f"{owner}.{part}" for owner, cls in self.chosen.items() if cls for part in cls[1]]
+        options = [*dict.fromkeys([*self.given, *made, *self.known.names])]
+        found, target = ending(name, options), WORDS.get(plain(name), "")
+        option, _, value = target.partition(" ")
+        if option == "config" and value:
+            is_there = (current().configs / f"{value}.yaml").is_file()
+        else:
+            is_there = bool(target) and not self.fault(option)
+        if is_there:
+            found = [target, *(other for other in found if not target.startswith(other))]
+        asked = [f"`--{option}`" for option in found] or of_other_classes(name, self.known)
+        if asked:
+            return f"Did you mean {' or '.join(asked[:MOST])}?"
+        near = nearest(name, options, self.known) if nearly else ""
+        return self.guess(near) if near else ""
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        """Part a name into that of a model, the data or a callback, and what is below it."""
+        owner = next((owner for owner in self.chosen if f"{name}.".startswith(f"{owner}.")), "")
+        return owner, name.removeprefix(owner)[1:].removeprefix("init_args.")
 
     def _choose(self, owner: str, value: Any) -> None:
-        if value == {}:
-            return
         short = "" if value is None else str(value)
         short = short.lower() if isinstance(value, bool) else short
         path = short if "." in short else f"{owner}:{short}"
@@ -163,42 +201,6 @@ def name_classes(tokens: Sequence[str]) -> list[str]:
             path = next(rest)[0]
         asked.append(f"{token}={path}" if path and not equals else token)
     return others + asked
-
-
-def unknown_option(
-    argument: str,
-    names: Iterable[str],
-    owner: str,
-    ask: Callable[..., str] = lambda name, nearly=False: "",
-) -> str:
-    """Say that there is no such option among ``names`` (dotted), and which was probably meant.
-
-    Args:
-        argument: What was given.
-        names: The options that there are.
-        owner: What has them.
-        ask: Asks whether options elsewhere were meant: ``guess`` without its middle arguments.
-    """
-    name = argument.lstrip("-").partition("=")[0]
-    parent, parts = "", name.split(".")
-    for number, part in enumerate(parts):
-        children = {n.removeprefix(parent).split(".")[0] for n in names if n.startswith(parent)}
-        if part not in children:
-            whose, rest = parent.rstrip(".") or owner, ".".join(parts[number:])
-            said = f"{whose} has no such option."
-            for option, instead in moved.GONE.items():
-                if option.endswith(f".{part}"):
-                    return f"{parent}{part}: {said} {instead}"
-            is_top = whose == COMMAND_LINE
-            is_near = difflib.get_close_matches(part, children, 1, NEAR)
-            if (is_top or not is_near) and (asked := ask(rest, nearly=is_top and not is_near)):
-                return f"{parent}{rest}: {said} {asked}"
-            hint = "Available: none (options of another class stand after it)."
-            if children:  # what is far from all at the top was meant for another place
-                hint = suggest("" if is_top and not is_near else part, children)
-            return f"{parent}{part}: {said} {hint}"
-        parent += f"{part}."
-    return f"{name}: there is no such option."
 
 
 def no_option(words: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from ..runs import safe_yaml
 from . import moved
 from .cache import Class, Known
 from .guesses import OTHER_TOOLS, WORDS, plain
-from .names import COMMAND_LINE, unknown_class, unknown_option
+from .names import COMMAND_LINE, unknown_class
 
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 BASES = {"model": LightningModule, "data": LightningDataModule}
@@ -76,8 +76,10 @@ class Parser(LightningArgumentParser):
                 return f"{key}.{error}"
             error = error.__cause__
         if found := re.search(UNKNOWN, text):
-            option = found[1] or "--" + ".".join(part for part in found.groups()[1:] if part)
-            return unknown_option(option, self.option_names(), self.owner)
+            name = found[1] or ".".join(part for part in found.groups()[1:] if part)
+            name, names = name.lstrip("-").partition("=")[0], self.option_names()
+            hint = suggest(name, names) if names else "Available: none."
+            return f"{name}: {self.owner} has no such option. {hint}"
         if found := re.search(r"arguments are required: ([^\n]+)", text):
             return f"{found[1]}: {self.owner} needs it. Give it a value."
         if found := re.search(r"Expected a dot import path string: (\S+)", text):
