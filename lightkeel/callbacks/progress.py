@@ -46,7 +46,7 @@ class Fitted:
 class MetricsColumn(ProgressColumn):
     """The metrics beside the bar."""
 
-    def render(self, task: Task) -> Fitted:  # type: ignore[override]  # rich draws it all the same
+    def render(self, task: Task) -> Fitted:
         return Fitted(task.fields["metrics"])
 
 

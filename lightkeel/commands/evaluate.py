@@ -6,6 +6,7 @@ The exit status is 3 where a metric misses a threshold.
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from ..runs.output import format_value, write_out
 from . import command
 
 MISSED = 3
+THRESHOLDS = {
+    "--min": "least value of a metric, as in test/acc=0.7",
+    "--max": "greatest value of a metric, as in test/loss=1.0",
+}
 
 
 def main(project: Project, args: Sequence[str] | None = None) -> int:
@@ -31,15 +36,12 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         known.add_argument("--split", default="test", choices=splits, help=which)
         written = "where metrics go (default: RUN/evaluation/best/SPLIT/metrics.json)"
         known.add_argument("--output", metavar="FILE", type=Path, help=written)
-        for name, what in {"min": "least", "max": "greatest"}.items():
-            about = f"{what} value of a metric, as in test/acc=0.7; may be repeated"
-            add: dict[str, Any] = {"action": "append", "default": [], "help": about}
-            known.add_argument(f"--{name}", metavar="METRIC=VALUE", **add)
+        for name, what in THRESHOLDS.items():
+            add: dict[str, Any] = {"action": "append", "default": [], "type": partial(_limit, name)}
+            known.add_argument(name, metavar="METRIC=VALUE", help=f"{what}; repeatable", **add)
         only = "write metrics to standard output as JSON, and all else to standard error"
         known.add_argument("--json", action="store_true", help=only)
         options, rest = known.parse_known_args(given)
-        thresholds = [_threshold("--min", text) for text in options.min]
-        thresholds += [_threshold("--max", text) for text in options.max]
         found = find_run(options.run, Path(options.runs_dir), options.checkpoint)
         output = options.output
         if output is not None:
@@ -58,13 +60,14 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
             return 0
         if options.json:
             write_out(to_json(metrics))
-        missed = [line for one in thresholds if (line := _missed(metrics, *one))]
+        limits = [*options.min, *options.max]
+        missed = [line for limit in limits if (line := _missed(metrics, *limit))]
         for line in missed:
             print(line, file=sys.stderr, flush=True)
     return MISSED if missed else 0
 
 
-def _threshold(option: str, given: str) -> tuple[str, str, float]:
+def _limit(option: str, given: str) -> tuple[str, str, float]:
     name, _, text = given.rpartition("=")
     try:
         limit = float(text)
@@ -81,7 +84,7 @@ def _missed(metrics: Mapping[str, Any], option: str, name: str, limit: float) ->
     if name not in known:
         raise InputError(f"{option} {name}: no such metric. {suggest(name, known, True)}")
     shown = format_value(known[name])  # what is compared: 0.7 in float32 is less than 0.7
-    is_met, how = float(shown) >= limit, "not at least"
-    if option == "--max":
-        is_met, how = float(shown) <= limit, "not at most"
-    return None if is_met else f"missed: {name} is {shown}, {how} {limit:g} ({option})"
+    sign, how = (1, "least") if option == "--min" else (-1, "most")
+    if sign * float(shown) >= sign * limit:
+        return None
+    return f"missed: {name} is {shown}, not at {how} {limit:g} ({option})"
