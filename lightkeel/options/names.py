@@ -130,7 +130,8 @@ class _Seen:
     def guess(self, name: str, nearly: bool = False) -> str:
         """Ask whether options of that name were meant; ``nearly``: it may be misspelt."""
         made = [f"{owner}.{part}" for owner, cls in self.chosen.items() if cls for part in cls[1]]
-        options = [*dict.fromkeys([*self.given, *made, *self.known.names])]
+        given = [option for option in self.given if not self.fault(option)]  # a class may have gone
+        options = [*dict.fromkeys([*given, *made, *self.known.names])]
         found, target = ending(name, options), WORDS.get(plain(name), "")
         option, _, value = target.partition(" ")
         if option == "config" and value:

@@ -94,6 +94,7 @@ ANSWERS: list[tuple[str, str]] = [
     ("--xyz 3", "xyz: the command line has no such option. Available: callbacks, config, data, m…"),
     ("--trainable 1", "trainable: the command line has no such option. Available: callbacks, co…"),
     ("--model.lr 1", none("model.lr", "--model.optimizer.lr", "LinearRegression")),
+    ("--model.batchsize 9", none("model.batchsize", "--data.batch_size", "LinearRegression")),
     ("--model.dropout 0", none("model.dropout", "--model.dropout` (of SimpleCNN)", "LinearR…")),
     ("--trainer.lr 1", none("trainer.lr", "--model.optimizer.lr", "trainer")),
     (
@@ -119,7 +120,7 @@ ANSWERS: list[tuple[str, str]] = [
         "callbacks.layer_check: there is no class `true`. Available: LayerCheck, null.",
     ),
 ]
-QUICK = {"--lr 0.01", "--gpus 2", "-lr 0.1", "train cifar10", "--callbacks.checkpoint Chekpoint"}
+QUICK = {"--lr 0.01", "-lr 0.1", "train cifar10", *(c[0] for c in ANSWERS if "callb" in c[0])}
 # Values, which the parser alone knows; for another experiment.
 VALUES = [
     (
@@ -229,6 +230,18 @@ def test_keys_of_a_config(
     }.items():
         file.write_text(text)
         commands(["--config", str(file), *CNN], answer, way)
+
+
+def test_what_is_meant_is_there(tmp_path: Path, commands: Callable[..., None]) -> None:
+    """Of a model without an optimizer's options nothing is promised; of many, three are named."""
+    for args in (["--model", "LightningModule"], [*LINEAR, "--model", "LightningModule"]):
+        for word in ("lr", "wd"):
+            answer = f"{word}: the command line has no such option. Available: callbacks, …"
+            commands([*args, f"--{word}", "1"], answer, at_once)
+    file = tmp_path / "mine.yaml"
+    file.write_text("trainer: {logger: {class_path: CSVLogger, init_args: {name: a}}}")
+    three = "--run_name` or `--model.optimizer.name` or `--model.lr_scheduler.name"
+    commands([*CNN, "--config", str(file), "--name", "a"], none("name", three), at_once)
 
 
 @pytest.mark.usefixtures("commands")
