@@ -136,8 +136,8 @@ def test_all_options(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([*CNN, "--model.help"], "model.label_smoothing"),
         (["--model.help", *CNN], "model.label_smoothing"),
-        (["--model.help", "MLP", *CNN], "model.hidden_features"),
-        ([*CNN, "--model=MLP", "--model.help"], "model.hidden_features"),
+        (["--model.help", "MLP", *CNN], "model.num_features"),
+        ([*CNN, "--model=MLP", "--model.help"], "model.num_features"),
         ([*LINEAR, "--data.help"], "data.noise_std"),
         ([*LINEAR, "--data.help=TableDataModule"], "data.separator"),
         ([*LINEAR, "--callbacks.checkpoint.help"], "callbacks.checkpoint.every_n_steps"),
