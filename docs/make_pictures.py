@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS = 88
+COLUMNS = 80
 DOCS = Path("docs")
 SHOWN = ["python", "-m", "src.train"]
 DRAWN = ["python", "-m", "src.train", "--config", "cifar10", "--trainer.max_epochs", "5"]

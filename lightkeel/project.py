@@ -1,6 +1,7 @@
 """The project that is at work: where its package and configs are, and what it trains by default."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Project:
     def command(self, name: str) -> str:
         """Say how a command is started: by the package's module, else as this process was."""
         is_there = self.package and (self.folder / f"{name}.py").is_file()
-        return f"python -m {self.package}.{name}" if is_there else started_as()
+        return f"{interpreter()} -m {self.package}.{name}" if is_there else started_as()
 
     def main(self, command: str) -> Callable[..., int]:
         """Return what ``python -m PACKAGE.COMMAND`` calls: ``main(args)``, which gives a status."""
@@ -71,7 +72,15 @@ def current() -> Project:
 def started_as() -> str:
     """Say how this process was started."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
+    return f"{interpreter()} {f'-m {spec.name}' if spec else shlex.quote(sys.argv[0])}"
+
+
+def interpreter() -> str:
+    """Write how a shell here starts this Python, which ``make train`` does without its `python`."""
+    found, here, folder = shutil.which("python"), Path(sys.executable), Path.cwd()
+    if found and Path(found).parent == here.parent:
+        return "python"
+    return shlex.quote(str(here.relative_to(folder) if here.is_relative_to(folder) else here))
 
 
 def _folder_around(package: str) -> Path:

@@ -151,7 +151,7 @@ def fit_figure(title: str, panels: Sequence[Panel]) -> "Figure":
     for axes, panel in zip(parts, panels, strict=True):
         tidy(axes, "", panel.x_label, panel.y_label)
         points = [values.tolist() for values in panel.points]
-        axes.plot(*finite(points), "o", color=GREY, markersize=7, alpha=0.5, label="data")
+        axes.plot(*finite(points), "o", color=GREY, markersize=5, alpha=0.5, label="data")
         for place, (name, line) in enumerate(panel.lines.items()):
             ends = [values.tolist() for values in line]
             axes.plot(*finite(ends), STYLES[place], color=COLOURS[place], linewidth=2, label=name)

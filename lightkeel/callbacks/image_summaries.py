@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from ..errors.checks import at_least
@@ -20,6 +21,7 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 MOST_CHANNELS = 64
 IMAGE_PX, MAP_PX, FILTER_PX = 128, 64, 32  # of a tile: others are brought near it
 LABEL_PX = 28  # two lines of Pillow's own font
+GAP_PX = 3  # of white, between tiles
 
 
 class ImageSummaries(Callback):
@@ -27,12 +29,13 @@ class ImageSummaries(Callback):
 
     In the first epoch, every few epochs and the last one:
 
-    - images/augmented: the first training batch of the epoch, as the model gets it;
+    - images/augmented: the first training batch of the epoch, as the model gets it, each image
+      right of its original where the data has ``originals``;
     - images/filters: the weights of the first convolution, each scaled to its own range;
     - images/misclassified: those of the first validation batch that the model is surest about
       and wrong, with the true class and the predicted one;
     - feature_maps/NUMBER_LAYER: what each convolution and each pooling layer makes of the first
-      validation image, in the order they are called, one tile a channel, 64 at most.
+      validation image, left of them, in the order they are called, one tile a channel, 64 at most.
 
     What validation computes is looked at, and not computed again: any model will do. Where its
     ``validation_step`` returns class scores (B, K), misclassified images are found.
@@ -66,9 +69,12 @@ class ImageSummaries(Callback):
         if inputs is None:
             self._writer = None
         elif trainer.is_global_zero:
-            pixels = to_pixels(inputs[: self.num_images], self._data)
-            tiles = grid(resize(pixels, IMAGE_PX))
-            self._writer.add_image("images/augmented", tiles, trainer.global_step)
+            tiles = resize(to_pixels(inputs[: self.num_images], self._data), IMAGE_PX)
+            originals = getattr(self._data, "originals", lambda most: None)(len(tiles))
+            if originals is not None:
+                left = resize(originals.permute(0, 3, 1, 2), IMAGE_PX)
+                tiles = torch.cat([F.pad(left, (0, GAP_PX), value=255), tiles], 3)
+            self._writer.add_image("images/augmented", grid(tiles), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         first = next((m for m in pl_module.modules() if isinstance(m, nn.Conv2d)), None)
@@ -104,11 +110,13 @@ class ImageSummaries(Callback):
             return
         step, maps = trainer.global_step - 1, self._maps
         self.on_exception()
+        inputs = images_in(batch)
+        first = [] if inputs is None else [resize(to_pixels(inputs[:1], self._data), IMAGE_PX)]
         for number, (name, channels) in enumerate(maps.items()):
             tiles = stretch(channels[:MOST_CHANNELS, None].cpu().float())
-            tag = f"feature_maps/{number:02}_{name}"
-            self._writer.add_image(tag, grid(resize(tiles, MAP_PX)), step)
-        if images_in(batch) is None or not fits(outputs, batch):
+            shown = beside(*map(grid, [*first, resize(tiles, MAP_PX)]))
+            self._writer.add_image(f"feature_maps/{number:02}_{name}", shown, step)
+        if inputs is None or not fits(outputs, batch):
             return
         found, _ = surest_mistakes(outputs, batch, self.num_images)
         images, true, predicted = (part[found[-1] >= 0] for part in found[:-1])
@@ -167,13 +175,22 @@ def resize(images: Tensor, px: int) -> Tensor:
 
 
 def grid(tiles: Tensor) -> Tensor:
-    """Lay (N, C, H, W) uint8 out in rows, a white pixel apart: (3, rows (H + 1) - 1, ...)."""
+    """Lay (N, C, H, W) uint8 out in rows, each in a black line, white between: (3, H', W')."""
     from torchvision.utils import make_grid  # where there are images, there is torchvision
 
-    if len(tiles) == 1:  # which it does not frame
-        return tiles[0]
+    framed = F.pad(tiles.expand(-1, 3, -1, -1), [1] * 4)
+    if len(tiles) == 1:  # which it does not lay out
+        return framed[0]
     columns = math.ceil(math.sqrt(len(tiles)))
-    return make_grid(tiles, columns, padding=1, pad_value=255)[:, 1:-1, 1:-1]
+    cut = slice(GAP_PX, -GAP_PX)
+    return make_grid(framed, columns, padding=GAP_PX, pad_value=255)[:, cut, cut]
+
+
+def beside(*pictures: Tensor) -> Tensor:
+    """Put pictures (3, H, W) side by side, white between them and below the lower."""
+    height = max(picture.shape[1] for picture in pictures)
+    parts = [F.pad(p, (0, GAP_PX, 0, height - p.shape[1]), value=255) for p in pictures]
+    return torch.cat(parts, 2)[:, :, :-GAP_PX]
 
 
 def label(image: Tensor, text: str) -> Tensor:

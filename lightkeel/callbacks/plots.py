@@ -51,7 +51,7 @@ class Plots(Confusion):
             inputs = torch.stack([m.inputs for m in self.worst]) if self.worst else self.matrix
             if inputs.ndim == 4 and inputs.shape[1] in (1, 3):
                 captions = [
-                    f"{labels[m.target]}\n→ {labels[m.predicted]}\n{100 * m.probability:.0f} %"
+                    f"{labels[m.target]}\n→ {labels[m.predicted]}\n{100 * m.probability:.0f} % sure"
                     for m in self.worst
                 ]
                 images = to_pixels(inputs, data).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)

@@ -3,25 +3,51 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console, ConsoleOptions
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress as RichProgress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 from torch import Tensor
 
 from ..errors.checks import at_least
 from .readings import is_result
 
 BAR_INTERVAL_S = 0.1
+STALE_S = 2.0  # after which metrics are read again, which waits for a GPU
+GAP = "  "
+
+
+class Fitted:
+    """As many of the metrics in a line as there is room for: no number is cut."""
+
+    def __init__(self, line: str) -> None:
+        self.parts = line.split(GAP)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        ends = accumulate(len(GAP + part) for part in self.parts)
+        number = sum(end - len(GAP) <= options.max_width for end in ends)
+        yield Text(GAP.join(self.parts[:number]))
+
+
+class MetricsColumn(ProgressColumn):
+    """The metrics beside the bar."""
+
+    def render(self, task: Task) -> Fitted:
+        return Fitted(task.fields["metrics"])
 
 
 class Progress(ProgressBar):
@@ -50,13 +76,12 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._next = time.monotonic() + self._interval_s
         if self._enabled and trainer.is_global_zero and sys.stdout.isatty():
-            rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(16, table_column=Column(min_width=16)),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(10, table_column=Column(min_width=10)),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
-                TextColumn("{task.fields[metrics]}", table_column=rest),
+                MetricsColumn(table_column=Column(ratio=1)),
                 auto_refresh=False,
                 expand=True,
             )
@@ -68,8 +93,11 @@ class Progress(ProgressBar):
     ) -> None:
         self._epoch, self._batch = trainer.current_epoch + 1, batch_idx + 1
         now, every = time.monotonic(), trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # In steps whose row of metrics is read as well, so that no other one waits for a GPU.
-        if every and now >= self._next_read and trainer.global_step % every == 0:
+        # In steps whose row of metrics is read as well, so that few others wait for a GPU: the
+        # first ones to be shown, and those of steps that take long.
+        is_row = every and now >= self._next_read and trainer.global_step % every == 0
+        is_stale = now >= self._next and (not self._metrics or now >= self._next_read + STALE_S)
+        if is_row or is_stale:
             self._read(trainer)
         if now >= self._next:
             self._show(trainer, self._batch, trainer.num_training_batches)
@@ -116,10 +144,12 @@ class Progress(ProgressBar):
 
 
 def format_metrics(metrics: Mapping[str, Tensor | float]) -> str:
-    """Write metrics in one line: of epoch means and values of the last step, the latter."""
+    """Write metrics in one line, those of the last step and of validation first.
+
+    Of epoch means and values of the last step it is the latter.
+    """
     twice = {f"{name}_epoch" for name in metrics}
     twice |= {name for name in metrics if f"{name}_step" in metrics} | {"samples_per_s"}
-    shown = {
-        name: value for name, value in metrics.items() if is_result(name) and name not in twice
-    }
-    return "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(shown.items()))
+    shown = [name for name in metrics if is_result(name) and name not in twice]
+    shown.sort(key=lambda name: (not name.endswith("_step"), not name.startswith("val"), name))
+    return GAP.join(f"{name} {float(metrics[name]):.4g}" for name in shown)

@@ -15,6 +15,7 @@ from ..errors.checks import at_least, suggest
 from ..project import current
 from . import decoding, philox
 from .in_memory import InMemoryDataModule, Split
+from .sampling import TrainingSampler
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
@@ -109,6 +110,17 @@ class ImageDataModule(InMemoryDataModule):
         dataset = self.datasets["train"]
         rows = dataset.rows[:most]
         return self.transform(dataset.arrays.inputs[rows], rows, "val")
+
+    def originals(self, most: int) -> Tensor | None:
+        """Return the first images of this epoch as they are stored: (N, H, W, C) uint8.
+
+        None where they are no bytes, or the order is that of somebody's own sampler.
+        """
+        loader: Any = self.trainer.train_dataloader if self.trainer else None
+        sampler, (images, _) = loader.sampler, self.datasets["train"].arrays
+        if not isinstance(sampler, TrainingSampler) or images.dtype != torch.uint8:
+            return None
+        return images[self.datasets["train"].rows[next(sampler.batches())[:most].cpu()]]
 
     def _normalize_on(self, device: torch.device) -> Normalize:
         if self._normalize.scale.device != device:

@@ -1,9 +1,11 @@
 """Refuse values that cannot work, say what was probably meant, and name things as options do."""
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 
 
 def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str:
@@ -18,6 +20,13 @@ def suggest(name: str, choices: Iterable[str], always_list: bool = False) -> str
 def warn(text: str) -> None:
     """Say on standard error what a person should know, where it is no reason to end."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@cache
+def note(text: str) -> None:
+    """Say once, on standard error, what was chosen where a person left it open."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def at_least(least: int, **values: float | None) -> None:

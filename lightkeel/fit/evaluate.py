@@ -22,8 +22,14 @@ MOST_ROWS = 30  # of classes in the table
 
 
 @explained()
-def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -> None:
-    """Print the metrics of a checkpoint on a split, ``test`` or ``val``, and write them as JSON."""
+def evaluate(
+    path: Path, split: str, args: Sequence[str], output: Path | None
+) -> dict[str, Any] | None:
+    """Print the metrics of a checkpoint on a split, ``test`` or ``val``, and write them as JSON.
+
+    Returns:
+        What is written, on the first device; None on others.
+    """
     checkpoint = checkpoints.load_checkpoint(path)  # refuses what is none
     cli = ProjectCLI(args, training=False)
     checkpoints.check_when_loaded(path, cli.model)
@@ -43,19 +49,20 @@ def evaluate(path: Path, split: str, args: Sequence[str], output: Path | None) -
     metrics = {name: value for part in found for name, value in part.items()}  # one a loader
     leave_at_exit(trainer)
     if not trainer.is_global_zero:
-        return
+        return None
     shown = [(name, format_value(value)) for name, value in sorted(metrics.items())]
-    print_table(f"{split} split", [*shown, ("checkpoint", str(path))])
+    print_table(f"{split} split", shown, paths={"checkpoint": str(path)})
     names = checkpoint.get("class_names") or getattr(cli.datamodule, "class_names", None)
     accuracies = {} if confusion.matrix is None else print_classes(confusion.matrix, names)
+    classes = {f"{split}/acc/{name}": value for name, value in accuracies.items()}
+    written = {**metrics, **classes, "checkpoint": str(path), "options": " ".join(args)}
     if output is not None:
-        classes = {f"{split}/acc/{name}": value for name, value in accuracies.items()}
-        made = {"checkpoint": str(path), "options": " ".join(args)}
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_json(output, {**metrics, **classes, **made})
+            write_json(output, written)
         except OSError as error:
             raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
+    return written
 
 
 def print_classes(matrix: Tensor, names: Sequence[str] | None) -> dict[str, float]:

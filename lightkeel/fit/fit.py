@@ -29,6 +29,7 @@ from ..runs import checkpoints, status
 from ..runs.files import write_json
 from ..runs.find import CHECKPOINTS
 from ..runs.folder import Claim, is_rank_zero
+from ..runs.listing import settings
 from ..runs.loggers import MetricsCSV, TensorBoard, writing_aside
 from ..runs.output import format_value, print_table, tolerated
 from . import fastpath
@@ -125,6 +126,12 @@ def fit_and_test(cli: ProjectCLI) -> tuple[dict[str, float], str | None]:
     if is_overridden("test_step", model) and is_overridden("test_dataloader", source):
         trainer.test(model, datamodule=data, ckpt_path=best, verbose=False, weights_only=True)
         metrics |= results(trainer)
+    final = {name: value for name, value in metrics.items() if readings.is_result(name)}
+    for logger in [log for log in trainer.loggers if isinstance(log, TensorBoard)]:
+        # A table of settings and metrics. The metrics' values are there already, and of what is
+        # spared one call at a time is made: they are not written again.
+        logger.log_hyperparams(settings(Path(logger.log_dir)), final, trainer.global_step)
+        logger.save()
     metrics |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     if cli.measured is not None and cli.measured.num_samples:
         metrics["samples_per_s"] = cli.measured.samples_per_s
@@ -168,9 +175,9 @@ def report(cli: ProjectCLI, metrics: dict[str, float], best: str | None) -> None
     dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
     rows = [(n, format_value(v)) for n, v in sorted(metrics.items()) if readings.is_result(n)]
     rows += reported.items()
-    rows += [] if dry else [("run", str(cli.folder)), ("best checkpoint", best or "none")]
+    paths = {} if dry else {"run": str(cli.folder), "checkpoint": best or "none"}
     with tolerated("the table of results"):
-        print_table(name, rows)
+        print_table(name, rows, paths=paths)
     if cli.plots is not None and cli.folder is not None and not dry:
         with tolerated("callbacks.plots"):
             cli.plots.draw(trainer, cli.folder, panels)

@@ -33,12 +33,13 @@ class Known(NamedTuple):
         names: Of all options, with dots.
         classes: By their paths, ``model:NAME`` for a short name, ``OPTION:`` for the one that an
             option has where none is given; None: it is not certain.
-        listed: Short names to be suggested for a model and for data.
+        listed: Short names to be suggested for a model, data and each callback, and of each class
+            what it is.
     """
 
     names: list[str]
     classes: dict[str, Class | None]
-    listed: dict[str, list[str]]
+    listed: dict[str, dict[str, str]]
 
 
 def read() -> Known | None:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,9 +28,11 @@ from ..project import current
 from ..runs.find import damage
 from ..runs.folder import Claim, is_rank_zero
 from ..runs.loggers import MetricsCSV, TensorBoard  # naming it makes short names known
+from ..runs.output import write_out
 from . import cache
 from .configs import appended_options, read_yaml, resolve_configs
-from .names import to_learn
+from .names import check_names, name_classes, to_learn
+from .overview import choices
 from .parser import (
     Parser,
     check_finite,
@@ -84,13 +87,18 @@ class ProjectCLI(LightningCLI):
         for part in ("", "models", "data"):
             import_part(part)
         use_own_yaml()
-        self.arguments, self.experiment = resolve_configs(list(args))
+        given, self.experiment = resolve_configs(list(args))
+        self.arguments = name_classes(given)
         super().__init__(
             LightningModule,
             save_config_callback=None,
             trainer_defaults={"enable_model_summary": False},
             seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={
+                "allow_abbrev": False,
+                "prog": current().command("train"),
+                "description": "All options of a run. The last setting of an option wins.",
+            },
             parser_class=Parser,
             subclass_mode_model=True,
             args=self.arguments,
@@ -116,12 +124,18 @@ class ProjectCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         assert isinstance(parser, Parser)
-        if to_learn:
+        known = learn(parser, self.table) if to_learn else None
+        if known:
             to_learn.clear()
-            cache.write(learn(parser, self.table))
+            cache.write(known)
+        if "--list" in args:
+            write_out(choices(known or learn(parser, self.table)))
+            parser.exit()
         try:
             self.config = parser.parse_args(args)
         except Exception as error:
+            if isinstance(error, InputError):  # said as where names are known beforehand
+                check_names(args, known or learn(parser, self.table))
             message = None if isinstance(error, InputError) else explain_unparsed(error)
             if message is None:
                 raise
@@ -211,7 +225,9 @@ class ProjectCLI(LightningCLI):
             for name in sorted(had - before["callbacks"].keys()) if is_rank_zero() else []:
                 warn(f"callbacks.{name}: is gone. The run ends otherwise than it would.")
             drop_repeated(config, before, appended_options(self.arguments))
-            check_resumable(before, yaml.safe_load(self._dump()))
+            given = [value for option, value in pairwise(self.arguments) if option == "--config"]
+            beside = {path: read_yaml(Path(path)) for path in given[1:]}  # the first is the run's
+            check_resumable(before, yaml.safe_load(self._dump()), beside)
 
     def _name_loggers(self) -> None:
         """Name a run as its folder with W&B and MLflow, and have W&B write there by default."""

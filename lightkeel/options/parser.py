@@ -24,7 +24,8 @@ from ..project import current
 from ..runs import safe_yaml
 from . import moved
 from .cache import Class, Known
-from .names import COMMAND_LINE, unknown_class, unknown_option
+from .guesses import OTHER_TOOLS, WORDS, plain
+from .names import COMMAND_LINE, unknown_class
 
 PARSERS = [Path(str(package.__file__)).parent for package in (jsonargparse, yaml)]
 BASES = {"model": LightningModule, "data": LightningDataModule}
@@ -75,8 +76,10 @@ class Parser(LightningArgumentParser):
                 return f"{key}.{error}"
             error = error.__cause__
         if found := re.search(UNKNOWN, text):
-            option = found[1] or "--" + ".".join(part for part in found.groups()[1:] if part)
-            return unknown_option(option, self.option_names(), self.owner)
+            name = found[1] or ".".join(part for part in found.groups()[1:] if part)
+            name, names = name.lstrip("-").partition("=")[0], self.option_names()
+            hint = suggest(name, names) if names else "Available: none."
+            return f"{name}: {self.owner} has no such option. {hint}"
         if found := re.search(r"arguments are required: ([^\n]+)", text):
             return f"{found[1]}: {self.owner} needs it. Give it a value."
         if found := re.search(r"Expected a dot import path string: (\S+)", text):
@@ -138,9 +141,13 @@ def _has_none(value: Any) -> bool:
 def learn(parser: Parser, table: type[Callbacks]) -> Known:
     """Collect the names of all options, and what each class of the project is made with."""
     fields = classes(table)
-    kinds = {owner: _subclasses(base) for owner, base in BASES.items()}
+    bases: dict[str, type[Any]] = {
+        **BASES,
+        **{f"callbacks.{name}": cls for name, cls in fields.items()},
+    }
+    kinds = {owner: _subclasses(base) for owner, base in bases.items()}
     found: dict[type, Class] = {}
-    for cls in {*fields.values(), *kinds["model"], *kinds["data"]}:
+    for cls in {cls for some in kinds.values() for cls in some}:
         with suppress(Exception):  # one that cannot be asked is left to the parser
             names = ArgumentParser().add_class_arguments(cls, fail_untyped=False)
             found[cls] = cls.__name__, sorted({str(name).split(".")[0] for name in names})
@@ -149,7 +156,16 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
     for owner, some in kinds.items():
         known |= {f"{owner}:{cls.__name__}": found.get(cls) for cls in some}
     known |= {f"{cls.__module__}.{cls.__qualname__}": made for cls, made in found.items()}
-    return Known(parser.option_names(), known, {owner: listed(owner) for owner in BASES})
+    about = {o: {n: _about(cls) for n, cls in listed(o).items()} for o in BASES}
+    helps = {str(action.dest): action.help for action in parser._actions}
+    for name, cls in fields.items():
+        about[f"callbacks.{name}"] = {cls.__name__: helps[f"callbacks.{name}"] or _about(cls)}
+    return Known(parser.option_names(), known, about)
+
+
+def _about(cls: type) -> str:
+    """Return the first line of a class's documentation."""
+    return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0].replace("``", "`")
 
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:
@@ -168,8 +184,8 @@ def check_finite(settings: Any, name: str = "") -> None:
         defaults = {key: repr(parameter.default) for key, parameter in known.items()}
         given = {k: v for k, v in arguments.items() if repr(v) != defaults.get(k)}
         for key, value in given.items():
-            if value is None and key in known and is_number(known[key]):
-                raise InputError(f"{name}.{key}: null. Give a number.")
+            if value is None and key in known and (refused := refused_null(known[key])):
+                raise InputError(f"{name}.{key}: {refused}")
         for key, value in ({**settings, "init_args": None} | given).items():
             check_finite(value, f"{name}.{key}".lstrip("."))
     elif isinstance(settings, (list, tuple)):
@@ -181,10 +197,14 @@ def check_finite(settings: Any, name: str = "") -> None:
             raise InputError(f"{name}: {settings} is no finite number. Give one that is.")
 
 
-def is_number(parameter: inspect.Parameter) -> bool:
-    """Tell whether an argument is a number by its default, and by its type not null."""
+def refused_null(parameter: inspect.Parameter) -> str:
+    """Say why null is none of the numbers or choices that an argument takes; empty: it may be."""
     kind = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
-    return type(parameter.default) in (int, float) and not re.search("^$|None|Optional|Any", kind)
+    if re.search("^$|None|Optional|Any", kind):
+        return ""
+    if choices := _choices(kind):
+        return f"`null` is not a choice. {suggest('', choices)}"
+    return "null. Give a number." if type(parameter.default) in (int, float) else ""
 
 
 def _parameters(path: str) -> dict[str, inspect.Parameter]:
@@ -217,13 +237,14 @@ def construction_error(report: Exception) -> BaseException:
     return next(raised, report)
 
 
-def listed(owner: str) -> list[str]:
-    """List the short names that the project gives for its models or its data."""
+def listed(owner: str) -> dict[str, type]:
+    """Return the classes that the project has short names for, of its models or its data."""
     package, base = current().package, BASES.get(owner)
     modules = [sys.modules.get(name) for name in (package, f"{package}.models", f"{package}.data")]
     named = {name: value for module in modules if module for name, value in vars(module).items()}
     kinds = {name: value for name, value in named.items() if isinstance(value, type)}
-    return sorted(n for n, c in kinds.items() if base and c != base and issubclass(c, base))
+    names = sorted(n for n, c in kinds.items() if base and c != base and issubclass(c, base))
+    return {name: kinds[name] for name in names}
 
 
 def explain_unparsed(error: Exception) -> str | None:
@@ -243,11 +264,18 @@ def _wrong_type(text: str, key: str) -> str:
     names = ["list" if name == "Sequence" else name for name in names]
     kinds = dict.fromkeys(name for name in names if name != "NoneType") or ["options"]
     given = _given(text)
-    literals = [c for k in kinds if "Literal[" in k for c in re.findall(r"'([^']*)'", k)]
-    if literals:
-        return f"{key}: `{given}` is not a choice. {suggest(given, literals)}"
+    option, _, meant = WORDS.get(plain(given), "").partition(" ")
+    if literals := [choice for kind in kinds for choice in _choices(kind)]:
+        hint = f"Did you mean `{meant}`?" if option == key and meant else suggest(given, literals)
+        return f"{key}: `{given}` is not a choice. {hint}"
     wish = " or ".join([*kinds, *(["null"] if "NoneType" in names else [])])
-    return f"{key}: `{given}` has the wrong type. Give {wish}."
+    named = next((t for t in OTHER_TOOLS if f".{t}".endswith(f".{key}.name")), "")
+    hint = f"\nDid you mean `--{named} {given}`?" if named and given.isidentifier() else ""
+    return f"{key}: `{given}` has the wrong type. Give {wish}.{hint}"
+
+
+def _choices(kind: str) -> list[str]:
+    return re.findall(r"['\"]([^'\"]*)['\"]", kind) if "Literal[" in kind else []
 
 
 def _meant(text: str) -> str:

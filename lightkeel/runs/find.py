@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors.bad_input import InputError
-from ..errors.checks import suggest
+from ..errors.checks import note, suggest
 from ..project import current
-from .sweeps import experiment_of_best, read_sweep
+from .sweeps import SWEEPS, experiment_of_best, read_sweep
 
 CHECKPOINTS = "checkpoints"
 FILES = ("config.yaml", "status.json", "metrics.csv", "metrics.json", "environment.json")
@@ -63,7 +63,10 @@ def experiment_name(config: Path) -> str:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments by which a command is told of which run, and which checkpoint of it."""
-    what = "a run folder, EXPERIMENT/NAME in --runs_dir, a .ckpt file, or `last`"
+    what = (
+        "a run folder, a .ckpt file, EXPERIMENT/NAME in --runs_dir, EXPERIMENT for its newest run, "
+        "or `last` for the newest of all"
+    )
     parser.add_argument("run", metavar="RUN", help=what)
     best = "which checkpoint of a run folder (default: best)"
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help=best)
@@ -73,31 +76,56 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def find_run(spec: str, runs_dir: Path, checkpoint: str = "best", option: str = "RUN") -> Run:
     """Find a run by its folder, as it is or in ``runs_dir``, a .ckpt file, or ``last``: the newest.
 
-    Of a folder it is the checkpoint ``best``, or failing that ``last``.
+    EXPERIMENT or EXPERIMENT/last is the newest of an experiment. Of a folder it is the checkpoint
+    ``best``, or failing that ``last``.
     """
-    path = expand_home(spec)
-    if not exists(path):
-        runs = list_runs(runs_dir)
-        if spec == "last" and not runs:
-            raise InputError(f"{option} last: there is no run in {runs_dir}. Train one first.")
-        path = runs[0] if spec == "last" else expand_home(runs_dir) / path
-    if exists(path) and path.is_file():
-        folder = path.parent.parent
-        return Run(folder if (folder / "config.yaml").exists() else None, path)
-    if not exists(path) or not path.is_dir():
+    path = expand_home("".join(line.strip() for line in spec.splitlines()))  # as it was pasted
+    root = expand_home(runs_dir)
+    names = ("best.ckpt", "last.ckpt")[checkpoint == "last" :]
+
+    def chosen(place: Path) -> Path | None:
+        files = [place / CHECKPOINTS / name for name in names] if exists(place) else []
+        return next((file for file in (place, *files) if exists(file) and file.is_file()), None)
+
+    places = [path, root / path]
+    trials = filter(chosen, (sweep / path for sweep in sorted(root.glob(f"{SWEEPS}/*"))))
+    found = [*filter(chosen, places)][:1] or [*trials] or _newest(spec, path, root, option)
+    if len(found) > 1:
+        text = f"is in several sweeps. Give one of these: {', '.join(map(str, found))}."
+        raise InputError(f"{option} {spec}: {text}")
+    if found and (file := chosen(found[0])):
+        folder = file.parent.parent
+        is_of_run = file != found[0] or (folder / "config.yaml").exists()
+        return Run(folder if is_of_run else None, file)
+    raise InputError(f"{option} {spec}: {_missing(spec, [*found, *places], runs_dir)}")
+
+
+def _missing(spec: str, places: Sequence[Path], runs_dir: Path) -> str:
+    if spec == "last":
+        return f"there is no run in {runs_dir}. Train one first."
+    folder = next((place for place in places if exists(place) and place.is_dir()), None)
+    if folder is None:
         known = [str(path) for path in expand_home(spec).parent.glob("*") if os.sep in spec]
         known = known or [f"{run.parent.name}/{run.name}" for run in list_runs(runs_dir)[:5]]
-        raise InputError(
-            f"{option} {spec}: no such file or folder. Give a run folder, EXPERIMENT/NAME, a .ckpt "
-            f"file, or `last`.\n{suggest(spec, known)}"
-        )
-    for name in ("best.ckpt", "last.ckpt")[checkpoint == "last" :]:
-        if (path / CHECKPOINTS / name).is_file():
-            return Run(path, path / CHECKPOINTS / name)
-    if best := read_sweep(path).best:
-        text = f"is a sweep. Give one of its runs; the best is {path / best['run']}."
-        raise InputError(f"{option} {spec}: {text}")
-    raise InputError(f"{option} {spec}: no checkpoint in {path / CHECKPOINTS}.")
+        how = "Give a run folder, EXPERIMENT/NAME, a .ckpt file, or `last`."
+        return f"no such file or folder. {how}\n{suggest(spec, known)}"
+    if best := read_sweep(folder).best:
+        return f"is a sweep. Give one of its runs; the best is {folder / best['run']}."
+    return f"no checkpoint in {folder / CHECKPOINTS}."
+
+
+def _newest(spec: str, path: Path, root: Path, option: str) -> list[Path]:
+    """Find the newest run of all or of an experiment, and say which where one may be surprised."""
+    if path == Path("last"):
+        return list_runs(root)[:1]
+    is_last = path.name == "last"
+    for place in (path, root / path):
+        folder = place.parent if is_last else place
+        if exists(folder) and (runs := list_runs(folder, "*")):
+            if len(runs) > 1 and not is_last:
+                note(f"{option} {spec}: has {len(runs)} runs. This is the newest, {runs[0]}.")
+            return runs[:1]
+    return []
 
 
 def check_output(output: Path) -> None:
@@ -134,9 +162,9 @@ def _damage(path: Path, size: int, mtime_ns: int) -> str | None:
     return f"bad checksum of {damaged}" if damaged else None
 
 
-def list_runs(runs_dir: Path) -> list[Path]:
+def list_runs(runs_dir: Path, places: str = "*/*") -> list[Path]:
     """List the folders of runs that have a checkpoint, newest first."""
-    checkpoints = expand_home(runs_dir).glob(f"*/*/{CHECKPOINTS}/*.ckpt")
+    checkpoints = expand_home(runs_dir).glob(f"{places}/{CHECKPOINTS}/*.ckpt")
     found = {path.parent.parent / "config.yaml" for path in checkpoints}
     configs = [config for config in found if config.exists()]
     configs.sort(key=lambda config: config.stat().st_mtime, reverse=True)

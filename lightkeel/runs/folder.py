@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..errors.bad_input import InputError
+from ..errors.checks import note
 from . import lock
 from .find import CHECKPOINTS, exists, expand_home, find_resumable
 
@@ -51,6 +52,8 @@ class Claim:
                 found = self._take_unfinished(place, run_name) if is_auto else None
                 if found is None:
                     self._make(place, run_name, is_auto)
+                if is_auto and found is None:
+                    note(f"--resume auto: nothing to resume. A new run begins: {self.folder}")
         except OSError as error:
             path, wrong = Path(error.filename or place), error.strerror
             if isinstance(error, FileExistsError):

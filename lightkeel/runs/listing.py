@@ -18,6 +18,7 @@ from .find import FILES, exists, expand_home
 
 NAMES_OF_A_RUN = {"runs_dir", "run_name", "resume"}
 SEEDS = ("seed_everything", "data.seed")
+COMPARED = ("model", "data", "seed_everything", "trainer.max_", "trainer.precision")
 # What only names, shows or logs, and changes no result.
 SHOWN = (
     *("trainer.logger", "trainer.default_root_dir", "trainer.log_every_n_steps"),
@@ -63,6 +64,12 @@ def find_runs(folder: Path) -> list[ListedRun]:
         run.differs.update({k: run.config[k] for k in keys[run.experiment] if k in run.config})
     begun = {run.folder: run.state.since or status.changed(run.folder / FILES[0]) for run in runs}
     return sorted(runs, key=lambda run: (begun[run.folder], run.name), reverse=True)
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of a run that it is compared by, those that are not null."""
+    config = _read_config(folder / FILES[0])
+    return {k: v for k, v in config.items() if k.startswith(COMPARED) and v is not None}
 
 
 def _read_run(folder: Path) -> ListedRun:

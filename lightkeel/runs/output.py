@@ -3,17 +3,19 @@
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..errors.bad_input import InputError
 from ..errors.checks import warn
 
-PIPE_WIDTH = 10_000  # in a pipe or a job's log nothing is cut or broken in two
+PIPE_WIDTH = 10**6  # in a pipe or a job's log nothing is cut or broken in two
 
 
 @contextmanager
@@ -50,16 +52,26 @@ def drawing() -> Iterator[Console]:
 
 
 def print_table(
-    title: str, rows: Iterable[tuple[str, ...]], columns: Sequence[str] = ("", "")
+    title: str,
+    rows: Iterable[tuple[str, ...]],
+    columns: Sequence[str] = ("", ""),
+    paths: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Print a table, the first of whose columns names what is in the others."""
+    """Print a table, the first of whose columns names what is in the others.
+
+    Columns between the first and the last, such as numbers, are never broken; nor are ``paths``,
+    each on a line of its own below the table.
+    """
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for number, name in enumerate(columns):
-        table.add_column(name, style=None if number else "bold", overflow="fold")
+        options: dict[str, Any] = {"style": None if number else "bold", "overflow": "fold"}
+        table.add_column(name, no_wrap=0 < number < len(columns) - 1, **options)
     for row in rows:
         table.add_row(*row)
     with drawing() as console:
         console.print(table)
+        for name, path in paths.items():
+            console.print(Text(f"{name}: {path}"), soft_wrap=True)
 
 
 def format_value(value: float) -> str:

@@ -1,11 +1,12 @@
 """Tables of runs, as wide as a terminal and no wider; in a pipe nothing is left out."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from . import status
@@ -15,6 +16,7 @@ from .sweeps import ListedSweep
 
 KINDS = ("test/", "val/")  # of metrics that come first
 DIFFERS = "differs in"
+GAP, INDENT = "   ", "  "
 
 
 def print_runs(
@@ -43,7 +45,8 @@ def print_runs(
             _draw(console, rows, ["run", "state"], [DIFFERS, "duration"], first)
         for run in runs:
             if run.state.error not in (None, status.KILLED):
-                console.print(Text(f"{run.name}: {printable(str(run.state.error))}"))
+                text = Text(f"{run.name}: {printable(str(run.state.error))}")
+                console.print(text, soft_wrap=True)
         if means:
             console.print(Text("\nMean ± standard deviation over seeds (number of runs)"))
             _draw(console, means, ["experiment"], [DIFFERS], first)
@@ -68,30 +71,58 @@ def _draw(
     right: list[str],
     first: list[str],
 ) -> None:
-    """Draw a table with as many metrics, of the test first, as the console has room for."""
+    """Draw a table in the first form that fits: nothing is broken in two, and no number is cut.
 
-    def rank(name: str) -> tuple[int, int, str]:
-        kind = next((n for n, kind in enumerate(KINDS) if name.startswith(kind)), len(KINDS))
-        return [*first, name].index(name), kind, name
-
-    metrics = sorted({name for row in rows for name in row}.difference(left, right), key=rank)
+    A row is one line; or what it differs in is on a line below; or its name is on a line above too,
+    and there are as many metrics as fit, those of test and validation first.
+    """
+    metrics = _ranked({name for row in rows for name in row}.difference(left, right), first)
     right = [name for name in right if any(row[name] for row in rows)]
-    unlimited = console.options.update(width=10**6)
+    short = [name for name in right if name != DIFFERS]
     most = len(metrics)
-    forms = [("/", number) for number in range(most, min(most, 2) - 1, -1)]
-    for slash, number in [*forms, *(("/\n", n) for n in range(most, -1, -1))]:  # on two lines
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        columns = [*left, *metrics[:number], *right]
-        for name in columns:
-            width = console.width // 4 if name == DIFFERS else None
-            side: Any = "left" if name in (*left, DIFFERS) else "right"
-            table.add_column(Text(name), justify=side, no_wrap=not width, max_width=width)
-        for row in rows:
-            row = row | {left[0]: row[left[0]].replace("/", slash, 1)}
-            table.add_row(*(Text(row.get(name, ""), overflow="fold") for name in columns))
-        if console.measure(table, options=unlimited).maximum <= console.width:
+    least = sum(name in first or name.startswith(KINDS) for name in metrics)
+    forms = [(left, most, right), *((left, n, short) for n in range(most, least - 1, -1))]
+    forms += [(left[1:], n, short) for n in range(most, -1, -1)]
+    names = [*left, *metrics, *right]
+    widths = {
+        name: max(cell_len(row.get(name, "")) for row in [{name: name}, *rows]) for name in names
+    }
+    for start, number, end in forms:
+        columns = [*start, *metrics[:number], *end]
+        indent = "" if start == left else INDENT
+        width = sum(widths[name] for name in columns) + len(GAP) * (len(columns) - 1)
+        if len(indent) + width <= console.width:
             break
-    console.print(table)
+
+    def put(row: dict[str, str], style: str = "") -> None:
+        cells = []
+        for name in columns:
+            blank, cell = " " * (widths[name] - cell_len(row.get(name, ""))), row.get(name, "")
+            cells.append(f"{cell}{blank}" if name in (*left, DIFFERS) else f"{blank}{cell}")
+        for line in [row[left[0]]] * bool(indent) + [indent + GAP.join(cells)] * bool(cells):
+            console.print(Text(line, style), soft_wrap=True)
+
+    put({name: name for name in names}, "bold")
+    console.print(Text("─" * (len(indent) + width)), soft_wrap=True)
+    for row in rows:
+        put(row)
+        if DIFFERS not in columns and row.get(DIFFERS):
+            console.print(Padding(Text(row[DIFFERS]), (0, 0, 0, 2 * len(INDENT))))
+    if number < most:
+        where = "in a wider terminal, through a pipe, or by --json"
+        console.print(Text(f"{most - number} more metrics: {where}"))
+
+
+def _ranked(metrics: set[str], first: list[str]) -> list[str]:
+    """Sort metrics: ``first``, those of test beside their like of validation, and others."""
+    splits = Counter(name.partition("/")[2] for name in metrics if name.startswith(KINDS))
+
+    def rank(name: str) -> tuple[int, bool, int, str, str]:
+        kind, _, metric = name.partition("/")
+        is_other = not name.startswith(KINDS)
+        return [*first, name].index(name), is_other, -splits[metric], metric, kind
+
+    return sorted(metrics, key=rank)
 
 
 def _settings(differs: dict[str, Any]) -> str:

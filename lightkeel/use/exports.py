@@ -43,12 +43,12 @@ def export(found: Run, configs: Sequence[str], format_: str, output: Path, suffi
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror}).") from None
     rows = {
-        "file": str(output),
         "size": f"{output.stat().st_size:,} bytes",
-        "made from": str(found.checkpoint),
         "largest difference": f"{difference:.2g}, on {sum(BATCHES)} random samples",
     }
-    print_table(f"{format_} export of {type(predictor.model).__name__}", rows.items())
+    paths = {"file": str(output), "made from": str(found.checkpoint)}
+    title = f"{format_} export of {type(predictor.model).__name__}"
+    print_table(title, rows.items(), paths=paths)
 
 
 def compare(predictor: Predictor, compute: Compute) -> float:

@@ -1,5 +1,7 @@
 """What the tests of the library share."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from src.train import main as train
 from tests.lightkeel.on_gpu import any_gpu
 from tests.lightkeel.pretended_gpu import PretendedGPU
 
+# As in an environment that is entered: messages name `python`.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 TINY = ["--config", str(Path(__file__).with_name("tiny.yaml"))]
 
 

@@ -112,6 +112,52 @@ def test_evaluate_gives_the_same_to_the_last_digit(
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "missed"),
+    [
+        (["--min", "test/acc=0.4", "--max=test/acc=0.4", "--max", "test/loss=inf"], []),
+        (
+            ["--max", "test/acc=0.3", "--min", "test/loss=1.2", "--min", "test/acc=0.41"],
+            [
+                "missed: test/loss is 1.127105, not at least 1.2 (--min)",
+                "missed: test/acc is 0.4, not at least 0.41 (--min)",
+                "missed: test/acc is 0.4, not at most 0.3 (--max)",
+            ],
+        ),
+        (
+            ["--json", "--min", "test/acc/2=1"],
+            ["missed: test/acc/2 is 0.5, not at least 1 (--min)"],
+        ),
+    ],
+)
+def test_thresholds(
+    given: list[str],
+    missed: list[str],
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An accuracy of 2/5 in float32 is more than 0.4, and at most that."""
+    output = tmp_path / "metrics.json"
+    assert evaluate([str(tiny_run), "--output", str(output), *given]) == (3 if missed else 0)
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert lines[len(lines) - len(missed) :] == missed
+    if "--json" in given:
+        assert json.loads(printed.out) == json.loads(output.read_text())
+        assert "│ test/loss │ 1.127105 │" in lines
+    else:
+        assert lines == missed
+
+
+def test_thresholds_of_nothing(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ("test/acc", "=1", "test/acc=", "test/acc=nan"):
+        text = f"--max {given}: is no METRIC=VALUE, as in test/acc=0.7."
+        fails(evaluate, [str(tiny_run), "--max", given], text, capsys)
+    text = "--min val/acc: no such metric. Did you mean `test/acc`? Available: test/acc, test/acc/…"
+    fails(evaluate, [str(tiny_run), "--min", "val/acc=0", "--output", os.devnull], text, capsys)
+
+
 def evaluate_batch_size(
     run: Path, split: str, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, str]:
@@ -163,8 +209,11 @@ def test_resume_auto(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert train([*args, "--resume", "auto", "--trainer.max_epochs", "4"]) == 0
     assert len(list(whole.parent.iterdir())) == 2
     assert same(parts, whole)
+    capsys.readouterr()
     assert train([*args, "--resume", "auto"]) == 0
-    assert len(list(whole.parent.iterdir())) == 3
+    (new,) = {*whole.parent.iterdir()} - {whole, parts}
+    said = f"--resume auto: nothing to resume. A new run begins: {new}\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_cannot_be_resumed(
@@ -199,6 +248,32 @@ def test_what_cannot_be_resumed(
             train(["--resume", str(run), "--runs_dir", str(tmp_path), *args])
         assert capsys.readouterr().err == f"error: {message}\n"
         assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_config_beside_resume(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What to leave out is said where it is a config that makes a difference."""
+    run, file = tmp_path / "tiny" / "run", tmp_path / "other.yaml"
+    shutil.copytree(tiny_run, run)
+    args = ["--resume", str(run), "--config", str(file), "--data.batch_size", "7"]
+    leave = f"Leave out --config {os.path.relpath(file)}: the run has its own."
+    file.write_text("data: {init_args: {batch_size: 7}}\nmodel: {init_args: {optimizer: {lr: 2}}}")
+    assert _refusal(args, capsys) == [
+        "error: model.optimizer.name: None, but the run to resume has AdamW. A resumed run keeps "
+        "its model, optimizer, schedule and seed.",
+        f"  {leave}",
+    ]
+    otherwise = "warning: data.batch_size: 7, before 32. The run ends otherwise than it would."
+    file.write_text("data: {init_args: {batch_size: 7}}")
+    assert _refusal(args, capsys)[0] == f"{otherwise} {leave}"
+    assert _refusal([*args[:2], *args[4:]], capsys)[0] == otherwise
+
+
+def _refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit, match="2"):
+        train(args)
+    return capsys.readouterr().err.splitlines()
 
 
 def test_resume_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

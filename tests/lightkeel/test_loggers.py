@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import loggers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.train import main as train
 from tests.lightkeel.browsing import browsing, fetch, needs_chromium, serving
@@ -194,3 +196,32 @@ def test_package_that_is_not_installed(
     message = f"trainer.logger: {logger} needs {name}, which is not installed.\n  {how}"
     args = [*TINY, *overlay(name), "--runs_dir", str(tmp_path / "runs")]
     fails(train, args, message, capsys)
+
+
+def test_settings_beside_metrics_in_tensorboard(tiny_run: Path) -> None:
+    """Its table of hyperparameters, in the run's own folder, and of each value one point."""
+    events = EventAccumulator(str(tiny_run)).Reload()
+    content = [
+        HParamsPluginData.FromString(metadata.plugin_data.content)
+        for metadata in events.summary_metadata.values()
+        if metadata.plugin_data.plugin_name == "hparams"
+    ]
+    (started,) = (c.session_start_info.hparams for c in content if c.HasField("session_start_info"))
+    assert (started["model"].string_value, started["data"].string_value) == (
+        "TinyModel",
+        "TinyData",
+    )
+    assert started["model.optimizer.lr"].number_value == 0.01
+    assert started["seed_everything"].number_value == 0
+    assert {name.partition(".")[0] for name in started} == {
+        *("model", "data", "seed_everything", "trainer")
+    }
+    (compared,) = (c.experiment.metric_infos for c in content if c.HasField("experiment"))
+    names = {info.name.tag for info in compared}
+    of_splits = {
+        f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")
+    }
+    assert names == of_splits | {"samples_per_s"}
+    assert [event.step for event in events.Scalars("test/acc")] == [6]
+    assert [event.step for event in events.Scalars("val/acc")] == [2, 5]
+    assert {path.name for path in tiny_run.iterdir() if path.is_dir()} == {"checkpoints"}

@@ -50,6 +50,11 @@ def meant(name: str) -> str:
 # Each has one mistake: what the command is given, or a configuration; and the message.
 TYPOS: list[tuple[list[str] | str, str]] = [
     (["--modl", MODEL], f"modl: the command line {meant('model')}"),
+    (["--lr", "1"], f"lr: the command line {meant('--model.optimizer.lr')}"),
+    (
+        ["--callbacks.checkpoint", "Chekpoint"],
+        "callbacks.checkpoint: there is no class `Chekpoint`. Did you mean `Checkpoint`?",
+    ),
     (["--run_nam=mine"], f"run_nam: the command line {meant('run_name')}"),
     (["--trainr.max_epochs", "3"], f"trainr: the command line {meant('trainer')}"),
     (["--trainer.max_epoch", "3"], f"trainer.max_epoch: trainer {meant('max_epochs')}"),
@@ -215,6 +220,7 @@ def test_nothing_heavy_is_needed(
                 "trainer.device": f"trainer.device: trainer {meant('devices')}",
                 "callbacks.chekpoint": "callbacks.chekpoint: callbacks has no such",
                 "splt": f"splt: the command line {meant('split')}",
+                "lr": f"lr: the command line {meant('--model.optimizer.lr')}",
             }.items()
         ),
         ("predict", ["{run}", "nope.csv"], "INPUT nope.csv: there is no such file or folder."),
@@ -232,6 +238,14 @@ def test_other_commands_need_nothing_heavy(
     )
     assert printed.startswith(f"error: {message}")
     assert status == 2
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--config", DEFAULT_CONFIG, "-h"], ["--list"]], ids=str
+)
+def test_pages_need_nothing_heavy(args: list[str], user_cache: Path, tmp_path: Path) -> None:
+    there: dict[str, Any] = {"folder": tmp_path, "at_import": MISSING, "cache_home": user_cache}
+    assert run("train", *args, **there) == (0, "")
 
 
 def test_ctrl_c_while_pytorch_is_imported(tiny_run: Path, tmp_path: Path) -> None:
@@ -289,7 +303,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before.use()
 
 
-NAMES = Known(["model"], {"model:": None}, {"model": ["A"]})
+NAMES = Known(["model"], {"model:": None}, {"model": {"A": "What it is."}})
 
 
 def test_what_is_known_counts_until_something_changes(own: Path, tmp_path: Path) -> None:

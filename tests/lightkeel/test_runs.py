@@ -257,22 +257,77 @@ def test_classes_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     }
 
 
-@pytest.mark.parametrize("width", [80, 120, 160])
+NAMED = "cifar10_synthetic/2026-11-22_00-51-0"
+BELOW = f"""
+run                                     state   test/acc   val/acc   test/loss   val/loss   duration
+────────────────────────────────────────────────────────────────────────────────────────────────────
+{NAMED}4   done         0.4       0.3      0.3333        1.5    0:01:02
+    model.optimizer.name=Adam
+{NAMED}3   done         0.3       0.3      0.3333        1.5    0:01:02
+    model.optimizer.name=AdamW
+9 more metrics: in a wider terminal, through a pipe, or by --json
+"""
+ABOVE = f"""
+run
+  state   test/acc   val/acc   test/loss   val/loss   lr_group_0   duration
+───────────────────────────────────────────────────────────────────────────
+{NAMED}4
+  done         0.4       0.3      0.3333        1.5       0.3333    0:01:02
+    model.optimizer.name=Adam
+{NAMED}3
+  done         0.3       0.3      0.3333        1.5       0.3333    0:01:02
+    model.optimizer.name=AdamW
+8 more metrics: in a wider terminal, through a pipe, or by --json
+"""
+NARROW = f"""
+run
+  state   test/acc   duration
+─────────────────────────────
+{NAMED}4
+  done         0.4    0:01:02
+    model.optimizer.name=Adam
+{NAMED}3
+  done         0.3    0:01:02
+    model.optimizer.name=AdamW
+12 more metrics: in a wider terminal,
+through a pipe, or by --json
+"""
+
+
+@pytest.mark.parametrize(("width", "table"), [(110, BELOW), (80, ABOVE), (38, NARROW)])
 def test_fits(
-    width: int, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    width: int,
+    table: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    metrics = {f"test/metric_{n}": 1 / 3 for n in range(9)}
-    for seed in (3, 4):
-        name = f"an_experiment_with_a_name/2026-11-22_00-51-0{seed}"
-        make(made / name, seed=seed, metrics={**metrics, "test/acc": seed / 10})
+    """No name and no number is broken or cut, and what there is no room for is counted."""
+    metrics = {f"lr_group_{n}": 1 / 3 for n in range(9)} | {"val/loss": 1.5, "val/acc": 0.3}
+    for seed, name in enumerate(["AdamW", "Adam"], 3):
+        shown = {**metrics, "test/acc": seed / 10, "test/loss": 1 / 3}
+        make(tmp_path / f"{NAMED}{seed}", seed, name=name, metrics=shown)
     monkeypatch.setattr(output, "PIPE_WIDTH", width)
-    assert main([str(made)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= width
-    assert "run" in lines[0]
-    assert "test/acc" in lines[0]
-    assert "duration" in lines[0]
-    assert sum("2026-11-22_00-51-0" in line for line in lines) == 2
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == table.removeprefix("\n")
+
+
+RESULTS = f"""
+a
+┌─────────┬────────────┬─────────┐
+│ a long  │ 199 of 200 │ 1.9999, │
+│ name    │            │ -3.4001 │
+└─────────┴────────────┴─────────┘
+run: {"x" * 60}
+"""
+
+
+def test_results_fit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are broken between each other alone, and paths not at all."""
+    monkeypatch.setattr(output, "PIPE_WIDTH", 34)
+    rows = [("a long name", "199 of 200", "1.9999, -3.4001")]
+    output.print_table("a", rows, ("", "", ""), {"run": "x" * 60})
+    assert capsys.readouterr().out == RESULTS.removeprefix("\n")
 
 
 def test_nothing_is_cut_in_a_pipe(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -450,6 +505,23 @@ def test_how_commands_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert project.command("runs") == "python 'my run.py'"
 
 
+def test_python_as_a_shell_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no environment is entered, `python` is another or none."""
+    for name in ("other", ".venv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "python").touch(0o777)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/python"))
+    for path, folder, expected in [
+        (".venv", "other", "python"),
+        ("other", "other", str(tmp_path / ".venv/python")),
+        ("other", ".", ".venv/python"),
+        ("none", ".", ".venv/python"),
+    ]:
+        monkeypatch.setenv("PATH", str(tmp_path / path))
+        monkeypatch.chdir(tmp_path / folder)
+        assert PROJECT.command("train") == f"{expected} -m src.train"
+
+
 def test_closed_pipe(made: Path) -> None:
     process = start(*RUNS, str(made))
     assert process.stdout is not None
@@ -501,6 +573,47 @@ def test_run_by_experiment_and_name(
     (copy / "metrics.json").unlink()
     found = find.find_resumable("tiny/copy", tmp_path / "all", "tiny", None)
     assert found == copy / "checkpoints/last.ckpt"
+
+
+def with_checkpoint(folder: Path, minute: int) -> Path:
+    """Make a run that trained last at a minute of 1970."""
+    (make(folder, minute) / "checkpoints").mkdir()
+    (folder / "checkpoints/best.ckpt").touch()
+    os.utime(folder / "config.yaml", (minute, minute))
+    return folder
+
+
+def test_run_as_it_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name, also broken in two or with what a shell completes; of an experiment the newest."""
+    runs = tmp_path / "runs"
+    old, new = (with_checkpoint(runs / "mlp" / name, n) for n, name in enumerate(["old", "new"], 1))
+    other = with_checkpoint(runs / "cnn/last_one", 3)
+    trial = with_checkpoint(runs / "sweeps/tuned/mlp/003", 4)
+    (tmp_path / "cnn").mkdir()  # somebody's, and no run
+    monkeypatch.chdir(tmp_path)
+    expected = {
+        **dict.fromkeys(["mlp/old", "mlp/old/", "mlp/\nold\n", " mlp/old", str(old)], old),
+        **dict.fromkeys(["mlp", "mlp/", "mlp/last", "runs/mlp", str(runs / "mlp/last")], new),
+        **dict.fromkeys(["last", "cnn", "cnn/last"], other),
+        "mlp/003": trial,
+    }
+    assert {spec: find.find_run(spec, Path("runs")).folder for spec in expected} == {
+        spec: folder if os.sep == spec[0] else folder.relative_to(tmp_path)
+        for spec, folder in expected.items()
+    }
+    newest = "has 2 runs. This is the newest, runs/mlp/new."
+    assert capsys.readouterr().err.splitlines() == [
+        f"RUN {spec}: {newest}" for spec in ("mlp", "mlp/", "runs/mlp")
+    ]
+    with_checkpoint(runs / "sweeps/again/mlp/003", 5)
+    places = "runs/sweeps/again/mlp/003, runs/sweeps/tuned/mlp/003"
+    text = f"RUN mlp/003: is in several sweeps. Give one of these: {places}."
+    with pytest.raises(InputError, match=f"^{re.escape(text)}$"):
+        find.find_run("mlp/003", Path("runs"))
+    with pytest.raises(InputError, match=r"^RUN runs: no checkpoint in runs/checkpoints\.$"):
+        find.find_run("runs", Path("runs"))
 
 
 def test_stopped_and_resumed(
@@ -615,7 +728,7 @@ def test_nothing_left_to_train(
 def test_metrics_of_the_test_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["a", "lr", "val/loss", "val/acc", "test/loss", "test/acc"]
     make(tmp_path / "mlp/a", metrics=dict.fromkeys(names, 0.5))
-    order = [*sorted(names[4:]), *sorted(names[2:4]), "a", "lr"]
+    order = ["test/acc", "val/acc", "test/loss", "val/loss", "a", "lr"]
     for sort, expected in [([], order), (["--sort", "lr"], ["lr", *order[:-1]])]:
         assert main([str(tmp_path), *sort]) == 0
         assert capsys.readouterr().out.split()[2:-6][: len(names)] == expected

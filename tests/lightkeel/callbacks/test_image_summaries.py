@@ -22,7 +22,8 @@ from lightkeel.callbacks.image_summaries import (
     resize,
     stretch,
 )
-from lightkeel.data.in_memory import Split
+from lightkeel.data.images import ImageDataModule
+from lightkeel.data.in_memory import Arrays, InMemoryDataModule, Split
 from src.models.supervised import SupervisedModule
 from tests.lightkeel.fitting import Given, fit
 
@@ -65,7 +66,11 @@ class Small(SupervisedModule):
 
 
 def look(
-    folder: Path, model: LightningModule, data: Given, callback: ImageSummaries, **options: Any
+    folder: Path,
+    model: LightningModule,
+    data: InMemoryDataModule,
+    callback: ImageSummaries,
+    **options: Any,
 ) -> dict[str, dict[int, Tensor]]:
     """Train, and return the images (C, H, W) in the event file, by tag and step."""
     logger = TensorBoardLogger(folder, name="", version="")
@@ -118,19 +123,48 @@ def test_steps(
 def test_augmented_images_are_those_of_the_first_batch(tmp_path: Path) -> None:
     data = pictures(channels=3, batch_size=5)
     images = look(tmp_path, Small(3), data, ImageSummaries(num_images=4))["images/augmented"][0]
-    assert images.shape == (3, 2 * 128 + 1, 2 * 128 + 1)
-    seen = images[:, :, :128][:, ::32, ::32]
+    assert images.shape == (3, 2 * 130 + 3, 2 * 130 + 3)
     first, third = (data.arrays.inputs[row] * 255 + 10 for row in (0, 2))
-    assert torch.equal(seen[:, :4], first.round().byte())
-    assert torch.equal(images[:, 129::32, :128:32], third.round().byte())
-    assert bool((images[:, 128] == 255).all())  # the line between them
+    assert torch.equal(images[:, 1:129:32, 1:129:32], first.round().byte())
+    assert torch.equal(images[:, 134:262:32, 1:129:32], third.round().byte())
+    # Around each a black line, and white between them.
+    assert images[0, 125:140, 0].tolist() == [0] * 5 + [255] * 3 + [0] * 7
+    assert images[0, 0, 125:140].tolist() == [0] * 5 + [255] * 3 + [0] * 7
+
+
+class Stored(ImageDataModule):
+    """Random pixels of three classes, all of them mirrored when they are trained on."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        augment: dict[str, Any] = {"horizontal_flip": {"probability": 1.0}}
+        super().__init__(SIZE, (0.5,), (0.25,), augment, seed=0, batch_size=4, **kwargs)
+
+    def load(self, source: str) -> Arrays:
+        pixels = torch.arange(8 * 3 * SIZE**2).reshape(8, SIZE, SIZE, 3) % 251
+        return Arrays(pixels.byte(), torch.arange(8) % 3)
+
+
+@pytest.mark.parametrize("is_resident", [False, True])
+def test_augmented_images_beside_their_originals(tmp_path: Path, is_resident: bool) -> None:
+    """Of a shuffled epoch, as the rows of a grid: the original, white, and what was trained on."""
+    data = Stored(device_resident=is_resident)
+    shown = look(tmp_path, Small(3), data, ImageSummaries(), max_epochs=2)["images/augmented"]
+    assert list(shown) == [0, 2]
+    assert not torch.equal(shown[0], shown[2])  # another order
+    for images in shown.values():
+        assert images.shape == (3, 2 * 130 + 3, 2 * 261 + 3)
+        for top, left in [(1, 1), (1, 265), (134, 1), (134, 265)]:
+            tile = images[:, top : top + 128, left : left + 259]
+            assert torch.equal(tile[:, :, :128], tile[:, :, 131:].flip(2))
+            assert bool((tile[:, :, 128:131] == 255).all())
+        assert len({tuple(images[:, y, x].tolist()) for y in (1, 134) for x in (1, 265)}) == 4
 
 
 def test_images_that_the_data_cannot_bring_back_are_stretched(tmp_path: Path) -> None:
     shades = torch.tensor([-2.0, 0.0, 2.0]).view(3, 1, 1, 1).repeat(1, 1, SIZE, SIZE)
     data = Given(shades, torch.arange(3), batch_size=3)
     images = look(tmp_path, Small(), data, ImageSummaries())["images/augmented"][0]
-    corners = [int(images[0, y, x]) for y in (0, 129) for x in (0, 129)]
+    corners = [int(images[0, y, x]) for y in (1, 134) for x in (1, 134)]
     assert corners == [0, 128, 255, 255]  # the fourth place is empty
 
 
@@ -144,11 +178,15 @@ def test_feature_maps_by_hand(tmp_path: Path) -> None:
     outputs = torch.tensor([[8.0, 7.0], [5.0, 4.0]])
     low, high = (127.5 * (1 - outputs / 8), 127.5 * (1 + outputs / 8))
     shown = images[FIRST][1]
-    assert shown.shape == (3, 64, 64 + 1 + 64)  # grey comes back as RGB
-    assert torch.equal(shown[0, :, :64], blocks(high.tolist(), 32))
-    assert torch.equal(shown[0, :, 65:], blocks(low.tolist(), 32))
+    assert shown.shape == (3, 130, 130 + 3 + 66 + 3 + 66)  # grey comes back as RGB
+    assert torch.equal(
+        shown[0, 1:129, 1:129], blocks((data.arrays.inputs[0, 0] * 255).tolist(), 32)
+    )
+    assert torch.equal(shown[0, 1:65, 134:198], blocks(high.tolist(), 32))
+    assert torch.equal(shown[0, 1:65, 203:267], blocks(low.tolist(), 32))
+    assert bool((shown[:, 66:, 130:] == 255).all())  # below the lower, and between
     pooled = images[SECOND][1]  # 8 and -4 ninths, a pixel each
-    assert pooled[0, 0].tolist() == [255] * 65 + [0] * 64
+    assert pooled[0, 1, 133:].tolist() == [0, *[255] * 64, 0, *[255] * 3, 0, *[0] * 64, 0]
 
 
 def test_filters_by_hand(tmp_path: Path) -> None:
@@ -157,8 +195,10 @@ def test_filters_by_hand(tmp_path: Path) -> None:
     ].items()
     weights = torch.arange(9.0).reshape(3, 3) / 8 * 255
     assert step == 1
-    assert torch.equal(shown[0, :, :33], blocks(weights.tolist(), 11))
-    assert torch.equal(shown[0, :, 34:], blocks((255 - weights).tolist(), 11))
+    assert shown.shape == (3, 35, 35 + 3 + 35)
+    assert torch.equal(shown[0, 1:34, 1:34], blocks(weights.tolist(), 11))
+    assert torch.equal(shown[0, 1:34, 39:72], blocks((255 - weights).tolist(), 11))
+    assert shown[0, 17, [0, 34, 35, 36, 37, 38, 72]].tolist() == [0, 0, 255, 255, 255, 0, 0]
 
 
 def test_misclassified_images_by_hand(tmp_path: Path) -> None:
@@ -170,7 +210,7 @@ def test_misclassified_images_by_hand(tmp_path: Path) -> None:
     texts = ["true: cat\npredicted: dog", "true: owl\npredicted: dog"]
     labelled = [label(tile, text) for tile, text in zip(tiles, texts, strict=True)]
     assert torch.equal(shown, grid(torch.stack(labelled)))
-    assert bool((shown[:, LABEL_PX:, :128] == tiles[0]).all())
+    assert bool((shown[:, 1 + LABEL_PX : -1, 1:129] == tiles[0]).all())
 
 
 def test_labels_are_drawn() -> None:

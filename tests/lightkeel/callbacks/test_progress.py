@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
 
 from lightkeel.callbacks import progress
-from lightkeel.callbacks.progress import Progress, format_metrics
+from lightkeel.callbacks.progress import Fitted, Progress, format_metrics
 from tests.lightkeel.fitting import Given, Line, Stream, fit
 
 MANY_S = 1e6
@@ -36,7 +37,7 @@ def train(folder: Path, *callbacks: Callback, **options: Any) -> None:
             0.0,
             {"max_epochs": 2, "log_every_n_steps": 2},
             [
-                "epoch 1/2  batch 1/3  ",
+                "epoch 1/2  batch 1/3  train/loss_step 1",
                 "epoch 1/2  batch 2/3  train/loss_step 4",
                 "epoch 1/2  batch 3/3  train/loss_step 4",
                 "epoch 2/2  batch 1/3  train/loss_step 1",
@@ -106,6 +107,27 @@ def test_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "\x1b[?25h" in terminal.getvalue()  # the cursor is back
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"), [(37, "a 1.234  b 5"), (12, "a 1.234  b 5"), (11, "a 1.234"), (6, "")]
+)
+def test_no_number_is_cut_in_the_bar(width: int, shown: str) -> None:
+    terminal = io.StringIO()
+    Console(width=width, file=terminal).print(Fitted("a 1.234  b 5"))
+    assert terminal.getvalue() == f"{shown}\n"
+
+
+def test_number_from_the_first_step_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row of metrics is due, and it is read anew where it is stale."""
+    monkeypatch.setattr(progress, "STALE_S", MANY_S)
+    train(tmp_path / "fresh", Progress(0.0), max_epochs=1, log_every_n_steps=100)
+    monkeypatch.setattr(progress, "STALE_S", 0.0)
+    train(tmp_path / "stale", Progress(0.0), max_epochs=1, log_every_n_steps=100)
+    found = re.findall(r"train/loss_step (\d)", capsys.readouterr().out)
+    assert found == ["1", "1", "1", "9", "1", "4", "9", "9"]
+
+
 def test_bar_ends_with_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Callback):
         def on_train_batch_end(self, *args: Any) -> None:
@@ -123,12 +145,12 @@ def test_bar_ends_with_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_metrics_in_one_line() -> None:
     metrics = {"val/acc": 0.123456, "train/loss": 1.0, "train/loss_step": 2e-7, "lr": 0.1}
-    assert format_metrics(metrics) == "train/loss_step 2e-07  val/acc 0.1235"
+    assert format_metrics(metrics | {"acc": 1.0}) == "train/loss_step 2e-07  val/acc 0.1235  acc 1"
     assert format_metrics({"train/loss": 1.0}) == "train/loss 1"
     # as plain modules name them, and as `self.log` does over steps and epochs
     plain = {"g_loss": 2.0, "val_loss": 3.0, "samples_per_s": 4.0, "grad/norm": 5.0, "lr/0": 6.0}
     both = {"fit": 7.0, "fit_step": 7.0, "fit_epoch": 8.0}
-    assert format_metrics(plain | both) == "fit_step 7  g_loss 2  val_loss 3"
+    assert format_metrics(plain | both) == "fit_step 7  val_loss 3  g_loss 2"
 
 
 def test_negative_interval_is_refused() -> None:

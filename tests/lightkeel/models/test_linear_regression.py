@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 from pathlib import Path
@@ -193,6 +194,21 @@ def test_experiment_finds_the_true_weights(
     best = run / "checkpoints" / "best.ckpt"
     model = LinearRegression.load_from_checkpoint(best, weights_only=True)
     assert layer(model).weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+
+
+@pytest.mark.slow
+def test_default_run_shows_learning(tmp_path: Path) -> None:
+    """Four losses an epoch, falling to the variance of the noise; two digits of the weights."""
+    assert train(["--runs_dir", str(tmp_path), "--run_name", "run"]) == 0
+    run = tmp_path / "linear_regression/run"
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss_step"]]
+    assert [int(row["step"]) for row in rows] == [*range(7, 320, 8)]
+    losses = [float(row["train/loss_step"]) for row in rows]
+    assert losses[0] > 10 > losses[3] > 1 > max(losses[12:])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/loss"] == pytest.approx(0.5**2, rel=0.2)
+    assert max(metrics["test/weight_error"], metrics["test/bias_error"]) < 0.05
 
 
 @pytest.mark.slow
