@@ -16,9 +16,7 @@ def main(project: Project, args: Sequence[str] | None = None) -> int:
         if "--list" in given and (known := cache.read()):
             write_out(choices(known))
             return 0
-        if given[-2:] == ["--help", "all"]:
-            given.pop()
-        elif not HELP.isdisjoint(given):
+        if not HELP.isdisjoint(given) and given[-2:] != ["--help", "all"]:
             write_out(first_page(given, str(__doc__)))
             return 0
         check_options(given)
