@@ -12,7 +12,7 @@ LOCKS = requirements.lock $(EXTRAS:%=locks/%.lock)
 # The stamp names the extras, and is older than a changed lock: either installs again.
 STAMP = $(VENV)/.requirements$(subst $() ,,$(EXTRAS:%=-%))
 
-.PHONY: setup train test check lock
+.PHONY: setup train test check lock labs
 
 setup: $(STAMP)
 
@@ -39,6 +39,9 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+labs: setup
+	$(VENV)/bin/python -m labs --all
 
 # Newest versions that pyproject.toml allows; needs uv.
 COMPILE = uv pip compile --universal --python-version 3.10 --upgrade --generate-hashes --no-annotate \

@@ -199,6 +199,8 @@ def set_names(answers: Answers) -> None:
         set_line(pyproject, pattern, new)
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
     set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
+    set_line(Path("Makefile"), r"labs: .*\n.*\n\n", "")
+    set_line(Path("Makefile"), r"\.PHONY: setup train test check lock labs", ".PHONY: setup train test check lock")
     for other in LOGGERS:
         if other != logger:
             remove(Path("configs/overlays", f"{other}.yaml"))
