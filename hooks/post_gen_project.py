@@ -200,7 +200,7 @@ def set_names(answers: Answers) -> None:
     first = f"FIRST_EXTRAS = {logger}".removesuffix(" none")
     set_line(Path("Makefile"), r"FIRST_EXTRAS = template", first)
     set_line(Path("Makefile"), r"labs: .*\n.*\n\n", "")
-    set_line(Path("Makefile"), r"\.PHONY: setup train test check lock labs", ".PHONY: setup train test check lock")
+    set_line(Path("Makefile"), r"\.PHONY: .* labs", ".PHONY: setup train test check lock")
     for other in LOGGERS:
         if other != logger:
             remove(Path("configs/overlays", f"{other}.yaml"))
