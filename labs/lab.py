@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -36,12 +36,18 @@ class Run(NamedTuple):
     Args:
         metrics: The content of ``metrics.json``; nothing where a loss was not finite.
         rows: Those of ``metrics.csv``, each with the metrics that it has.
-        weights: Of the model at the end, by their names.
+        checkpoint: The content of ``last.ckpt``.
     """
 
     metrics: Mapping[str, float]
     rows: list[dict[str, float]]
-    weights: Mapping[str, Tensor]
+    checkpoint: Mapping[str, Any]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the model at the end, by their names."""
+        found: dict[str, Tensor] = self.checkpoint["state_dict"]
+        return found
 
     def column(self, name: str) -> list[float]:
         """Every value of a metric, in the order of steps."""
@@ -155,7 +161,7 @@ def trained(given: str, seed: int) -> Run:
         (run,) = Path(folder).glob("*/run")
         last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         metrics = json.loads((run / "metrics.json").read_text())
-        return Run(metrics, read_rows(run), last["state_dict"])
+        return Run(metrics, read_rows(run), last)
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:
