@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ LEAN = [f"--callbacks.{name}=null" for name in ("plots", "progress", "image_summ
 LEAN += ["--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false"]
 TINY = (
     "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 "
-    "--trainer.limit_test_batches 1"
+    "--trainer.limit_test_batches 1 --trainer.check_val_every_n_epoch 1"
 )
 
 
@@ -135,10 +135,10 @@ def metrics(*names: str) -> dict[str, Column]:
 
 
 def value(run: Run, column: Column) -> float:
-    """Read a column of a run: NaN where its loss was not finite."""
-    if not run.metrics:
-        return math.nan
-    return float(run.metrics[column] if isinstance(column, str) else column(run))
+    """Read a column of a run: NaN where it is a metric, and a loss was not finite."""
+    if not isinstance(column, str):
+        return float(column(run))
+    return float(run.metrics[column]) if run.metrics else math.nan
 
 
 def trained(given: str, seed: int) -> Run:
@@ -153,15 +153,22 @@ def trained(given: str, seed: int) -> Run:
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 train([*shlex.split(given), *LEAN, *ours])
-        except FloatingPointError:
-            return Run({}, read_rows(next(Path(folder).glob("*/run"))), {})
-        except BaseException:
+        except BaseException as error:
+            if any(isinstance(cause, FloatingPointError) for cause in causes(error)):
+                return Run({}, read_rows(next(Path(folder).glob("*/run"))), {})
             print(said.getvalue(), file=sys.stderr)
             raise
         (run,) = Path(folder).glob("*/run")
         last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         metrics = json.loads((run / "metrics.json").read_text())
         return Run(metrics, read_rows(run), last)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised for."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def read_rows(run: Path) -> list[dict[str, float]]:
