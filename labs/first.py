@@ -26,7 +26,7 @@ PHOTOS = (
 )
 SEQUENCES = (
     "--model labs.models.Elman --data DatasetDataModule --data.dataset labs.data.Echo "
-    "--model.optimizer '{name: SGD, lr: 0.01}' --trainer.max_epochs 10 "
+    "--model.optimizer '{name: SGD, lr: 0.02}' --trainer.max_epochs 10 "
     "--trainer.check_val_every_n_epoch 10 --trainer.accelerator cpu"
 )
 GRADIENTS = "--trainer.log_every_n_steps 1 --callbacks.gradient_norms.every_n_steps 1"
@@ -148,12 +148,13 @@ LABS: dict[str, Lab | Measured] = {
     ),
     "exploding_gradients": Lab(
         base=f"{SEQUENCES} {GRADIENTS}",
-        rows=each(
-            ["--model.gain 1.0", "--model.gain 1.2"],
-            [
-                f"--callbacks.gradient_clipping {text}"
-                for text in ("null", "'{max_norm: 1.0}'", "'{max_value: 0.1}'")
-            ],
+        rows=options(
+            "--model.gain 1.0",
+            "--model.gain 1.0 --callbacks.gradient_clipping.max_norm 1.0",
+            "--model.gain 1.6",
+            "--model.gain 1.6 --model.optimizer.lr 0.0005",
+            "--model.gain 1.6 --callbacks.gradient_clipping.max_norm 1.0",
+            "--model.gain 1.6 --callbacks.gradient_clipping.max_value 0.1",
         ),
         columns={"largest gradient": largest_gradient, **metrics("train/loss", "test/loss")},
         seeds=3,
