@@ -59,7 +59,7 @@ class DeepMLP(SupervisedModule):
             hidden = nn.Sequential(nn.Linear(width, width), activate())
             layers.append(Residual(hidden) if residual else hidden)
         layers.append(nn.Linear(width, num_classes))
-        losses = {
+        losses: dict[str, Any] = {
             "cross_entropy": partial(F.cross_entropy, label_smoothing=label_smoothing),
             "mse": one_hot_mse,
         }
@@ -123,15 +123,12 @@ class Elman(SupervisedModule):
     """
 
     def __init__(self, width: int = 32, gain: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(
-            nn.RNN(1, width, batch_first=True, nonlinearity="relu"),
-            F.mse_loss,
-            {"mae": MeanAbsoluteError()},
-            **kwargs,
-        )
+        recurrent = nn.RNN(1, width, batch_first=True, nonlinearity="relu")
+        _, of_state, *_ = recurrent.all_weights[0]
+        nn.init.orthogonal_(of_state, gain)
+        super().__init__(recurrent, F.mse_loss, {"mae": MeanAbsoluteError()}, **kwargs)
         self.save_hyperparameters()
         self.head = nn.Linear(width, 1)
-        nn.init.orthogonal_(self.network.weight_hh_l0, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         _, last = self.network(x)  # (1, B, width)

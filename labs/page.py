@@ -43,13 +43,20 @@ def write(name: str, result: Result, seconds: float, load: float) -> None:
         to_picture = os.path.relpath(FOLDERS["en"] / f"{name}.png", folder)
         picture = [f"![{name}]({to_picture})\n"] if result.picture else []
         parts = [markdown(result.table), *picture, NOTE[language].format(**about)]
-        text, count = PLACE.subn(
-            lambda found, parts=parts: found[1] + "\n".join(parts) + "\n" + found[2],
-            page.read_text("utf-8"),
-        )
-        if count != 1:
-            raise ValueError(f"{page} has {count} places for results, where there should be one.")
-        page.write_text(text, "utf-8")
+        put(page, "\n".join(parts) + "\n")
+
+
+def put(page: Path, results: str) -> None:
+    """Replace what stands between the two marks of a page.
+
+    Raises:
+        ValueError: It has not both marks, once.
+    """
+    text = page.read_text("utf-8")
+    text, count = PLACE.subn(lambda found: found[1] + results + found[2], text)
+    if count != 1:
+        raise ValueError(f"{page} has {count} places for results, where there should be one.")
+    page.write_text(text, "utf-8")
 
 
 def markdown(table: Table) -> str:
