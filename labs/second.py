@@ -2,11 +2,13 @@
 
 from matplotlib.figure import Figure
 
-
+from .kept import IMAGES, accumulation, checkpoints, least_squares, repeated
 from .lab import Lab, Measured, Run, Runs, metrics, options
+from .paddle import paddle
 from .pictures import curves
+from .pretrained import parameter_groups
+from .search import search
 
-IMAGES = "--config labs/images.yaml"
 LINE = "--callbacks.gradient_clipping null --callbacks.checkpoint.monitor null"
 RATES = {
     "SGD": ("{name: SGD, lr: %s}", (0.03, 0.1, 0.3)),
@@ -72,6 +74,7 @@ LABS: dict[str, Lab | Measured] = {
         columns=metrics("lr", "test/weight_error", "test/loss"),
         draw=rates,
     ),
+    "accumulation": repeated(accumulation),
     "batch_size": Lab(
         base=IMAGES,
         rows={
@@ -99,16 +102,24 @@ LABS: dict[str, Lab | Measured] = {
         },
         seeds=4,
     ),
+    "parameter_groups": repeated(parameter_groups),
     "epochs_or_steps": Lab(
         base=IMAGES,
         rows=options(
             *(
                 f"--data.num_samples {count} {limit}"
-                for limit in ("--trainer.max_epochs 5", "--trainer.max_epochs -1 --trainer.max_steps 80")
+                for limit in (
+                    "--trainer.max_epochs 5",
+                    "--trainer.max_epochs -1 --trainer.max_steps 80",
+                )
                 for count in (500, 2000, 8000)
             )
         ),
         columns=metrics("epochs", "steps", "train/loss", "val/loss", "test/acc", "train_seconds"),
         seeds=3,
     ),
+    "checkpoints": repeated(checkpoints),
+    "paddle": repeated(paddle),
+    "least_squares": repeated(least_squares),
+    "search": repeated(search),
 }
