@@ -46,8 +46,8 @@ def losses(runs: Runs) -> Figure:
 
 
 def rates(runs: Runs) -> Figure:
-    """Draw the learning rates, which lie on each other where schedules agree."""
-    return curves(runs, "lr", is_log=True)
+    """Draw the learning rates of schedules, which lie on each other where these agree."""
+    return curves({label: some for label, some in runs.items() if "constant" not in label}, "lr")
 
 
 LABS: dict[str, Lab | Measured] = {
