@@ -47,6 +47,8 @@ def accumulation(seed: int, more: str) -> Numbers:
         "10 x 100 with batch norm": ("--model.batch_norm true", ten),
         "100, without accumulation": ("", parts),
     }
+    if more:  # two tell that it works
+        pairs = dict(list(pairs.items())[:2])
     kinds = {kind for kind, _ in pairs.values()}
     expected = {kind: trained(f"{base} {kind} {whole}", seed) for kind in kinds}
     rows = {}
@@ -154,7 +156,7 @@ def training_rows(data: TableDataModule) -> tuple[Tensor, Tensor]:
 def fitted(optimizer: dict[str, Any], num_steps: int, data: TableDataModule) -> Tensor:
     """Train linear regression by plain Lightning, and return weights and bias: (F + 1,)."""
     model = LinearRegression(data.num_features, optimizer=optimizer)
-    quiet = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0}
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0}
     quiet |= {"enable_progress_bar": False, "enable_model_summary": False}
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it lists the devices
     Trainer(max_epochs=num_steps, accelerator="cpu", **quiet).fit(model, datamodule=data)
