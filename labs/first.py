@@ -21,7 +21,7 @@ RARE = (
     "--data.test_fraction 0.5 --trainer.max_epochs 5 --trainer.accelerator cpu"
 )
 PHOTOS = (
-    "--config cifar10 --data.subset 1000 --model.channels [16,32] --trainer.max_epochs 20 "
+    "--data.subset 1000 --model.channels [16,32] --trainer.max_epochs 20 "
     "--trainer.check_val_every_n_epoch 20 --callbacks.early_stopping null "
     "--trainer.limit_test_batches 1"
 )
@@ -118,7 +118,7 @@ LABS: dict[str, Lab | Measured] = {
         columns=metrics("test/acc", "test/recall", "test/precision"),
     ),
     "augmentation": Lab(
-        base=PHOTOS,
+        base=f"--config cifar10 {PHOTOS}",
         rows=options(
             "--data.augment null",
             "--data.augment '{horizontal_flip: {probability: 0.5}}'",
@@ -126,6 +126,7 @@ LABS: dict[str, Lab | Measured] = {
         ),
         columns=metrics("train/acc", "val/acc") | {"gap, points": gap} | metrics("val/loss"),
         seeds=3,
+        quick_base=f"--config cifar10_synthetic {PHOTOS} --data.num_samples 1000",
     ),
     "activation": Lab(
         base=SPIRALS,

@@ -23,14 +23,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "`--data.num_workers 2 --data.pin_memory true`": {"num_workers": 2, "pin_memory": True},
 }
-WAIT_S = 0.003
+WAIT_S = 0.01
 
 
 class Remote(Dataset[Any]):
     """Images that have to be waited for, as those of a server: no work for the processor."""
 
     def __len__(self) -> int:
-        return NUM_IMAGES // 2
+        return NUM_IMAGES // 4
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         time.sleep(WAIT_S)
@@ -44,7 +44,7 @@ def loading(quick: bool) -> Result:
     table: dict[str, dict[str, list[float]]] = {label: {} for label in SETTINGS}
     for kind, dataset in kinds.items():
         loaders = {label: loader_of(dataset, **few, **more) for label, more in SETTINGS.items()}
-        for label, times in measure(1 if quick else 4, loaders).items():
+        for label, times in measure(1 if quick else 3, loaders).items():
             count = len(loaders[label].dataset)
             table[label][f"{kind}, images/s"] = [count / whole for _, whole in times]
             table[label][f"{kind}, s to first batch"] = [first for first, _ in times]
