@@ -139,6 +139,7 @@ def least_squares(seed: int, more: str) -> Numbers:
         "Adam, 250 steps": ({"name": "Adam", "lr": 3}, 250),
     }
     rows = {"least squares": compare(solution, solution, inputs, targets)}
+    torch.manual_seed(seed)
     for label, (optimizer, num_steps) in optimizers.items():
         weights = fitted(optimizer, 1 if more else num_steps, data)
         rows[label] = compare(weights, solution, inputs, targets)
