@@ -68,7 +68,7 @@ def draw_regions(runs: Runs) -> Figure:
         model.load_state_dict(some[0].weights)
         with torch.no_grad():
             classes = model(plane).argmax(1).reshape(200, 200)
-        axes.imshow(classes, origin="lower", cmap="Set2", extent=(-2, 2, -2, 2))
+        axes.imshow(classes.numpy(), origin="lower", cmap="Set2", extent=(-2, 2, -2, 2))
         axes.set(title=label.split()[-1].strip("`"), xticks=[], yticks=[])
     return figure
 

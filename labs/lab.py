@@ -158,7 +158,7 @@ def trained(given: str, seed: int) -> Run:
         except BaseException as error:
             if any(isinstance(cause, FloatingPointError) for cause in causes(error)):
                 return Run({}, read_rows(next(Path(folder).glob("*/run"))), {})
-            print(said.getvalue(), file=sys.stderr)
+            print(f"\n{said.getvalue()}", file=sys.stderr)
             raise
         (run,) = Path(folder).glob("*/run")
         last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

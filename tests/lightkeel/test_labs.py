@@ -1,5 +1,7 @@
 """Labs: each runs, and each has its pages."""
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -8,10 +10,12 @@ from matplotlib.figure import Figure
 
 from labs import page
 from labs.__main__ import main
-from labs.lab import Result
+from labs.lab import Lab, Result, metrics, options
 from labs.registry import LABS
+from src.train import main as train
 from tests.lightkeel.places import ROOT
 
+# With the link to a page in the other language.
 PAGES = {"docs/labs": "](../zh/labs/{}.md)", "docs/zh/labs": "](../../labs/{}.md)"}
 TRAINING = re.compile(r"(?m)^ *(python -m src\.train .*)$")
 
@@ -35,10 +39,41 @@ def test_each_has_a_page_with_its_commands_and_stands_in_the_list(folder: str) -
     listed = re.findall(r"(?m)^- \[.*?\]\((\w+)\.md\)", texts.pop("README"))
     assert sorted(listed) == sorted(texts) == sorted(LABS)
     for name, text in texts.items():
-        assert f"    python -m labs {name}\n" in text
+        assert f"\n    python -m labs {name}\n" in text
+        assert PAGES[folder].format(name) in text
         assert text.count("<!-- results -->\n|") == 1, f"{name}: no results"
         commands = TRAINING.findall(re.sub(r" \\\n *", " ", text))
         assert set(commands) <= set(LABS[name].commands()), f"{name}: no lab's command"
+
+
+@pytest.mark.slow
+def test_a_lab_trains_each_row_with_each_seed(tmp_path: Path) -> None:
+    epoch = "--trainer.max_epochs 1"
+    lab = Lab(epoch, options("", "--model.optimizer.lr 1e-9"), metrics("test/loss"), seeds=2)
+    found = {row: values["`test/loss`"] for row, values in lab.results().table.items()}
+    assert train([*epoch.split(), "--seed_everything", "1", "--runs_dir", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*/*/metrics.json")
+    assert found["``"][1] == json.loads(file.read_text())["test/loss"]
+    # Untrained: mean squares of 2, -3.4 and 4.2, about 33, and no two seeds alike.
+    assert all(20 < loss < 50 for loss in found["`--model.optimizer.lr 1e-9`"])
+    assert len({loss for losses in found.values() for loss in losses}) == 4
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_nan_and_bad_input_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lab = Lab(
+        "--callbacks.gradient_clipping null",
+        {"x": "--model.optimizer.lr 1e9"},
+        metrics("test/loss"),
+        seeds=1,
+    )
+    assert math.isnan(lab.results().table["x"]["`test/loss`"][0])
+    with pytest.raises(SystemExit) as stop:
+        Lab("--model.nosuch 1", {"x": ""}, {}, seeds=1).results()
+    assert stop.value.code == 2
+    assert "model.nosuch: LinearRegression has no such option." in capsys.readouterr().err
 
 
 def test_results_are_written_between_the_marks(
