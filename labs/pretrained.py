@@ -27,6 +27,7 @@ def parameter_groups(seed: int, more: str) -> Numbers:
         for rate in RATES:
             groups = f"--model.optimizer.lr_multipliers '{{\"network.?.*\": {rate}}}'"
             ways[f"backbone's rate x {rate}"] = f"--model.weights {file} {groups}"
+        ways["rate 0.003 for all"] = f"--model.weights {file} --model.optimizer.lr 0.003"
         runs = {label: trained(f"{TASK} {way} {more}", seed) for label, way in ways.items()}
     names = ("train/loss", "test/loss", "test/acc")
     return {

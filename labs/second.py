@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from .kept import IMAGES, accumulation, checkpoints, least_squares, repeated
-from .lab import Lab, Measured, Run, Runs, metrics, options
+from .lab import TINY, Lab, Measured, Run, Runs, metrics, options
 from .paddle import paddle
 from .pictures import curves
 from .pretrained import parameter_groups
@@ -72,6 +72,7 @@ LABS: dict[str, Lab | Measured] = {
         f"--trainer.max_epochs 6 --trainer.log_every_n_steps 10 {LINE}",
         rows=SCHEDULES,
         columns=metrics("lr", "test/weight_error", "test/loss"),
+        quick=f"{TINY} --trainer.log_every_n_steps 1",
         draw=rates,
     ),
     "accumulation": repeated(accumulation),
