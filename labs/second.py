@@ -118,6 +118,7 @@ LABS: dict[str, Lab | Measured] = {
         ),
         columns=metrics("epochs", "steps", "train/loss", "val/loss", "test/acc", "train_seconds"),
         seeds=3,
+        quick=f"{TINY} --data.num_samples 200",
     ),
     "checkpoints": repeated(checkpoints),
     "paddle": repeated(paddle),
