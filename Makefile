@@ -51,7 +51,10 @@ lock:
 	done
 
 # Of this repository alone.
-.PHONY: docs
+.PHONY: docs labs
+labs: setup # tables and pictures of docs/labs/, half an hour
+	$(VENV)/bin/python -m labs --all
+
 docs: # the site, in site/
 	$(MAKE) setup ADD=docs
 	$(VENV)/bin/mkdocs build

@@ -1,0 +1,1 @@
+"""What each idea of deep learning is worth, measured: ``python -m labs NAME``."""
