@@ -57,6 +57,10 @@ class Parser(LightningArgumentParser):
         names = {str(action.dest).removesuffix("+") for action in self._actions}
         return sorted(n for n in names if n.split(".")[-1] not in ("help", "print_shtab"))
 
+    def helps(self) -> dict[str, str | None]:
+        """Return what is said of each option."""
+        return {str(action.dest): action.help for action in self._actions}
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if (failed := next(filter(fails_on_import, origins(ex)), None)) is not None:
             raise failed from failed.__cause__  # of its own, and not from the parser's report
@@ -157,7 +161,7 @@ def learn(parser: Parser, table: type[Callbacks]) -> Known:
         known |= {f"{owner}:{cls.__name__}": found.get(cls) for cls in some}
     known |= {f"{cls.__module__}.{cls.__qualname__}": made for cls, made in found.items()}
     about = {o: {n: _about(cls) for n, cls in listed(o).items()} for o in BASES}
-    helps = {str(action.dest): action.help for action in parser._actions}
+    helps = parser.helps()
     for name, cls in fields.items():
         about[f"callbacks.{name}"] = {cls.__name__: helps[f"callbacks.{name}"] or _about(cls)}
     return Known(parser.option_names(), known, about)
