@@ -310,7 +310,13 @@ CASES: list[tuple[str, list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("args", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        pytest.param(*case[1:], id=case[0], marks=[pytest.mark.slow] * (number % 2))
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_train(
     args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

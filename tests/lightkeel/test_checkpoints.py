@@ -97,6 +97,7 @@ def test_written_to_disk_before_it_has_its_name(
     assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder's list of names
 
 
+@pytest.mark.slow
 def test_full_disk_stops_the_run(interrupted: Path) -> None:
     checkpoints = {path: path.read_bytes() for path in (interrupted / "checkpoints").iterdir()}
     limit = min(map(len, checkpoints.values())) - 1  # bytes a file

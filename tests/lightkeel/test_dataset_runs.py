@@ -279,6 +279,7 @@ def test_bad_input(
     assert not [*tmp_path.glob("*/*/*")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_evaluated_on_another_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*MODEL, *QUIET, *POINTS, "--runs_dir", str(tmp_path), "--trainer.max_epochs", "1"]

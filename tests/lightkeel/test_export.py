@@ -115,6 +115,7 @@ def test_weights_for_paddle(tmp_path: Path) -> None:
     assert all(torch.equal(back[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_import_from_paddle(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights from elsewhere, with the configuration of the model, make a checkpoint."""
     predictor = load(run)

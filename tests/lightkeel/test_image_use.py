@@ -50,6 +50,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs/cifar10_synthetic/run"
 
 
+@pytest.mark.slow
 def test_evaluate_by_class(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(colours), "--split", "val"]) == 0
     out = capsys.readouterr().out

@@ -25,6 +25,7 @@ def old_run(tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_resume_and_repeat(old_run: Path, tmp_path: Path) -> None:
     """Resumed, it ends as one that is made anew with the same configuration."""
     config = ["--config", str(old_run / "config.yaml"), "--runs_dir", str(tmp_path)]
@@ -99,6 +100,7 @@ def test_a_config_of_today_is_left_as_it_is() -> None:
     assert mend(config) == config
 
 
+@pytest.mark.slow
 def test_callback_that_the_project_has_deleted(
     old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

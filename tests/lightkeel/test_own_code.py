@@ -395,6 +395,7 @@ def test_epochs_without_a_config() -> None:
     assert resolve_configs(steps)[0] == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "resume"),
     [

@@ -61,6 +61,7 @@ def test_stop_and_requeue(tmp_path: Path, environment: dict[str, str]) -> None:
     assert same(run, tmp_path / "tiny" / "whole")
 
 
+@pytest.mark.slow
 def test_jobs_of_one_experiment_keep_apart(tmp_path: Path) -> None:
     """``--resume auto`` with a name means the run of that name alone."""
     args = [*TINY, "--runs_dir", str(tmp_path), "--resume", "auto", "--run_name"]

@@ -159,6 +159,7 @@ def test_names_that_are_numbers(tmp_path: Path) -> None:
     assert [table.names for table in found] == [[*"213"], [*"123"]]
 
 
+@pytest.mark.slow
 def test_columns_that_are_kept(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

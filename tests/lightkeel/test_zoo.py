@@ -294,10 +294,8 @@ def check_evaluate(trained: Trained) -> None:
 # Some of each kind, resumed in one of two ways; all, and in both, among the slow tests. The last
 # are models that somebody changes as a tutorial shows: a step, the optimizers, a hook, all of it.
 QUICK = (
-    *("dict_batch", "stream_shuffled", "several_loaders"),
-    *("gan_with_schedules", "manual_accumulation", "lbfgs"),
-    *("rnn_packed", "lazy", "returns_none", "own_callbacks", "metrics"),
-    *("our_training_step", "our_optimizers", "our_epoch_end", "plain"),
+    *("several_loaders", "gan_with_schedules", "lbfgs", "rnn_packed", "returns_none", "metrics"),
+    *("our_training_step", "our_optimizers", "plain"),
 )
 
 

@@ -16,8 +16,8 @@ def read(name: str) -> dict[Any, Any]:
 def made(commands: list[str]) -> list[str]:
     """List the targets of each ``make`` in commands; they must be in the Makefile."""
     targets = [target for c in commands if c.startswith("make ") for target in c.split()[1:]]
-    (known,) = re.findall(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text())
-    assert set(targets) <= set(known.split())
+    known = re.findall(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text())
+    assert set(targets) <= set(" ".join(known).split())
     return targets
 
 

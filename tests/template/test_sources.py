@@ -76,6 +76,7 @@ def test_relative_path(
     assert read(folder.joinpath(*output[1:], "project")) == contents
 
 
+@pytest.mark.slow
 def test_git_url(contents: dict[str, bytes], repository: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
