@@ -68,6 +68,7 @@ def ending_with_first() -> Iterator[None]:
 
     On GPUs it may wait for the other in the midst of a sum over devices, for half an hour.
     """
+    is_first = "FIRST_DEVICE_PID" not in os.environ
     first = int(os.environ.setdefault("FIRST_DEVICE_PID", str(os.getpid())))
     done = threading.Event()
 
@@ -84,3 +85,5 @@ def ending_with_first() -> Iterator[None]:
         yield
     finally:
         done.set()
+        if is_first:  # or runs that this process starts later would watch for it
+            os.environ.pop("FIRST_DEVICE_PID", None)

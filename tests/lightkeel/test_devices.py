@@ -1,4 +1,5 @@
 import atexit
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 from torch import distributed
 
 from lightkeel.fit import devices
-from lightkeel.fit.devices import lacks_bfloat16, leave_at_exit
+from lightkeel.fit.devices import ending_with_first, lacks_bfloat16, leave_at_exit
 from src import train
 from tests.lightkeel.conftest import TINY
 
@@ -66,3 +67,16 @@ def test_slow_precision_is_said(
         "warning: trainer.precision: bf16-mixed, but this CPU has no AVX512_BF16 or AMX "
         "instructions: up to ten times slower than --trainer.precision 32-true."
     ]
+
+
+def test_nothing_is_left_for_processes_that_are_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FIRST_DEVICE_PID", raising=False)
+    with ending_with_first():
+        assert os.environ["FIRST_DEVICE_PID"] == str(os.getpid())
+    assert "FIRST_DEVICE_PID" not in os.environ
+    monkeypatch.setenv("FIRST_DEVICE_PID", "1")  # by who has started this process
+    with ending_with_first():
+        assert os.environ["FIRST_DEVICE_PID"] == "1"
+    assert os.environ["FIRST_DEVICE_PID"] == "1"

@@ -267,8 +267,8 @@ def test_progress_reads_values_where_a_row_is_read(
     }
     callbacks = (Count(), progress)
     fit(tmp_path, model, data_, *callbacks, accelerator="gpu", enable_progress_bar=True, **options)
-    # Once so that there is a number at once; then the loss of a step whose row is read, and from the
-    # second row on that of validation.
+    # Once so that there is a number at once; then the loss of a step whose row is read, and from
+    # the second row on that of validation.
     assert found == [0, 1, 2, 2, 4, 4, 6]
 
 

@@ -189,14 +189,14 @@ def test_experiment_finds_the_true_weights(
     printed = capsys.readouterr().out
     found = re.search(r"weights +│ (\S+), (\S+) +\(true 2.0000, -3.4000\)", printed)
     assert found is not None
-    assert [float(weight) for weight in found.groups()] == pytest.approx([2, -3.4], abs=0.01)
+    assert [float(weight) for weight in found.groups()] == pytest.approx([2, -3.4], abs=0.05)
     run = tmp_path / "linear_regression" / "run"
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test/weight_error"] < 0.01
-    assert metrics["test/bias_error"] < 0.01
+    assert metrics["test/weight_error"] < 0.05
+    assert metrics["test/bias_error"] < 0.05
     best = run / "checkpoints" / "best.ckpt"
     model = LinearRegression.load_from_checkpoint(best, weights_only=True)
-    assert layer(model).weight[0].tolist() == pytest.approx([2, -3.4], abs=0.01)
+    assert layer(model).weight[0].tolist() == pytest.approx([2, -3.4], abs=0.05)
 
 
 @pytest.mark.slow
