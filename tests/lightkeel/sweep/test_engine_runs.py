@@ -142,7 +142,8 @@ def test_trials_on_several_devices(tmp_path: Path) -> None:
     args = [*LINE, *two, "--grid", f"{LR}=[0.05]", "--name=two", "--runs_dir", str(tmp_path)]
     assert sweep(args) == 0
     (trial,) = trials(file_address(tmp_path / "sweeps/two"), "two")
-    assert train([*LINE, "--trainer.max_epochs=1", "--runs_dir", str(tmp_path / "one")]) == 0
+    same = [f"--{LR}=0.05", "--trainer.max_epochs=1", "--runs_dir", str(tmp_path / "one")]
+    assert train([*LINE, *same]) == 0
     (one,) = tmp_path.glob("one/*/*")
     metrics = json.loads((one / "metrics.json").read_text())
     assert trial.value == pytest.approx(metrics["val/loss"], rel=1e-4)
