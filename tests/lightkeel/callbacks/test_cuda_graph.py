@@ -702,6 +702,30 @@ def test_steps_that_are_never_alike_are_said(
     )
 
 
+def test_kinds_that_do_not_come_again_are_forgotten(
+    tmp_path: Path, tape: Tape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of batches of any length, say, beside usual ones; else they would fill memory."""
+    graph = CUDAGraph(1)
+    known: list[int] = []
+
+    class Moves(Net):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            first: Any = self.net[0]
+            if self.trainer.global_step > 3:
+                first.weight.data = first.weight.data.clone()
+                self.kept = [*getattr(self, "kept", []), first.weight.data]
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            assert graph.step is not None
+            known.append(len(graph.step.seen))
+
+    monkeypatch.setattr(graphed_step, "MOST_KINDS", 2)
+    trained(tmp_path, graph, model=Moves, max_epochs=1)
+    assert tape.replayed == 3
+    assert max(known) == 2
+
+
 def test_random_numbers_of_the_cpu_are_refused(
     tmp_path: Path, tape: Tape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
